@@ -46,7 +46,7 @@ def check_output(
     except OSError as e: raise InputError(f'{parent}: cannot write there ({e.strerror})') from None
     return path
 
-# %% ../nbs/00_core.ipynb #f88d4c78
+# %% ../nbs/00_core.ipynb #069efda4
 @contextmanager
 def atomic_path(
     path,             # Final name
@@ -63,7 +63,7 @@ def atomic_path(
     except OSError as e: raise MriDiffusionError(f'{path}: could not be written ({e.strerror or e})') from None
     finally: Path(tmp).unlink(missing_ok=True)
 
-def _umask(): 
+def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -106,7 +106,7 @@ def generator(
     import torch
     return torch.Generator(device=device).manual_seed(int(seed))
 
-# %% ../nbs/00_core.ipynb #b94fc7e6
+# %% ../nbs/00_core.ipynb #54e3e743
 def progress(
     items,           # What to go through
     desc:str='',     # Said before the bar
@@ -115,7 +115,8 @@ def progress(
     **kwargs,        # Passed to tqdm
 ):                   # Iterable over the same items
     "A progress bar on stderr"
-    from tqdm.auto import tqdm
+    if os.environ.get('MRI_DIFFUSION_BAR') == 'text': from tqdm.std import tqdm
+    else: from tqdm.auto import tqdm
     if quiet is None: quiet = bool(os.environ.get('MRI_DIFFUSION_QUIET'))
     return tqdm(items, desc=desc, total=total, disable=quiet, leave=False, file=sys.stderr, **kwargs)
 
