@@ -207,12 +207,12 @@ def _execute(source, out, params, label, quiet):
     except RuntimeError as e: raise MriDiffusionError(f'{label}: the kernel stopped ({str(e).strip()}); was there enough memory?') from None
     finally: _keep(running, final)
 
-# %% ../nbs/61_experiments.ipynb #762795f2
+# %% ../nbs/61_experiments.ipynb #948f7c4e
 def _claim(out, params):
     "Make `out` the folder of a run with `params`; what it holds already must be the same run"
     try: check = any(out.iterdir()) if out.exists() else False
     except OSError as e: raise InputError(f'{out}: not a folder that can be read ({e.strerror})') from None
-    if check: 
+    if check:
         require((out/'params.json').is_file(), f'{out}: holds files that are not a run; use another folder')
         return _same_parameters(out, params)
     try: write_json(out/'params.json', params)
@@ -290,7 +290,7 @@ def _listen(job):
     try: return job()
     finally: signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-# %% ../nbs/61_experiments.ipynb #63e57a18
+# %% ../nbs/61_experiments.ipynb #8206c8bc
 def _run_local(jobs, n, quiet):
     "Run `jobs` in `n` processes; returns one message or None each. Ctrl-C: no new run is begun, those going on save and end"
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -311,7 +311,7 @@ def _run_submitit(jobs, cluster, folder, options, quiet):
     "Run `jobs` by submitit and wait for them; a job still in the queue from an earlier start is joined, not sent again"
     try: import submitit
     except ImportError: raise InputError("a cluster needs submitit: pip install 'mri_diffusion[cluster]'") from None
-    executor = submitit.AutoExecutor(folder/'%j', cluster='local' if cluster == 'debug' else cluster)
+    executor = submitit.AutoExecutor(folder, cluster='local' if cluster == 'debug' else cluster)
     executor.update_parameters(name='mri-diffusion', **dict(dict(timeout_min=24*60, cpus_per_task=4), **(options or {})))
     record = folder/'jobs.json'
     sent = read_json(record) if record.exists() else {}
@@ -322,15 +322,19 @@ def _run_submitit(jobs, cluster, folder, options, quiet):
 
 def _rejoin(submitit, folder, job_id):
     "The Slurm job of that id if it still waits or runs, else None"
-    job = job_id and submitit.SlurmJob(folder/'%j', job_id)
+    job = job_id and submitit.SlurmJob(folder, job_id)
     return job if job and job.state in ('PENDING', 'RUNNING', 'REQUEUED', 'CONFIGURING') else None
 
 def _outcome(handle):
     "A submitit job's message or None; a job that was lost is a failure of one line"
     try: return handle.result()
     except Exception as e: return f'job {handle.job_id}: {(str(e).strip().splitlines() or [type(e).__name__])[-1]}'
+def _run_all(todo, jobs, cluster, folder, options, quiet):
+    "One message or None for each job, wherever it runs"
+    if cluster == 'local': return _run_local(todo, min(jobs, len(todo)), quiet)
+    return _run_submitit(todo, cluster, folder, options, quiet)
 
-# %% ../nbs/61_experiments.ipynb #1fee291d
+# %% ../nbs/61_experiments.ipynb #d862f057
 def sweep(
     name,                # Experiment, or path of a notebook
     settings,            # List of dicts, or a .csv or .json file (see `read_settings`)
@@ -350,7 +354,7 @@ def sweep(
     todo = [_Job(_notebook(name), out/f, p) for f, p in zip(_folder_names(full), full)]
     for j in todo: _claim(Path(j.out), j.params)
     todo = [j for j in todo if not (Path(j.out)/'result.json').exists()]
-    try: said = _run_local(todo, min(jobs, len(todo) or 1), quiet) if cluster == 'local' else _run_submitit(todo, cluster, out/'.submitit', options, quiet)
+    try: said = _run_all(todo, jobs, cluster, out/'.submitit', options, quiet) if todo else []
     except KeyboardInterrupt: raise Interrupted(f'{out}: interrupted; run the same command again to continue') from None
     failed = [f'{Path(j.out).name}: {m}' for j, m in zip(todo, said) if m]
     if any('interrupted; run' in m for m in failed): raise Interrupted(f'{out}: interrupted; run the same command again to continue')

@@ -11,7 +11,7 @@ import itertools, math, warnings
 import numpy as np, torch
 from .core import progress, require
 
-# %% ../nbs/31_infer.ipynb #0bbc4558
+# %% ../nbs/31_infer.ipynb #0561991c
 def fit_window(
     shape,            # Spatial shape of the volume
     window:int|tuple, # Wanted side or sides, voxels
@@ -38,7 +38,7 @@ def sliding_window(
     roi = fit_window(volume.shape[2:], window, divisor)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return sliding_window_inference(volume, roi, batch, predict, overlap=overlap, mode='gaussian', padding_mode='replicate',
+        return sliding_window_inference(volume, roi, batch, lambda w: predict(w).clone(), overlap=overlap, mode='gaussian', padding_mode='replicate',
                                         sw_device=torch.device(device), device=volume.device)
 
 # %% ../nbs/31_infer.ipynb #a0c0f565

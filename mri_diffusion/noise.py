@@ -130,7 +130,7 @@ def _on(gen, draw, parameter):
     "Draw where the generator lives, return where the parameter lives"
     return draw(parameter.to(parameter.device if gen is None else gen.device), generator=gen).to(parameter.device)
 
-# %% ../nbs/10_noise.ipynb #71a5901d
+# %% ../nbs/10_noise.ipynb #1ff43736
 KINDS = 'gaussian', 'rician', 'ncchi', 'poisson', 'gamma'
 
 def add_noise(
@@ -150,7 +150,7 @@ def add_noise(
     if kind == 'gaussian': return add_gaussian_noise(x, sigma, gen, **field)
     if kind in ('rician', 'ncchi'): return add_ncchi_noise(x, sigma, n_coils, gen, **field)
     require(not np.any(correlation), f'correlation: not defined for {kind} noise')
-    require(np.all(np.asarray(sigma) > 0), f'sigma: must be above 0 for {kind} noise')
+    require(bool((torch.as_tensor(sigma) > 0).all()), f'sigma: must be above 0 for {kind} noise')
     return (add_poisson_noise if kind == 'poisson' else add_gamma_noise)(x, 1/sigma**2, gen)
 
 # %% ../nbs/10_noise.ipynb #9c5798ed

@@ -77,7 +77,7 @@ def _check_constant(path, data):
     where = 'the volume' if data.ndim == 3 else f'volume {flat[:5]} of the series' if len(flat) < vols.shape[-1] else 'every volume'
     require(not flat, f'{path}: {where} is constant; remove it or check how the file was made')
 
-# %% ../nbs/01_scan.ipynb #53ffba3f
+# %% ../nbs/01_scan.ipynb #5be92e80
 B0_MAX = 50 # s/mm²: at or below, a volume counts as b0
 
 def _numbers(path):
@@ -89,9 +89,7 @@ def _numbers(path):
     except (ValueError, UnicodeDecodeError): raise InputError(f'{path}: holds something that is not a number; give plain numbers separated by spaces') from None
     require(rows, f'{path}: empty; give one number a volume')
     require(len({len(r) for r in rows}) == 1, f'{path}: its rows differ in length; each row needs one number a volume')
-    table = np.array(rows)
-    require(np.isfinite(table).all(), f'{path}: holds NaN or Inf; give finite numbers')
-    return table
+    return np.array(rows)
 
 def load_bvals(
     path,        # Text file, one row or one column
@@ -101,11 +99,12 @@ def load_bvals(
     table = _numbers(path)
     require(1 in table.shape, f'{path}: {table.shape[0]} x {table.shape[1]} numbers; b-values are one row or one column (is this the .bvec file?)')
     bvals = table.ravel()
+    require(np.isfinite(bvals).all(), f'{path}: holds NaN or Inf; give finite numbers')
     require(n is None or len(bvals) == n, f'{path}: {len(bvals)} b-values for {n} volumes; give one a volume')
     require((bvals >= 0).all(), f'{path}: negative b-value {bvals.min():g}; b-values are at least 0 s/mm²')
     return bvals
 
-# %% ../nbs/01_scan.ipynb #d4f10652
+# %% ../nbs/01_scan.ipynb #9f59c83e
 def unit_bvecs(
     bvecs,           # (V, 3) directions; those of b0 volumes may be anything
     bvals=None,      # (V,) s/mm²; None: only zero vectors count as b0
@@ -114,7 +113,7 @@ def unit_bvecs(
     "Directions of exactly unit length, refused if they are more than 5 % off; b0 without a usable direction becomes zero"
     bvecs = np.asarray(bvecs, float)
     length = np.linalg.norm(bvecs, axis=1)
-    b0 = length == 0 if bvals is None else np.asarray(bvals) <= B0_MAX
+    b0 = np.isnan(length) | (length == 0) if bvals is None else np.asarray(bvals) <= B0_MAX
     unit = abs(length - 1) <= .05
     off = np.flatnonzero(~b0 & ~unit)
     if len(off): raise InputError(f'{what}: the direction of volume {off[0]} has length {length[off[0]]:.3g}, not 1 ({len(off)} such); divide each by its length')

@@ -1,0 +1,50 @@
+# Every target makes .venv on first use. `make` alone lists the targets.
+SHELL := /bin/bash
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab docs readme export hooks clean
+
+help:
+	@echo "make demo    train two small denoisers on embedded data and compare them (result in $(DEMO))"
+	@echo "make test    everything that CI runs"
+	@echo "make lab     open the notebooks in JupyterLab"
+	@echo "make export  write the library from the notebooks (nbdev_export, nbdev_clean)"
+	@echo "make readme  write README.md from nbs/index.ipynb"
+	@echo "make docs    build the web site into _docs (needs Quarto)"
+	@echo "make hooks   install nbdev's git hooks (they also write to your home folder)"
+	@echo "make clean   remove what was built; .venv and runs stay"
+
+$(READY): settings.ini setup.py pyproject.toml constraints.txt tools/venv.sh
+	@bash tools/venv.sh
+
+demo: $(READY)
+	@$(BIN)/mri-diffusion run compare -p preset laptop --out $(DEMO)
+
+test: $(READY)
+	@$(BIN)/python tools/run_tests.py
+
+lab: $(READY)
+	@$(BIN)/jupyter lab --notebook-dir=nbs
+
+export: $(READY)
+	@$(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean
+
+readme: $(READY)
+	@$(BIN)/python tools/readme.py
+
+docs: $(READY)
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto, which is not on the PATH: install it from https://quarto.org/docs/get-started and run make docs again (without it: make lab shows the same pages)" >&2; exit 2; }
+	@$(BIN)/python tools/readme.py
+	@$(BIN)/nbdev_docs
+	@$(BIN)/python tools/readme.py
+
+hooks: $(READY)
+	@$(BIN)/nbdev_install_hooks
+
+clean:
+	@rm -rf _proc _docs build dist .pytest_cache .quarto mri_diffusion.egg-info
+	@find nbs mri_diffusion tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
