@@ -84,7 +84,7 @@ def check_parameters(
         require(k in known, f'{name}: unknown parameter {k}; it has {", ".join(known)}')
     return {k: _coerce(k, params[k], default) if k in (params or {}) else default for k, (default, _) in known.items()}
 
-# %% ../nbs/61_experiments.ipynb #0f08d563
+# %% ../nbs/61_experiments.ipynb #2798c8f5
 class RunDir:
     "The folder of one run: params.json, env.json, metrics.csv, figures/, checkpoint/, result.json"
     def __init__(self,
@@ -92,7 +92,7 @@ class RunDir:
         params=None, # Parameters of the run: dict
     ):
         self._temporary = tempfile.TemporaryDirectory(prefix='run-') if out is None else None
-        self.folder, self.params = Path(self._temporary.name if out is None else out), plain(params or {})
+        self.folder, self.params = Path(self._temporary.name if out is None else out), plain({k: v for k, v in (params or {}).items() if k != 'out'})
         known = self.path('params.json')
         if known.exists(): _same_parameters(self.folder, {**read_json(known), **self.params})
         else: write_json(known, self.params)

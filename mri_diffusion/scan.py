@@ -37,13 +37,13 @@ def _open(path):
         if type(e).__name__ == 'error': raise InputError(f'{path}: damaged compressed data; copy or download it again') from None
         raise InputError(f'{path}: not a NIfTI image; convert it to .nii or .nii.gz') from None
 
-# %% ../nbs/01_scan.ipynb #b5271d8d
+# %% ../nbs/01_scan.ipynb #82673576
 def _check_type(path, img):
     "Refuse complex and colour data, and shapes that are neither volume nor series"
     kind, shape = img.get_data_dtype(), img.shape
     require(kind.fields is None, f'{path}: colour (RGB) image; give a grey-scale image')
     require(kind.kind != 'c', f'{path}: complex data; give the magnitude')
-    require(0 not in shape, f'{path}: no voxels, shape {shape}; give a volume (X, Y, Z) or a series (X, Y, Z, V)')
+    require(min(shape, default=0) > 0, f'{path}: no voxels, shape {shape}; give a volume (X, Y, Z) or a series (X, Y, Z, V)')
     while len(shape) > 4 and shape[-1] == 1: shape = shape[:-1]
     require(len(shape) in (3, 4), f'{path}: {len(shape)}-D array {shape}; give a volume (X, Y, Z) or a series (X, Y, Z, V)')
     return shape
@@ -54,7 +54,6 @@ def _check_finite(path, data):
     bad, nan = int((~np.isfinite(data)).sum()), int(np.isnan(data).sum())
     require(bad == 0, f'{path}: {bad} of {data.size} values are not finite ({nan} NaN, {bad - nan} Inf); replace them, for example with 0, before denoising')
 
-# %% ../nbs/01_scan.ipynb #e5f0d8be
 def read_nifti(
     path, # A .nii or .nii.gz file
 )->tuple: # data float32 (X, Y, Z[, V]), affine (4, 4) mm, header, notes (list of str)
@@ -62,7 +61,8 @@ def read_nifti(
     img = _open(path)
     shape, notes = _check_type(path, img), []
     if shape != img.shape: notes.append(f'{path}: shape {img.shape} read as {shape}')
-    try: data = img.get_fdata(dtype=np.float32, caching='unchanged').reshape(shape)
+    try:
+        with np.errstate(over='ignore'): data = img.get_fdata(dtype=np.float32, caching='unchanged').reshape(shape)
     except MemoryError: raise InputError(f'{path}: an array of shape {shape} does not fit in memory; crop it or use a larger machine') from None
     except Exception: raise InputError(f'{path}: truncated, it holds fewer voxels than its header promises {shape}; copy or download it again') from None
     _check_finite(path, data)
@@ -104,7 +104,7 @@ def load_bvals(
     require((bvals >= 0).all(), f'{path}: negative b-value {bvals.min():g}; b-values are at least 0 s/mm²')
     return bvals
 
-# %% ../nbs/01_scan.ipynb #9f59c83e
+# %% ../nbs/01_scan.ipynb #fc695e11
 def unit_bvecs(
     bvecs,           # (V, 3) directions; those of b0 volumes may be anything
     bvals=None,      # (V,) s/mm²; None: only zero vectors count as b0
@@ -132,7 +132,6 @@ def load_bvecs(
     require(n is None or len(bvecs) == n, f'{path}: {len(bvecs)} directions for {n} volumes; give one a volume')
     return unit_bvecs(bvecs, bvals, path)
 
-# %% ../nbs/01_scan.ipynb #04dd8428
 def _table_text(rows): return '\n'.join(' '.join(f'{v:.10g}' for v in r) for r in np.atleast_2d(rows)) + '\n'
 
 def save_bvals(

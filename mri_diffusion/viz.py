@@ -6,7 +6,9 @@
 __all__ = ['get_slice', 'get_window', 'draw', 'show_slices', 'show_planes', 'show_triptych', 'show_maps', 'show_history',
            'save_figure', 'explore_slices', 'explore_noise']
 
-# %% ../nbs/00_viz.ipynb #6e368fdd
+# %% ../nbs/00_viz.ipynb #e6f5d438
+from io import BytesIO
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -191,17 +193,25 @@ def save_figure(
     with atomic_path(path, force) as tmp: fig.savefig(tmp, dpi=dpi, format=end, bbox_inches='tight')
     return path
 
-# %% ../nbs/00_viz.ipynb #b1f0cd72
+# %% ../nbs/00_viz.ipynb #6b27c71b
+def _png(fig):
+    "The figure as PNG bytes"
+    file = BytesIO()
+    fig.savefig(file, format='png', bbox_inches='tight')
+    return file.getvalue()
+
 def _explore(draw_at, **controls):
     "Show `draw_at()` as a picture, and below it the same under sliders"
     import ipywidgets as widgets
     from IPython.display import display
-    def redraw(**values): display(draw_at(**values))
-    fallback = draw_at(**{k: w.value for k, w in controls.items()})
+    values = lambda: {k: w.value for k, w in controls.items()}
+    fallback = draw_at(**values())
     display(fallback)
-    out = widgets.interactive_output(redraw, controls)
-    box = widgets.VBox([*controls.values(), out])
-    box.fallback, box.controls = fallback, controls
+    picture = widgets.Image(value=_png(fallback), format='png')
+    def redraw(change): picture.value = _png(draw_at(**values()))
+    for w in controls.values(): w.observe(redraw, 'value')
+    box = widgets.VBox([*controls.values(), picture])
+    box.fallback, box.controls, box.picture, box.draw = fallback, controls, picture, draw_at
     return box
 
 def explore_slices(
@@ -223,7 +233,7 @@ def explore_slices(
         return show_slices(a, plane, indices=[index], volume=volume, window=window)
     return _explore(at, **controls)
 
-# %% ../nbs/00_viz.ipynb #ff9e5615
+# %% ../nbs/00_viz.ipynb #c27e5af0
 def _corrupt(image, sigma, kind):
     "Gaussian or Rician noise, the same draw each time"
     re, im = np.random.default_rng(0).normal(0, sigma, (2, *image.shape))
@@ -243,6 +253,12 @@ def explore_noise(
     signal, window = float(np.median(a[a > .05*a.max()])), get_window(a, window)
     def at(snr, kind):
         sigma = signal/snr
-        return show_triptych(corrupt(a, sigma, kind), a, sigma=sigma, window=window, title=f'{kind} noise, SNR {snr:g}; "denoised" is the clean image, so the residual is what the noise added')
+        noisy = _array(corrupt(a, sigma, kind))
+        fig, axes = _figure(3, a.shape)
+        draw(axes[0], noisy, window, 'noisy')
+        draw(axes[1], a, window, 'clean')
+        draw(axes[2], noisy - a, (-3*sigma, 3*sigma), f'noisy - clean, ±3 sigma = ±{_number(3*sigma)}')
+        fig.suptitle(_caption(f'{kind} noise, SNR {snr:.3g}', window, sigma), fontsize=9)
+        return fig
     return _explore(at, snr=widgets.FloatLogSlider(snr, base=10, min=0, max=2, step=.05, description='SNR', readout_format='.1f', continuous_update=False),
                     kind=widgets.Dropdown(options=list(kinds), description='noise'))

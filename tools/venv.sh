@@ -24,8 +24,10 @@ if [[ -e .venv/.building ]] || ! .venv/bin/python -m pip --version >/dev/null 2>
     echo "Making .venv with Python $version (once; it downloads 1 to 4 GB)"
     mkdir -p .venv && touch .venv/.building
     "$python" -m venv --clear .venv
+else
+    quiet=--quiet
 fi
 touch .venv/.building
-.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+.venv/bin/python -m pip install --disable-pip-version-check ${quiet:-} -c constraints.txt -e '.[dev]'
 rm .venv/.building
 touch .venv/.ready
