@@ -84,7 +84,7 @@ def check_parameters(
         require(k in known, f'{name}: unknown parameter {k}; it has {", ".join(known)}')
     return {k: _coerce(k, params[k], default) if k in (params or {}) else default for k, (default, _) in known.items()}
 
-# %% ../nbs/61_experiments.ipynb #2798c8f5
+# %% ../nbs/61_experiments.ipynb #7faf5531
 class RunDir:
     "The folder of one run: params.json, env.json, metrics.csv, figures/, checkpoint/, result.json"
     def __init__(self,
@@ -111,7 +111,9 @@ class RunDir:
 
     def figure(self, fig, name, dpi=100):
         "Save a matplotlib figure as figures/NAME.png; returns the figure"
+        import matplotlib.pyplot as plt
         with atomic_path(self.path(f'figures/{name}.png'), force=True) as p: fig.savefig(p, dpi=dpi, bbox_inches='tight')
+        plt.close(fig)  # a closed figure is shown once, as the value of its cell
         return fig
 
     def metrics(self, rows):

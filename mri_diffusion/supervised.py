@@ -106,11 +106,11 @@ def supervised_denoiser(
     if kind == 'unet': return lambda x: net(x)
     return lambda x: denoise_state(lambda xt, t: predict_from_state(net, xt, t, schedule), x, sigma, schedule, steps)
 
-# %% ../nbs/41_supervised.ipynb #542cfae6
+# %% ../nbs/41_supervised.ipynb #d9dd019e
 def training_volumes(
     noisy, # List of arrays (X, Y, Z[, V]), or None where only clean scans are given
     clean, # List of arrays of the same shapes
-):         # (list of dicts of scaled volumes, list of masks, noise std of the pairs or None, their local noise levels)
+):         # (list of dicts of scaled volumes, list of weights of patch centres (air counts a fifth), noise std of the pairs or None, their local noise levels)
     "Scale every volume to a 99.9th percentile of 1 and measure the noise of the pairs"
     volumes, masks, levels = [], [], []
     for j, c in enumerate(clean):
@@ -121,11 +121,11 @@ def training_volumes(
             mask, scaling = auto_mask(c[..., v]), fit_scaling(pair[..., v])
             one = dict(clean=scaling.apply(c[..., v]))
             if noisy is not None: one['noisy'] = scaling.apply(pair[..., v]); levels.append(noise_levels(one['noisy'] - one['clean'], mask=mask))
-            volumes.append(one); masks.append(mask)
+            volumes.append(one); masks.append(np.where(mask, 1., .2))
     levels = np.concatenate(levels) if levels else None
     return volumes, masks, None if levels is None else float(np.sqrt(np.mean(levels**2))), levels
 
-# %% ../nbs/41_supervised.ipynb #04645d94
+# %% ../nbs/41_supervised.ipynb #94a15108
 def fit_supervised(
     noisy,         # List of arrays, or None: noise is simulated on `clean`
     clean,         # List of arrays
@@ -139,7 +139,7 @@ def fit_supervised(
     "Train one of the two networks on pairs, or on clean scans with simulated noise"
     require(clean, f'{kind}: learns from pairs; give the clean scans too (--clean), or make pairs with `mri-diffusion simulate`')
     volumes, masks, own_sigma, levels = training_volumes(noisy, clean)
-    low, high = (config[k] or ((f*own_sigma) if own_sigma else d) for k, f, d in (('low', .5, .02), ('high', 1.5, .15)))
+    low, high = (config[k] or ((f*own_sigma) if own_sigma else d) for k, f, d in (('low', .25, .01), ('high', 1.5, .15)))
     if levels is None: levels = np.linspace(low, high, 64)
     learned = dict(kind=kind, schedule=config['schedule'], T=config['T'], levels=np.quantile(levels, np.linspace(0, 1, 64)).tolist(), low=low, high=high, own_sigma=own_sigma)
     schedule = schedule_of(learned)
