@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'files_of', 'check_files', 'simulate_scan', 'scan_noise', 'noise_text', 'training_scans', 'claim_model',
-           'train_method', 'open_denoiser', 'read_sigma', 'denoise_scan', 'evaluate_scan', 'evaluation_text',
-           'spread_words', 'experiments_text', 'result_text', 'error_line', 'main']
+           'train_method', 'open_denoiser', 'read_sigma', 'noise_warnings', 'denoise_scan', 'evaluate_scan',
+           'evaluation_text', 'spread_words', 'experiments_text', 'result_text', 'error_line', 'main']
 
 # %% ../nbs/62_cli.ipynb #16a567e3
 import functools, hashlib, os, shutil, sys, time, warnings
@@ -44,7 +44,7 @@ def check_files(
         check_output(p, force)
         seen.add(p.resolve())
 
-# %% ../nbs/62_cli.ipynb #576526f8
+# %% ../nbs/62_cli.ipynb #79bafb19
 def simulate_scan(
     path,             # Clean scan
     out,              # Noisy scan to write, with its record beside it
@@ -77,13 +77,13 @@ def simulate_scan(
     sigma = level/snr if sigma is None else sigma
     relative = sigma/level*(g_factor_map(scan.shape[:3], gfactor) if gfactor is not None else 1.)
     noisy = level*add_noise(scan.data/np.float32(level), relative, noise, coils, correlation, generator(seed), scan.voxel_size)
-    facts = dict(noise=noise, snr=level/sigma, coils=coils, correlation_mm=correlation, gfactor=gfactor, signal=level)
+    facts = dict(noise=noise, snr=level/sigma if snr is None else snr, coils=coils, correlation_mm=correlation, gfactor=gfactor, signal=level)
     record = make_sidecar(path, 'simulate', facts, seed, sigma)
     scan.with_data(noisy).save(out, force, record)
     if sigma_map is not None: scan.with_data(np.broadcast_to(np.float32(level*relative), scan.shape[:3])).save(sigma_map, force)
     return record
 
-# %% ../nbs/62_cli.ipynb #ea71edde
+# %% ../nbs/62_cli.ipynb #6dbfa25f
 def scan_noise(
     path,        # Scan
     bval=None,   # b-values; None: those beside the scan
@@ -106,7 +106,7 @@ def scan_noise(
         if estimate.how == 'mppca': estimate = estimate_sigma(scan.data, 'mppca', scan.mask, found['n_coils'], scan.bvals)
         values = estimate.map(scan.shape if getattr(estimate.sigma, 'ndim', 0) == 1 else scan.shape[:3])
         scan.with_data(values).save(map, force)
-    found = plain(dict(scan=str(path), **found, notes=scan.notes + found.pop('notes')))
+    found = plain({'scan': str(path), **found, 'notes': scan.notes + found['notes']})
     if json is not None: write_json(json, found, force)
     return found
 
@@ -119,9 +119,15 @@ def noise_text(
     rows += [('estimators', ', '.join(f'{k} {v:.4g}' for k, v in found['by_estimator'].items() if isinstance(v, float)) or 'none')]
     rows += [(f'correlation {a}', '  '.join(f'{v:+.2f}' for v in c)) for a, c in (found['correlation'] or {}).items()]
     rows += [('correlation', f'of lags 1, 2, ... voxels, from {found["correlation_from"]}')]
-    return '\n'.join(f'{k:14}{v}' for k, v in rows + [('note', n) for n in found['notes']] + [('warning', w) for w in found['warnings']])
+    return '\n'.join(f'{k:14}{v}' for k, v in rows + [('note', n) for n in found['notes']] + [('warning', w) for w in _together(found['warnings'])])
 
-# %% ../nbs/62_cli.ipynb #660560ca
+def _together(warnings):
+    "One line for all methods that assume the same"
+    groups = {}
+    for w in warnings: groups.setdefault(w.partition(' assumes ')[2], []).append(w.partition(' assumes ')[0])
+    return [f'{", ".join(names)} assume{"s"*(len(names) == 1)} {said}' for said, names in groups.items()]
+
+# %% ../nbs/62_cli.ipynb #a8885f2f
 def training_scans(
     method,   # A `Method`
     noisy=(), # Paths
@@ -138,7 +144,9 @@ def training_scans(
     else: require(noisy and not clean, f'{method.name}: learns from {"the noisy scan itself; give it, without --clean"}')
     if not noisy: return [], [Scan.load(c) for c in clean]
     scans = [Scan.load(n) for n in noisy]
-    return scans, [s.with_data(load_like(c, s, 'clean')) for c, s in zip(clean, scans)]
+    partners = [s.with_data(load_like(c, s, 'clean')) for c, s in zip(clean, scans)]
+    for c, s in zip(clean, partners): require(s.data.max() > s.data.min(), f'{c}: the clean scan is constant; check how the file was made')
+    return scans, partners
 
 def claim_model(
     folder,           # Model folder
@@ -171,7 +179,8 @@ def _difference(old, facts):
     words = [f'{k}: other scans' if k in ('noisy', 'clean') else f'{k} {flat[0].get(k)}, not {v}' for k, v in flat[1].items() if flat[0].get(k) != v]
     return '; '.join(words[:3]) or 'other settings'
 
-# %% ../nbs/62_cli.ipynb #96ab09c5
+def _is_quiet(): return bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+
 def _digest(scan):
     import numpy as np
     return hashlib.sha256(np.ravel(scan.data, 'K')).hexdigest()[:16]
@@ -194,7 +203,7 @@ def train_method(
     from mri_diffusion.denoiser import Denoiser, get_method
     out, m = Path(out), get_method(method)
     require(m.learns, f'{method}: learns nothing; use it directly: mri-diffusion denoise IN OUT --method {method}')
-    denoiser = Denoiser(method, preset, seed, device, **{**(settings or {}), **({} if steps is None else {'steps': steps})})
+    denoiser = Denoiser(method, preset, seed, device, _is_quiet(), **{**(settings or {}), **({} if steps is None else {'steps': steps})})
     require(denoiser.config.get('steps', 1) >= 1, f'steps = {denoiser.config.get("steps")}: give at least 1')
     noisy, clean = training_scans(m, noisy, clean)
     facts = plain(dict(method=method, preset=preset, seed=seed, config=denoiser.config, noisy=[_digest(s) for s in noisy], clean=[_digest(s) for s in clean]))
@@ -207,7 +216,7 @@ def train_method(
             shutil.rmtree(out/'training'/'checkpoint', ignore_errors=True)
     return dict(model=str(out), method=method, preset=preset, steps=denoiser.config.get('steps'), seed=seed, parameters=read_json(out/'config.json')['parameters'], finished_before=before)
 
-# %% ../nbs/62_cli.ipynb #9870d900
+# %% ../nbs/62_cli.ipynb #3fae18c6
 def open_denoiser(
     path,             # The scan, for methods that learn from it
     out,              # Where the result goes: a model that must be made lies beside it
@@ -226,13 +235,13 @@ def open_denoiser(
     m = get_method(method) if method else None
     if m and not m.learns:
         require(model is None, f'{method}: learns nothing and takes no --model')
-        return Denoiser(method, preset or 'laptop', seed, device, **(settings or {}))
+        return Denoiser(method, preset or 'laptop', seed, device, _is_quiet(), **(settings or {}))
     if m and m.needs == 'scan':
         model = model or Path(out).parent/f'{stem(out)}_{method}'
         train_method(method, [path], model, (), preset or 'laptop', None, seed, device, settings)
-        return Denoiser.load(model, method, device=device)
+        return Denoiser.load(model, method, device=device, quiet=_is_quiet())
     require(model, f'{method}: needs a trained model; give it by --model (mri-diffusion train {method} ... --out MODEL makes one)')
-    d = Denoiser.load(model, method, device=device, **(settings or {}))
+    d = Denoiser.load(model, method, device=device, quiet=_is_quiet(), **(settings or {}))
     require(preset in (None, d.preset), f'{model}: was trained with the preset {d.preset}, not {preset}; leave --preset out')
     return d
 
@@ -248,6 +257,17 @@ def read_sigma(
     except ValueError: value = load_like(sigma, scan, 'sigma map', spatial=True)
     check_sigma(value, scan)
     return value
+
+def noise_warnings(
+    scan,   # Noisy scan
+    method, # Name
+)->list:    # Lines
+    "What the noise of `scan` has that `method` assumes it has not"
+    from mri_diffusion.core import InputError
+    from mri_diffusion.sigma import ASSUMES, describe_noise
+    if method not in ASSUMES: return []
+    try: return [w for w in describe_noise(scan)['warnings'] if w.startswith(f'{method} assumes ')]
+    except InputError: return []
 
 def denoise_scan(
     path,            # Noisy scan
@@ -282,6 +302,7 @@ def denoise_scan(
     denoiser = open_denoiser(path, out, method, model, preset, seed, device, settings)
     require(std is None or denoiser.method.gives_std, f'{denoiser.method.name}: gives no uncertainty map; leave --std out')
     result = denoiser.denoise(scan, level)
+    result.meta['notes'] += noise_warnings(scan, denoiser.method.name)
     if result.sigma is None and noise_map is not None: result.sigma = estimate_sigma(scan.data, mask=scan.mask, bvals=scan.bvals).sigma
     result.save(out, residual, noise_map, std, force)
     if report is not None: write_report(result, report, force)
@@ -377,7 +398,7 @@ def _pairs(words, option):
     for w in words or (): require('=' in w.strip('='), f'{option} {w}: takes a name and a value, as in {option} steps 100')
     return dict(w.split('=', 1) for w in words or ())
 
-# %% ../nbs/62_cli.ipynb #4e901200
+# %% ../nbs/62_cli.ipynb #12387402
 app = typer.Typer(help='Denoise MRI with networks, diffusion models and classical filters.', add_completion=False, rich_markup_mode=None, no_args_is_help=True,
                   pretty_exceptions_enable=False, context_settings=dict(help_option_names=['-h', '--help'], max_content_width=110))
 
@@ -410,7 +431,7 @@ def _top(version:Annotated[bool, typer.Option('--version', callback=_show_versio
 
 def _say(*lines):
     "To stderr, unless --quiet"
-    if not os.environ.get('MRI_DIFFUSION_QUIET'):
+    if not _is_quiet():
         for line in lines: typer.echo(line, err=True)
 
 def _json(values):
@@ -423,7 +444,7 @@ def _columns(rows):
     widths = [max(len(str(w)) for w in column) for column in zip(*rows)]
     return '\n'.join('  '.join(f'{str(w):{n}}' for w, n in zip(r, widths)).rstrip() for r in rows)
 
-# %% ../nbs/62_cli.ipynb #b363bce4
+# %% ../nbs/62_cli.ipynb #74474924
 def _option(*names, **kw): return typer.Option(*names, **kw)
 def _file(name, help, **kw): return Annotated[Path | None, typer.Option(name, metavar='FILE', help=help, show_default=False, **kw)]
 
@@ -438,14 +459,13 @@ _Force = Annotated[bool, _option('--force', help='Replace existing files.')]
 _Quiet = Annotated[bool, _option('--quiet', '-q', help='No progress bars and no notes.', callback=_set_quiet, is_eager=True)]
 _Json = Annotated[bool, _option('--json', help='Print JSON.')]
 
-# %% ../nbs/62_cli.ipynb #f552ac72
 @_command('methods')
 def _methods(json:_Json=False, quiet:_Quiet=False):
     "List the methods: what each needs, costs, and when to use it."
     from mri_diffusion.denoiser import methods_table
     table = methods_table()
     if json: return typer.echo(_json(table))
-    rows = [(m['name'], m['needs'] + (', sigma' if m['needs_sigma'] else ''), ' '.join(f'{d}-D' for d in m['dimensions']), m['cost'], m['use']) for m in table]
+    rows = [(m['name'], ', '.join([m['needs']]*(m['needs'] != 'nothing') + ['sigma']*m['needs_sigma']) or 'nothing', ' '.join(f'{d}-D' for d in m['dimensions']), m['cost'], m['use']) for m in table]
     typer.echo(_columns([('method', 'needs', 'takes', 'cost', 'when to use it'), *rows]))
 
 @_command('simulate')
@@ -525,7 +545,7 @@ def _level(sigma):
     s = np.asarray(sigma, float)
     return float(np.median(s[s > 0]))
 
-# %% ../nbs/62_cli.ipynb #1491144b
+# %% ../nbs/62_cli.ipynb #61fbb7ed
 @_command('evaluate')
 def _evaluate(
     denoised:Annotated[Path, typer.Argument(metavar='DENOISED', help='Denoised scan.')],
@@ -559,7 +579,6 @@ def _run(
     else: typer.echo(result_text(experiments.run_experiment(experiment, out, params)))
     typer.echo(f'run directory: {out}')
 
-# %% ../nbs/62_cli.ipynb #9e227c8c
 def experiments_text(
     names, # Names of experiments
 )->str:

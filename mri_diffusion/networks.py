@@ -13,22 +13,22 @@ import torch
 from torch import nn
 from .core import require
 
-# %% ../nbs/21_networks.ipynb #c440ca68
-SIZES = {  # channels a level; blocks a level; attention at the last level (diffusion only, as in MONAI's generative networks)
+# %% ../nbs/21_networks.ipynb #e3cd6499
+SIZES = {  # features a level, blocks a level (0: plain convolutions); attention at the last level of the largest diffusion network only
     2: dict(tiny=dict(unet=dict(channels=(16, 16, 32, 64), blocks=0), diffusion=dict(channels=(8, 8, 16), blocks=1)),
-            small=dict(unet=dict(channels=(48, 48, 48), blocks=1), diffusion=dict(channels=(16, 16, 32), blocks=1)),
-            medium=dict(unet=dict(channels=(64, 64, 128), blocks=2), diffusion=dict(channels=(16, 32, 64), blocks=1)),
-            large=dict(unet=dict(channels=(96, 192, 384), blocks=2), diffusion=dict(channels=(32, 64, 128), blocks=2)),
+            small=dict(unet=dict(channels=(32, 32, 32, 48), blocks=2), diffusion=dict(channels=(16, 16, 32), blocks=1)),
+            medium=dict(unet=dict(channels=(32, 48, 72, 144), blocks=2), diffusion=dict(channels=(16, 32, 64), blocks=1)),
+            large=dict(unet=dict(channels=(96, 144, 144, 288), blocks=2), diffusion=dict(channels=(32, 64, 128), blocks=2)),
             paper=dict(unet=dict(channels=(128, 192, 192, 384), blocks=2), diffusion=dict(channels=(32, 64, 128, 128), blocks=2, attention=True))),
-    3: dict(tiny=dict(unet=dict(channels=(16, 32, 64), blocks=0), diffusion=dict(channels=(8, 8, 16), blocks=1)),
-            small=dict(unet=dict(channels=(32, 64, 128), blocks=0), diffusion=dict(channels=(16, 16, 32), blocks=1)),
-            medium=dict(unet=dict(channels=(48, 72, 144), blocks=2), diffusion=dict(channels=(16, 32, 64), blocks=1)),
-            large=dict(unet=dict(channels=(128, 192, 288), blocks=2), diffusion=dict(channels=(32, 64, 128), blocks=2)),
+    3: dict(tiny=dict(unet=dict(channels=(16, 16, 32, 48), blocks=0), diffusion=dict(channels=(8, 8, 16), blocks=1)),
+            small=dict(unet=dict(channels=(16, 32, 48, 48), blocks=2), diffusion=dict(channels=(16, 16, 32), blocks=1)),
+            medium=dict(unet=dict(channels=(48, 72, 72, 144), blocks=1), diffusion=dict(channels=(16, 32, 64), blocks=1)),
+            large=dict(unet=dict(channels=(64, 128, 192, 288), blocks=2), diffusion=dict(channels=(32, 64, 128), blocks=2)),
             paper=dict(unet=dict(channels=(96, 192, 192, 384), blocks=2), diffusion=dict(channels=(32, 64, 128, 128), blocks=2, attention=True)))}
 
-# %% ../nbs/21_networks.ipynb #e9565618
+# %% ../nbs/21_networks.ipynb #baa1ac91
 class PlainUNet(nn.Module):
-    "MONAI's UNet with a last convolution that starts at zero; a time given to it is ignored"
+    "MONAI's UNet with a first level at full resolution and a last convolution that starts at zero; a time given to it is ignored"
     def __init__(self,
         dims:int,          # 2 or 3 spatial dimensions
         in_channels:int,   # Channels of the input
@@ -39,7 +39,7 @@ class PlainUNet(nn.Module):
     ):
         super().__init__()
         from monai.networks.nets import UNet
-        self.body = UNet(dims, in_channels, channels[0], channels, (2,)*(len(channels) - 1), num_res_units=blocks,
+        self.body = UNet(dims, in_channels, channels[0], channels, (1,) + (2,)*(len(channels) - 2), num_res_units=blocks,
                          norm=('GROUP', dict(num_groups=groups)), act='SWISH')
         conv = nn.Conv3d if dims == 3 else nn.Conv2d
         self.last = conv(channels[0], out_channels, 3, padding=1)
@@ -90,7 +90,7 @@ class ResidualDenoiser(nn.Module):
         require(x.ndim == self.dims + 2 and not bad, f'network: input {tuple(x.shape)}; expected (B, C, {"D, " if self.dims == 3 else ""}H, W) with sizes that are multiples of {self.divisor}')
         return gain*x[:, :1] + self.body(x, t)
 
-# %% ../nbs/21_networks.ipynb #4fd50800
+# %% ../nbs/21_networks.ipynb #9c2cbf3a
 def build_network(
     kind:str,            # 'unet' or 'diffusion'
     size:str='small',    # tiny, small, medium, large or paper; see SIZES
@@ -107,7 +107,8 @@ def build_network(
         warnings.simplefilter('ignore')
         torch.manual_seed(seed)
         body = (PlainUNet if kind == 'unet' else DiffusionUNet)(dims, in_channels, 1, **spec)
-    return ResidualDenoiser(body, kind, 2**(len(spec['channels']) - 1), dims)
+    halvings = len(spec['channels']) - (2 if kind == 'unet' else 1)  # the plain network's first two levels are both at full resolution
+    return ResidualDenoiser(body, kind, 2**halvings, dims)
 
 # %% ../nbs/21_networks.ipynb #b5cef409
 def count_parameters(

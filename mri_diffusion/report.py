@@ -56,13 +56,13 @@ def residual_table(
         rows.append(dict(volume=v, b=None if noisy.bvals is None else float(noisy.bvals[v]), **row))
     return rows
 
-# %% ../nbs/53_report.ipynb #a97ecb2b
+# %% ../nbs/53_report.ipynb #ac799ebd
 EXPECTED = dict(
     std='1 if exactly the noise was removed. Below 1: noise is left. Above 1: part of the image was removed too. Where the signal is weaker than about 2 sigma, less than 1 is right (0.66 in air). Noise left and detail lost can cancel, so 1 alone proves nothing.',
     mean='0 if noise was only averaged. Above 0: the image became darker, as it should where the Rician floor is subtracted. Below 0: it became brighter.',
     signal_correlation='0 if what was removed knows nothing of the anatomy. Above 0: bright structures were dimmed. Below 0: they were brightened.',
     lag1='0 on each axis if the noise of neighbouring voxels is independent. Above 0: edges were removed, or the scan was interpolated or zero-filled. Below 0: neighbours were averaged and part of their noise was kept.')
-NAMES = dict(std='size: std of the residual / sigma', mean='offset: mean of the residual / sigma', signal_correlation='correlation of the residual with the denoised image', lag1='correlation of neighbouring voxels, ')
+NAMES = dict(std='size: std of the residual / sigma', mean='offset: mean of the residual / sigma', signal_correlation='correlation of the residual with the denoised image', lag1='correlation of neighbouring voxels')
 
 def _text(x):
     "Anything from outside as harmless HTML; characters that do not print are spelled out"
@@ -76,17 +76,24 @@ def _spread(values):
     if v.size < 2: return _number(v[0] if v.size else None)
     return f'{_number(np.median(v))} <small>median of {v.size} volumes, {_number(v.min())} to {_number(v.max())}</small>'
 
-def _residual_html(rows, has_sigma, axes='xyz'):
+def _residual_html(rows, has_sigma):
     "The statistics, each with what it should be"
     out = []
     for key, name in NAMES.items():
         if not has_sigma: name = name.replace(' / sigma', ', image units')
-        for a in range(3) if key == 'lag1' else (None,):
-            value = _spread([r[key] if a is None else r[key][a] if a < len(r[key]) else np.nan for r in rows])
-            say = EXPECTED[key] if has_sigma or key in ('signal_correlation', 'lag1') else 'No noise level was given, so this cannot be compared with anything.'
-            end = '' if a is None else axes[a]
-            out.append(f'<tr><th scope="row">{name}{end}</th><td class="number" id="{key}{"" if a is None else a}">{value}</td><td>{say if not a else "as above"}</td></tr>')
+        if key == 'lag1': value = ''.join(f'<div>{"xyz"[a]} <span id="lag1{a}">{_spread([r[key][a] for r in rows])}</span></div>' for a in range(3))
+        else: value = f'<span id="{key}">{_spread([r[key] for r in rows])}</span>'
+        say = EXPECTED[key] if has_sigma or key in ('signal_correlation', 'lag1') else 'No noise level was given, so this cannot be compared with anything.'
+        out.append(f'<tr><th scope="row">{name}</th><td class="number">{value}</td><td>{say}</td></tr>')
     return '<table class="facts"><thead><tr><th>what</th><th>measured</th><th>what it should be</th></tr></thead><tbody>' + ''.join(out) + '</tbody></table>'
+
+def _tiles_html(rows, has_sigma):
+    "The three numbers to read first"
+    lags = [[r['lag1'][a] for r in rows if np.isfinite(r['lag1'][a])] for a in range(3)]
+    worst = max(lags, key=lambda v: abs(np.median(v)) if v else -1)
+    tiles = [([r['std'] for r in rows] if has_sigma else [], 'size of what was removed, in sigma', 'ideal at high signal: 1' if has_sigma else 'no noise level was given'),
+             ([r['signal_correlation'] for r in rows], 'its correlation with the image', 'ideal: 0'), (worst, 'its strongest correlation between neighbours', 'ideal for independent noise: 0')]
+    return '<div class="tiles">' + ''.join(f'<div><b>{_spread(v)}</b><span>{what}</span><small>{ideal}</small></div>' for v, what, ideal in tiles) + '</div>'
 
 # %% ../nbs/53_report.ipynb #d6d8be1c
 def _oriented(scan):
@@ -219,7 +226,7 @@ def _volumes_html(rows, has_sigma):
     return ('<h2>Volume by volume</h2><p>Dots that leave the others deserve a look at that volume. The line is where an ideal result lies at high signal.</p>' + _chart(_draw_volumes(rows, has_sigma), 3.4)
             + f'<div class="scroll" tabindex="0"><table id="volumes"><thead><tr>{"".join(f"<th>{h}</th>" for h in head)}</tr></thead><tbody>{table}</tbody></table></div>')
 
-# %% ../nbs/53_report.ipynb #8daa2aeb
+# %% ../nbs/53_report.ipynb #6ba68d85
 def _noise_html(result, mask):
     "Noise level, where it came from, notes"
     notes, s = [str(n) for n in result.meta.get('notes', [])], result.sigma
@@ -238,22 +245,23 @@ def _maps_html(result, mask):
     "The noise map and the uncertainty, where there are any"
     maps = {'noise level': result.sigma if np.ndim(result.sigma) > 2 else None, 'uncertainty (std)': getattr(result, 'std', None)}
     maps = {k: np.asarray(m, float) for k, m in maps.items() if m is not None}
-    maps = {k: m[..., 0] if m.ndim == 4 else m for k, m in maps.items()}
     if not maps: return ''
+    first = '; of a series, the first volume' if any(m.ndim == 4 for m in maps.values()) else ''
+    maps = {k: m[..., 0] if m.ndim == 4 else m for k, m in maps.items()}
     windows = {k: get_window(m) for k, m in maps.items()}
     said = '; '.join(f'{k}: window {w[0]:.4g} to {w[1]:.4g}' for k, w in windows.items())
-    return f'<h2>Maps</h2><p class="small">{said}{"; first volume" if result.noisy.data.ndim == 4 else ""}.</p>' + _planes_html(maps, windows, result.noisy, mask)
+    return f'<h2>Maps</h2><p class="small">{said}{first}.</p>' + _planes_html(maps, windows, result.noisy, mask)
 
 def _scores_html(result, clean, mask):
     "Scores against a clean reference, noisy and denoised"
     e = evaluate(result.denoised.data, clean, result.noisy.data, mask)
     rows = [(name, digits, [e[key + end] for end in ('_noisy', '', '_mask_noisy', '_mask')])
-            for key, name, digits in (('psnr', 'PSNR, dB (higher is better)', 2), ('ssim', 'SSIM (1 is identical)', 4), ('nmse', 'NMSE (0 is identical)', 4), ('hfen', 'HFEN (0 is identical)', 4))]
+            for key, name, digits in (('psnr', 'PSNR, dB<small>higher is better</small>', 2), ('ssim', 'SSIM<small>1: identical</small>', 4), ('nmse', 'NMSE<small>0: identical</small>', 4), ('hfen', 'HFEN<small>0: identical</small>', 4))]
     body = ''.join(f'<tr><th scope="row">{n}</th>' + ''.join(f'<td>{v:.{d}f}</td>' for v in values) + '</tr>' for n, d, values in rows)
     return (f'<h2>Scores against the clean reference</h2><p>Data range {e["data_range"]:.4g}: the largest clean value inside the mask.</p><div class="scroll"><table id="scores"><thead><tr><th></th><th>noisy, whole image</th>'
             f'<th>denoised, whole image</th><th>noisy, in mask</th><th>denoised, in mask</th></tr></thead><tbody>{body}</tbody></table></div>')
 
-# %% ../nbs/53_report.ipynb #2c45e0c6
+# %% ../nbs/53_report.ipynb #8c9dd996
 def _command(meta):
     "The command line, if one made this"
     if meta.get('command'): return meta['command'] if isinstance(meta['command'], str) else shlex.join(map(str, meta['command']))
@@ -275,37 +283,38 @@ def provenance(
     env = m.get('environment') or environment()
     out = {'command': _command(m) or 'called from Python', 'method': m.get('method', 'not recorded'), 'preset': m.get('preset', 'not recorded'),
            'settings': ', '.join(f'{k} = {v}' for k, v in plain(m.get('config') or {}).items()) or 'none', 'seed': m.get('seed', 'not recorded'),
-           'input file': Path(source).name if source else 'an array, not a file', 'SHA-256 of the input': _sha256(source) if source else 'not a file',
+           'input file': Path(source).name if source else 'an array', 'SHA-256 of the input': _sha256(source) if source else 'not a file',
            'shape': ' x '.join(map(str, scan.shape)), 'voxel size': ' x '.join(f'{v:.4g}' for v in scan.voxel_size) + ' mm',
            'versions': ', '.join(f'{k} {v}' for k, v in plain(env).items() if v is not None), 'page written': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')}
     return {k: str(v) for k, v in out.items()}
 
-# %% ../nbs/53_report.ipynb #4b6e233c
+# %% ../nbs/53_report.ipynb #8c3340a6
 STYLE = '''
 :root{color-scheme:light dark;--ink:#1c1c1c;--soft:#5a5a5a;--paper:#fff;--line:#d9d9d9;--band:#f3f5f7}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e6e6;--soft:#a6a6a6;--paper:#15171a;--line:#3a3d42;--band:#1f2226}}
 *{box-sizing:border-box}body{margin:0 auto;padding:1rem;max-width:62rem;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);overflow-wrap:anywhere}
 h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;border-top:1px solid var(--line);padding-top:1rem}h3{font-size:1rem;margin:1.2rem 0 0}
-.small,small,.label,figcaption{font-size:.85rem;color:var(--soft)}td small{display:block}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem}.tiles div{background:var(--band);border-radius:6px;padding:.6rem .9rem}.tiles b{display:block;font-size:1.5rem;line-height:1.3;font-variant-numeric:tabular-nums}.tiles span,.tiles small{display:block}
+.small,small,.label,figcaption{font-size:.85rem;color:var(--soft)}td small,th small,b small{display:block;font-weight:400;font-size:.8rem}
 .summary{font-size:1.1rem}.no-verdict{background:var(--band);border-left:4px solid #e07b00;padding:.6rem .9rem}
 figure{margin:.6rem 0 1rem}figcaption{font-weight:600}.row{display:grid;gap:.4rem}.n1{grid-template-columns:minmax(0,20rem)}.n2{grid-template-columns:repeat(2,minmax(0,20rem))}.n3{grid-template-columns:repeat(3,minmax(0,1fr))}.n4{grid-template-columns:repeat(4,minmax(0,1fr))}
 .cell{background:#000;border-radius:4px;overflow:hidden;display:flex;flex-direction:column}.pic{position:relative;width:100%;margin:auto}.pic img{width:100%;height:100%;display:block;image-rendering:pixelated}
 .label{text-align:center;background:var(--band);color:var(--ink);padding:.15rem}
-.pic i{position:absolute;font:600 .8rem sans-serif;color:#ffd34d;text-shadow:0 0 3px #000,0 0 3px #000}.left{left:.3rem;top:45%}.right{right:.3rem;top:45%}.top{top:.1rem;left:48%}.bottom{bottom:.1rem;left:48%}
+.pic i{position:absolute;font:600 .8rem sans-serif;color:#ffd34d;background:#0009;border-radius:2px;padding:0 .15rem}.left{left:.3rem;top:45%}.right{right:.3rem;top:45%}.top{top:.1rem;left:48%}.bottom{bottom:.1rem;left:48%}
 .chart{width:100%;max-width:40rem}table{border-collapse:collapse;width:100%;font-size:.95rem}th,td{text-align:left;vertical-align:top;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line)}thead th{color:var(--soft);font-weight:600}
 .facts th[scope]{width:28%;font-weight:600}.number{width:20%;font-variant-numeric:tabular-nums;font-weight:600}.scroll{overflow:auto;max-height:24rem}.scroll thead th{position:sticky;top:0;background:var(--paper)}.scroll table{overflow-wrap:normal}
 dl{display:grid;grid-template-columns:minmax(7rem,14rem) 1fr;gap:.25rem 1rem}dt{color:var(--soft)}dd{margin:0;font-family:ui-monospace,monospace;font-size:.85rem}
-@media (max-width:600px){.n4{grid-template-columns:repeat(2,minmax(0,1fr))}.facts thead{display:none}.facts tr{display:block;border-bottom:1px solid var(--line);padding:.4rem 0}.facts th,.facts td{display:block;width:auto!important;border:0;padding:.1rem 0}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}}
+@media (max-width:600px){#scores{font-size:.8rem}.n4{grid-template-columns:repeat(2,minmax(0,1fr))}.facts thead{display:none}.facts tr{display:block;border-bottom:1px solid var(--line);padding:.4rem 0}.facts th,.facts td{display:block;width:auto!important;border:0;padding:.1rem 0}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}}
 @media print{.scroll{max-height:none}figure,tr{break-inside:avoid}}
 '''
 
-# %% ../nbs/53_report.ipynb #8d41d1ad
+# %% ../nbs/53_report.ipynb #2e0d9650
 def _summary(result, p):
     "One sentence: what was done"
     s, n = result.sigma, result.noisy.n_volumes
     level = 'without a noise level' if s is None else f'with sigma = {float(s):.4g}' if np.ndim(s) == 0 else 'with one sigma a volume' if np.ndim(s) == 1 else 'with a map of sigma'
-    what = 'volume' if result.noisy.data.ndim == 3 else f'series of {n} volumes'
-    return f'{_text(p["input file"])}, a {what} of {" x ".join(map(str, result.noisy.shape[:3]))} voxels of {_text(p["voxel size"])}, was denoised by the method {_text(p["method"])} (preset {_text(p["preset"])}, seed {_text(p["seed"])}) {level}.'
+    what, name = 'volume' if result.noisy.data.ndim == 3 else f'series of {n} volumes', _text(p['input file'])
+    return f'{"An array" if name == "an array" else name}, a {what} of {" x ".join(map(str, result.noisy.shape[:3]))} voxels of {_text(p["voxel size"])}, was denoised by the method {_text(p["method"])} (preset {_text(p["preset"])}, seed {_text(p["seed"])}) {level}.'
 
 def _page(result, clean):
     "The whole page as text"
@@ -316,8 +325,8 @@ def _page(result, clean):
     pictures = ''.join(_triptych_html(result, v, name, mask, at(v)) for v, name in _shown_volumes(result.noisy).items())
     side = 'The patient\'s left is on the right of the picture (L).' if _oriented(result.noisy) else 'The file does not say how the patient lay: left and right are not known.'
     parts = [f'<h1>Denoised: {_text(p["input file"])}</h1><p class="summary">{_summary(result, p)}</p>',
-             '<p class="no-verdict"><b>No verdict is given.</b> The numbers below have no calibrated thresholds yet. Look at the residual first: it should be grey noise in which no anatomy can be recognised.</p>',
-             f'<h2>Pictures</h2><p class="small">{side} Noisy and denoised share one window. In the residual mid-grey is zero, white was removed, black was added.</p>', pictures,
+             '<p class="no-verdict"><b>No verdict is given.</b> The numbers below have no calibrated thresholds yet. Look at the residual first: it should be grey noise in which no anatomy can be recognised.</p>', _tiles_html(rows, has_sigma),
+             f'<h2>Pictures</h2><p class="small">{side} Noisy and denoised share one window. In the residual mid-grey is zero, white was removed, black was added. Air lighter than mid-grey means that the noise floor was subtracted there; evenly mid-grey means that nothing was touched.</p>', pictures,
              f'<h2>What was removed</h2><p class="small">Numbers are taken inside {mask_from}, {int(mask.sum())} voxels{" of each volume" if result.noisy.data.ndim == 4 else ""}. Axes are those of the file.</p>', _residual_html(rows, has_sigma),
              '<h3>Histogram of the residual</h3>', _chart(_draw_histogram(edges, density, has_sigma)), f'<p class="small">{100*outside:.2f} % of the voxels lie outside the chart.' + (' Narrower than the line: noise is left, or the signal is weak. Wider, or with long tails: structure was removed.' if has_sigma else '') + '</p>',
              _volumes_html(rows, has_sigma) if result.noisy.data.ndim == 4 else '', _scores_html(result, clean, mask) if clean is not None else '', _noise_html(result, mask),

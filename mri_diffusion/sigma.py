@@ -94,17 +94,17 @@ def channel_sigma(
     ratio = np.asarray(mean, float)/np.maximum(std, 1e-12)
     return std/np.interp(ratio, m/s, s)
 
-# %% ../nbs/12_sigma.ipynb #7ce5ea88
+# %% ../nbs/12_sigma.ipynb #f37efa7c
 def find_air(
     noisy,                       # Image (X, Y, Z) or series (X, Y, Z, V)
     mask=None,                   # Object (X, Y, Z); None: Otsu's
     margin:int=3,                # Voxels kept away from the object
-)->tuple[np.ndarray, float]:     # Mask of the air, and the part of it that is exactly zero
+)->tuple[np.ndarray, float]:     # Mask of the air, and the part of it that is exactly zero (1 where there is none)
     "Where there is no object; a scanner that blanks it leaves exact zeros"
     image = noisy if noisy.ndim == 3 else noisy.mean(-1)
     inside = auto_mask(image) if mask is None else np.asarray(mask, bool)
     air = ~ndimage.binary_dilation(inside, iterations=margin)
-    if not air.any(): return air, 1.
+    if air.sum() < 100: return air, 1.
     zero = (noisy == 0) if noisy.ndim == 3 else (noisy == 0).mean(-1)
     return air, float(zero[air].mean())
 
@@ -195,11 +195,11 @@ def _noise_scan(x, mask, n_coils, bvals):
 
 ESTIMATORS = dict(piesno=_piesno, mppca=_mppca, repeats=_repeats, wavelet=_wavelet, background=_background, noise_scan=_noise_scan)
 
-# %% ../nbs/12_sigma.ipynb #ae4f8b6c
+# %% ../nbs/12_sigma.ipynb #51b34b13
 def _choose(x, mask, bvals):
     "The estimator that the data allow, and why"
-    _, zero = find_air(x, mask)
-    state = f'{zero:.0%} of the air is exactly zero'
+    air, zero = find_air(x, mask)
+    state = f'{zero:.0%} of the air is exactly zero' if air.sum() >= 100 else 'no air in view'
     if x.ndim == 3: return ('background', f'one volume, {state}') if zero <= .2 else ('wavelet', f'one volume, {state}')
     n, same = x.shape[-1], 0 if bvals is None else len(repeats_of(x.shape[-1], bvals))
     if zero <= .2 and n >= 6: return 'piesno', f'{n} volumes, {state}'
@@ -219,6 +219,7 @@ def estimate_sigma(
     require(x.ndim in (3, 4), f'noise estimation needs (X, Y, Z) or (X, Y, Z, V), got {x.shape}')
     require(how == 'auto' or how in ESTIMATORS, f'{how}: no such noise estimator; choose auto or one of {", ".join(ESTIMATORS)}')
     require(mask is None or np.shape(mask) == x.shape[:3], f'mask {np.shape(mask)} does not fit the image {x.shape[:3]}')
+    require(mask is None or np.any(mask), 'the mask is empty: no voxel is in the object')
     require(bvals is None or x.ndim == 4 and len(bvals) == x.shape[-1], f'{np.size(bvals)} b-values for an image {x.shape}')
     require(np.isfinite(x).all(), 'the image has NaN or Inf voxels: repair it before estimating its noise')
     why = []
@@ -420,7 +421,7 @@ def noise_levels(
     first, second = (fold(np.where(inside[..., None], r**p, 0)).sum((1, 3, 5))/np.maximum(n, 1) for p in (1, 2))
     return np.sort(np.sqrt(np.maximum(second - first**2, 0))[n[..., 0] >= np.prod(edge)/2].ravel())
 
-# %% ../nbs/12_sigma.ipynb #5281e5f1
+# %% ../nbs/12_sigma.ipynb #b812dc4d
 def noise_field(
     noisy,           # Image (X, Y, Z) or series (X, Y, Z, V)
     mask=None,       # Object (X, Y, Z); None: Otsu's
@@ -434,7 +435,7 @@ def noise_field(
     if x.ndim == 4 and x.shape[-1] >= 6 and min(x.shape[:3]) >= 5: return *_discarded(x, inside), 'what MP-PCA removes in the middle of the object (a lower bound)'
     if x.ndim == 4: return None, None, 'fewer than 6 volumes and no repeats'
     air, zero = find_air(x, inside)
-    if zero > .2 or air.sum() < 1000: return None, None, f'one volume, {zero:.0%} of its air exactly zero: nothing shows the noise bare'
+    if zero > .2 or air.sum() < 1000: return None, None, f'one volume, its air {"blanked" if air.any() else "out of view"}: nothing shows the noise bare'
     power, air = x**2, air & (x < np.percentile(x[air], 99.9))
     trend, share = (ndimage.uniform_filter(np.where(air, v, 0.), 9, mode='constant') for v in (power, np.ones_like(x)))
     return np.where(air, power*share/np.maximum(trend, 1e-12), 0), air, 'air'

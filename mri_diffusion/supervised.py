@@ -125,7 +125,7 @@ def training_volumes(
     levels = np.concatenate(levels) if levels else None
     return volumes, masks, None if levels is None else float(np.sqrt(np.mean(levels**2))), levels
 
-# %% ../nbs/41_supervised.ipynb #94a15108
+# %% ../nbs/41_supervised.ipynb #9454a182
 def fit_supervised(
     noisy,         # List of arrays, or None: noise is simulated on `clean`
     clean,         # List of arrays
@@ -149,7 +149,7 @@ def fit_supervised(
     data = PatchDataset(volumes, size, max(10**6, config['steps']*config['batch']), seed, mask=masks, corrupt=corruption)
     net = build_network(kind, config['size'], seed=seed)
     history = fit(net, clean_target(kind, schedule, config['signal_weight']), data, config['steps'], config['lr'], folder, callbacks,
-                  batch=config['batch'], ema=config['ema'], precision=config['precision'], seed=seed, **run)
+                  batch=config['batch'], ema=config['ema'], clip=config['clip'], precision=config['precision'], seed=seed, **run)
     return net, learned, history
 
 def schedule_of(
@@ -199,13 +199,13 @@ def sigma_per_volume(
     require(s.ndim == 0 or s.shape == (n,), f'sigma: {s.shape} values for {n} volumes')
     return np.broadcast_to(s, n)
 
-# %% ../nbs/41_supervised.ipynb #e247f5ae
+# %% ../nbs/41_supervised.ipynb #404ff643
 SUPERVISED_PRESETS = dict(
     tiny=dict(size='tiny', patch=16, batch=2, steps=12, lr=2e-3, window=32),
-    laptop=dict(size='tiny', patch=24, batch=8, steps=400, lr=3e-3, window=64),
+    laptop=dict(size='tiny', patch=24, batch=8, steps=300, lr=3e-3, window=64),
     paper=dict(size='paper', patch=64, batch=16, steps=100_000, lr=2e-4, window=128))
 _COMMON = dict(schedule='reverse_warmup', T=1000, low=None, high=None, kinds=('rician',), correlation=0., acquisition=0., own=.5,
-               signal_weight=0., ema=.99, precision='no', inference_steps=1, overlap=.25, flips=False)
+               signal_weight=0., ema=.99, clip=1., precision='no', inference_steps=1, overlap=.25, flips=False)
 for _p in SUPERVISED_PRESETS.values():
     for _k, _v in _COMMON.items(): _p.setdefault(_k, _v)
 SUPERVISED_PRESETS['paper'].update(precision='bf16', ema=.999, acquisition=.25)

@@ -1,0 +1,188 @@
+"The command line end to end, on files that are not in the project"
+import json, subprocess, sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mri_diffusion.core import read_json
+from mri_diffusion.scan import Scan, auto_mask, read_nifti
+
+CONTRACT = dict(
+    methods='--json', simulate='--noise --snr --coils --correlation --gfactor --seed --sigma-map', noise='--bval --mask --map --json',
+    train='--out --clean --preset --steps --seed --device --resume --fresh',
+    denoise='--method --model --bval --bvec --mask --sigma --preset --residual --noise-map --std --report --seed --device --force',
+    evaluate='--clean --repeats --noisy --mask --bval --bvec --json', run='-p --out --sweep --cluster')
+
+def outside(code): return subprocess.run([sys.executable, '-X', 'importtime', '-c', code], capture_output=True, text=True, check=True)
+
+def test_help_loads_nothing_heavy():
+    run = outside('import sys; from mri_diffusion.cli import main; sys.exit(main(["--help"]))')
+    loaded = {line.split('|')[-1].strip().split('.')[0] for line in run.stderr.splitlines() if line.startswith('import time')}
+    assert not loaded & {'numpy', 'torch', 'nibabel', 'pandas', 'scipy', 'matplotlib', 'rich'}
+    assert set(CONTRACT) == {line.split()[0] for line in run.stdout.split('Commands:')[1].splitlines() if line.strip()}
+
+@pytest.mark.parametrize('command', CONTRACT)
+def test_options_of_the_contract(cli, command):
+    got = cli(command, '--help')
+    assert got.code == 0 and all(f'{o} ' in got.out or f'{o}\n' in got.out for o in CONTRACT[command].split()) and '--quiet' in got.out
+
+def test_no_words_is_help_and_version(cli):
+    assert 'Commands:' in cli().out and cli().code == 0
+    assert cli('--version').out.startswith('mri-diffusion 0.')
+
+def test_the_installed_command_says_one_line():
+    run = subprocess.run([sys.executable.replace('python3', 'python').rsplit('/', 1)[0] + '/mri-diffusion', 'denoise', 'nowhere.nii.gz', 'x.nii.gz', '--method', 'blur'], capture_output=True, text=True, cwd='/')
+    assert run.returncode == 2 and run.stderr == 'mri-diffusion: error: nowhere.nii.gz: no such file; check the name and the folder\n' and not run.stdout
+
+def test_the_main_job_in_processes_of_its_own(made, tmp_path):
+    "simulate, train, denoise, evaluate: stderr of a quiet run is empty"
+    def run(*words):
+        done = subprocess.run([sys.executable, '-c', 'import sys; from mri_diffusion.cli import main; sys.exit(main())', *map(str, words), '--quiet'], capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return done.stdout
+    clean, noisy, den = made/'clean.nii.gz', tmp_path/'n.nii.gz', tmp_path/'d.nii.gz'
+    assert 'SNR 10' in run('simulate', clean, noisy, '--snr', 10)
+    assert 'trained' in run('train', 'diffusion', noisy, '--clean', clean, '--out', tmp_path/'m', '--preset', 'tiny', '--steps', 2)
+    assert str(den) in run('denoise', noisy, den, '--model', tmp_path/'m', '--residual', tmp_path/'r.nii.gz', '--noise-map', tmp_path/'s.nii.gz')
+    assert 'data range' in run('evaluate', den, '--clean', clean, '--noisy', noisy)
+    assert np.allclose(Scan.load(noisy).data - Scan.load(den).data, Scan.load(tmp_path/'r.nii.gz').data, atol=1e-6)
+
+def test_methods(cli):
+    table = json.loads(cli('methods', '--json').out)
+    assert {'unet', 'diffusion', 'nlmeans', 'identity', 'blur', 'floor'} <= {m['name'] for m in table}
+    assert all({'needs', 'cost', 'use', 'presets'} <= set(m) and set(m['presets']) == {'tiny', 'laptop', 'paper'} for m in table)
+    text = cli('methods').out
+    assert all(m['name'] in text for m in table)
+
+def test_simulate_says_what_it_did(made, cli, tmp_path):
+    got = cli('simulate', made/'clean.nii.gz', tmp_path/'n.nii.gz', '--snr', 12, '--gfactor', 2, '--sigma-map', tmp_path/'s.nii.gz', '--seed', 5)
+    clean, noisy, sigma, record = Scan.load(made/'clean.nii.gz'), Scan.load(tmp_path/'n.nii.gz'), Scan.load(tmp_path/'s.nii.gz'), read_json(tmp_path/'n.json')
+    assert got.code == 0 and not got.err and (record['Seed'], record['Parameters']['noise'], record['Sources']) == (5, 'rician', ['clean.nii.gz'])
+    assert np.isclose(record['Sigma'], np.median(clean.data[auto_mask(clean.data)])/12, rtol=1e-5)
+    assert np.isclose(sigma.data.min(), record['Sigma'], rtol=.01) and np.isclose(sigma.data.max(), 2*record['Sigma'], rtol=.05)
+    bright = clean.data > 6*sigma.data
+    m, s, g = (v.data[bright].astype(float) for v in (noisy, clean, sigma))
+    z = (m**2 - s**2 - 2*g**2)/(2*g*s)  # E[M^2] = S^2 + 2 sigma^2
+    assert abs(z.mean()) < 5/np.sqrt(bright.sum()) and abs(z.std() - 1) < .05
+    assert cli('simulate', made/'clean.nii.gz', tmp_path/'again.nii.gz', '--snr', 12, '--gfactor', 2, '--seed', 5).code == 0
+    assert np.array_equal(Scan.load(tmp_path/'again.nii.gz').data, noisy.data)
+    assert json.loads(cli('simulate', made/'clean.nii.gz', tmp_path/'j.nii.gz', '--sigma', .05, '--noise', 'ncchi', '--coils', 4, '--json').out)['Sigma'] == .05
+
+@pytest.mark.parametrize('kind', ['gaussian', 'poisson', 'gamma'])
+def test_snr_holds_at_the_median_signal(tmp_path, cli, kind):
+    data = np.full((30, 30, 30), 400, np.float32)
+    data[0, 0, 0] = 401
+    Scan.from_array(data).save(tmp_path/'c.nii.gz')
+    Scan.from_array(data > 0).save(tmp_path/'m.nii.gz')
+    assert cli('simulate', tmp_path/'c.nii.gz', tmp_path/'n.nii.gz', '--snr', 20, '--noise', kind, '--mask', tmp_path/'m.nii.gz').code == 0
+    noisy = Scan.load(tmp_path/'n.nii.gz').data
+    assert abs(noisy.mean() - 400) < 1 and abs(noisy.std()/20 - 1) < .03
+
+def test_correlation_is_in_mm(made, cli, tmp_path):
+    cli('simulate', made/'clean.nii.gz', tmp_path/'n.nii.gz', '--sigma', .05, '--noise', 'gaussian', '--correlation', 7)
+    noise = Scan.load(tmp_path/'n.nii.gz').data - Scan.load(made/'clean.nii.gz').data  # voxels of 7 mm: a filter of one voxel, lag-1 correlation exp(-1/4)
+    assert abs(noise.std()/.05 - 1) < .15 and abs(np.mean(noise[1:]*noise[:-1])/noise.var() - np.exp(-.25)) < .08
+
+def test_noise(made, cli, tmp_path):
+    got = cli('noise', made/'noisy.nii.gz', '--map', tmp_path/'s.nii.gz', '--json', tmp_path/'j.json')
+    true, found = read_json(made/'noisy.json')['Sigma'], read_json(tmp_path/'j.json')
+    assert got.code == 0 and all(w in got.out for w in ('sigma', 'estimator', 'distribution', 'correlation x', 'note'))
+    assert abs(found['sigma']/true - 1) < .1 and np.allclose(read_nifti(tmp_path/'s.nii.gz')[0], found['sigma'])
+    got = cli('noise', made/'series.nii.gz', '--json', tmp_path/'series.json')
+    assert got.code == 0, got.err
+
+def test_training_by_simulation_takes_clean_scans_only(made, cli, tmp_path):
+    got = cli('train', 'unet', '--clean', made/'clean.nii.gz', made/'clean.nii.gz', '--out', tmp_path/'m', '--preset', 'tiny', '--steps', 1, '--set', 'batch', 1, '--json')
+    assert got.code == 0 and json.loads(got.out)['steps'] == 1, got.err
+    config = read_json(tmp_path/'m/config.json')
+    assert config['config']['batch'] == 1 and config['learned']['own_sigma'] is None
+
+def test_denoise_whole_series_and_keep_its_table(made, cli, tmp_path):
+    out = tmp_path/'d.nii.gz'
+    got = cli('denoise', made/'series.nii.gz', out, '--method', 'blur', '--set', 'width', .5, '--noise-map', tmp_path/'s.nii.gz', '--json')
+    noisy, den, said = Scan.load(made/'series.nii.gz'), Scan.load(out), json.loads(got.out)
+    assert den.shape == noisy.shape and np.allclose(den.bvals, noisy.bvals) and np.allclose(den.bvecs, noisy.bvecs, atol=1e-6)
+    assert said['config'] == dict(width=.5) and read_nifti(tmp_path/'s.nii.gz')[0].min() > 0
+    record = read_json(tmp_path/'d.json')
+    assert (record['Method'], record['Parameters'], record['Sources']) == ('blur', dict(width=.5), ['series.nii.gz'])
+    assert cli('denoise', made/'series.nii.gz', out, '--method', 'identity', '--force').code == 0
+    assert np.array_equal(Scan.load(out).data, noisy.data)
+
+def test_mask_and_sigma_map(made, cli, tmp_path, noisy):
+    noisy.with_data(.03 + 1e-6*noisy.data).save(tmp_path/'s.nii.gz')
+    for name, sigma in (('a', .03), ('b', tmp_path/'s.nii.gz')):
+        assert cli('denoise', made/'noisy.nii.gz', tmp_path/f'{name}.nii.gz', '--method', 'floor', '--sigma', sigma, '--mask', made/'mask.nii.gz').code == 0
+    a, b = (Scan.load(tmp_path/f'{n}.nii.gz').data for n in 'ab')
+    inside = Scan.load(made/'mask.nii.gz').data > 0
+    assert np.allclose(a, b, atol=1e-5) and np.array_equal(a[~inside], noisy.data[~inside]) and np.allclose(a[inside], np.maximum(noisy.data[inside] - 1.5*.03, 0), atol=1e-6)
+
+def test_notes_go_to_stderr_and_results_to_stdout(made, cli, tmp_path):
+    got = cli('denoise', made/'noisy.nii.gz', tmp_path/'d.nii.gz', '--method', 'floor')
+    assert 'note: noise level estimated by' in got.err and got.out.count('\n') == 1 and 'floor' in got.out
+    assert not cli('denoise', made/'noisy.nii.gz', tmp_path/'e.nii.gz', '--method', 'floor', '--quiet').err
+
+@pytest.mark.parametrize('dtype', ['int16', 'uint8'])
+def test_integers_keep_their_geometry_and_become_float(cli, tmp_path, dtype):
+    affine = np.array([[0, -2.5, .1, 30], [2, 0, .2, -20], [0, .3, 3, 7], [0, 0, 0, 1.]])
+    img = nib.Nifti1Image(np.random.default_rng(0).integers(0, 200, (9, 8, 7)).astype(dtype), affine)
+    img.header.set_xyzt_units('mm', 'msec')
+    img.set_sform(affine, 4), img.set_qform(affine, 1)
+    img.header.set_slope_inter(.5, 3)
+    nib.save(img, tmp_path/'i.nii.gz')
+    assert cli('denoise', tmp_path/'i.nii.gz', tmp_path/'o.nii.gz', '--method', 'identity').code == 0
+    before, after = nib.load(tmp_path/'i.nii.gz'), nib.load(tmp_path/'o.nii.gz')
+    assert np.array_equal(before.affine, after.affine) and after.get_data_dtype() == np.float32
+    for key in ('sform_code', 'qform_code', 'pixdim', 'xyzt_units', 'quatern_b', 'qoffset_x', 'srow_x'): assert np.array_equal(before.header[key], after.header[key]), key
+    assert np.allclose(before.get_fdata(), after.get_fdata()) and after.header['scl_slope'] in (1, np.nan) or np.isnan(after.header['scl_slope'])
+
+def test_evaluate(made, cli, tmp_path, noisy):
+    clean, out = Scan.load(made/'clean.nii.gz'), tmp_path/'j.json'
+    got = cli('evaluate', made/'noisy.nii.gz', '--clean', made/'clean.nii.gz', '--mask', made/'mask.nii.gz', '--json', out)
+    inside, found = Scan.load(made/'mask.nii.gz').data > 0, read_json(out)
+    mse = np.mean((noisy.data - clean.data)[inside]**2, dtype=float)
+    assert got.code == 0 and f'data range {clean.data[inside].max():.4g}' in got.out and np.isclose(found['psnr_mask'], 10*np.log10(clean.data[inside].max()**2/mse))
+    got = cli('evaluate', made/'clean.nii.gz', '--clean', made/'clean.nii.gz', '--noisy', made/'noisy.nii.gz')
+    assert 'inf' in got.out and 'residual' in got.out and got.code == 0
+
+def test_evaluate_by_repeats(made, cli, tmp_path, noisy):
+    clean, rng = Scan.load(made/'clean.nii.gz'), np.random.default_rng(0)
+    clean.with_data(clean.data[..., None] + .1*rng.standard_normal((*clean.shape, 6))).save(tmp_path/'r.nii.gz')
+    den = clean.with_data(clean.data + .02*rng.standard_normal(clean.shape)).save(tmp_path/'d.nii.gz')
+    got = cli('evaluate', den, '--repeats', tmp_path/'r.nii.gz', '--json', tmp_path/'j.json')
+    found = read_json(tmp_path/'j.json')
+    assert got.code == 0 and 'must not contain' in got.out and abs(found['psnr_repeats'] - 20*np.log10(found['data_range']/.02)) < .5
+
+def test_run(cli, tmp_path):
+    import nbformat
+    cell = nbformat.v4.new_code_cell("steps = 3 # Steps\npreset = 'tiny' # Size\nout = None # Folder", metadata=dict(tags=['parameters']))
+    body = nbformat.v4.new_code_cell("from mri_diffusion.experiments import RunDir\nRunDir(out, dict(steps=steps, preset=preset)).result(dict(score=steps/8, rows=[dict(method='a', psnr=steps), dict(method=preset, psnr=2.)]))")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, body], metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3'))), tmp_path/'e.ipynb')
+    listed = cli('run', tmp_path/'e.ipynb', '--list')
+    assert listed.code == 0 and "steps" in listed.out and "'tiny'" in listed.out and 'Size' in listed.out
+    got = cli('run', tmp_path/'e.ipynb', '-p', 'steps', 5, '-p', 'preset', 'paper', '--out', tmp_path/'run', '--quiet')
+    assert got.code == 0 and 'score: 0.625' in got.out and 'method  psnr' in got.out and got.out.strip().endswith(f'run directory: {tmp_path}/run'), got.err
+    assert read_json(tmp_path/'run/params.json') == dict(steps=5, preset='paper')
+    bad = cli('run', tmp_path/'e.ipynb', '-p', 'stepz', 5, '--out', tmp_path/'other')
+    assert bad.code == 2 and 'unknown parameter stepz' in bad.err and not (tmp_path/'other').exists()
+    (tmp_path/'s.json').write_text('{"steps": [1, 2]}')
+    got = cli('run', tmp_path/'e.ipynb', '--sweep', tmp_path/'s.json', '--out', tmp_path/'sweep', '--jobs', 2, '--quiet')
+    assert got.code == 0 and 'steps=1' in got.out and 'steps=2' in got.out, got.err
+
+def test_experiments_are_listed(cli):
+    from mri_diffusion.experiments import list_experiments
+    got = cli('run')
+    assert got.code == 0 and all(n in got.out for n in list_experiments())
+
+def test_report(made, cli, tmp_path):
+    pytest.importorskip('mri_diffusion.report')
+    got = cli('denoise', made/'noisy.nii.gz', tmp_path/'d.nii.gz', '--method', 'blur', '--report', tmp_path/'d.html')
+    assert got.code == 0 and '<html' in (tmp_path/'d.html').read_text().lower(), got.err
+
+def test_the_gate_warns_of_correlated_noise(made, cli, tmp_path):
+    for name, mm in (('white', 0), ('smooth', 7)):
+        cli('simulate', made/'clean.nii.gz', tmp_path/f'{name}.nii.gz', '--snr', 15, '--correlation', mm)
+        got = cli('denoise', tmp_path/f'{name}.nii.gz', tmp_path/f'd{name}.nii.gz', '--method', 'nlmeans')
+        assert got.code == 0 and ('nlmeans assumes noise independent between voxels' in got.err) == (name == 'smooth') == any('assumes' in n for n in read_json(tmp_path/f'd{name}.json')['Notes'])
+    said = [line for line in cli('noise', tmp_path/'smooth.nii.gz').out.splitlines() if line.startswith('warning')]
+    assert len(said) == 1 or len(said) == len({line.split(' assume')[1] for line in said})
