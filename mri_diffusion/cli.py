@@ -545,7 +545,7 @@ def _level(sigma):
     s = np.asarray(sigma, float)
     return float(np.median(s[s > 0]))
 
-# %% ../nbs/62_cli.ipynb #61fbb7ed
+# %% ../nbs/62_cli.ipynb #f2596b58
 @_command('evaluate')
 def _evaluate(
     denoised:Annotated[Path, typer.Argument(metavar='DENOISED', help='Denoised scan.')],
@@ -593,8 +593,9 @@ def experiments_text(
 def result_text(
     result:dict, # What an experiment put into result.json
 )->str:
-    "Its numbers as lines, its tables as tables"
+    "Its numbers as lines, its tables as tables; a result with a `table` shows that and single values, the rest is in result.json"
     lines = []
+    if 'table' in result: result = {k: v for k, v in result.items() if not isinstance(v, (dict, list))} | {'table': result['table']}
     for name, value in result.items():
         if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()): value = [dict({name: k}, **v) for k, v in value.items()]
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):

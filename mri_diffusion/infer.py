@@ -51,7 +51,7 @@ def with_flips(
     def averaged(x): return sum(predict(x.flip(f)).flip(f) for f in sets)/len(sets)
     return averaged
 
-# %% ../nbs/31_infer.ipynb #91bdb777
+# %% ../nbs/31_infer.ipynb #413f2975
 def denoise_array(
     predict,             # (B, 1, ...) tensor -> (B, 1, ...), or a list of such functions, one a volume
     data,                # (X, Y, Z) or (X, Y, Z, V) array, scaled as the network wants it
@@ -70,10 +70,10 @@ def denoise_array(
     predicts = predict if isinstance(predict, (list, tuple)) else [predict]*series.shape[3]
     require(len(predicts) == series.shape[3], f'{len(predicts)} denoisers for {series.shape[3]} volumes')
     out = np.empty_like(series)
-    for v in progress(range(series.shape[3]), 'denoising', quiet=quiet or series.shape[3] == 1):
+    for v in progress(range(series.shape[3]), 'denoising', quiet=True if series.shape[3] == 1 else quiet):
         x = torch.as_tensor(np.ascontiguousarray(series[..., v]))[None, None]
         if dims == 2: x = x[0].permute(3, 0, 1, 2)
-        y = _bar_over(predicts[v], x, window, overlap, divisor, batch, device, quiet or series.shape[3] > 1)
+        y = _bar_over(predicts[v], x, window, overlap, divisor, batch, device, True if series.shape[3] > 1 else quiet)
         out[..., v] = y[:, 0].permute(1, 2, 0).numpy() if dims == 2 else y[0, 0].numpy()
     return out if data.ndim == 4 else out[..., 0]
 

@@ -50,38 +50,6 @@ class NoiseEstimate:
         shape = '' if np.ndim(self.sigma) == 0 else f' (median of {np.shape(self.sigma)})'
         return f'sigma {self.number:.4g}{shape} by {self.how}, {self.distribution}' + ''.join(f'\n  {n}' for n in self.notes)
 
-# %% ../nbs/12_sigma.ipynb #2b6fb3fd-1
-@dataclass
-class NoiseEstimate:
-    "What is known about the noise of one scan"
-    sigma: object                              # Std of one channel, image units: a number, one per volume (V,), or a map (X, Y, Z)
-    how: str                                   # Estimator that gave it
-    distribution: str = 'rician'               # 'rician', 'ncchi' or 'gaussian'
-    n_coils: int = 1                           # Coils of the noncentral chi; 1 is Rician
-    correlation: dict | None = None            # Lag correlations per axis, if they were measured
-    notes: list = field(default_factory=list)  # One line each: why this estimator, what to distrust
-
-    @property
-    def number(self): # One number for the whole scan
-        "Median of `sigma` where it is positive and finite"
-        s = np.asarray(self.sigma, float)
-        s = s[np.isfinite(s) & (s > 0)]
-        return float(np.median(s)) if s.size else float('nan')
-
-    def map(
-        self,
-        shape, # Spatial shape (X, Y, Z), or (X, Y, Z, V) for one value per volume
-    ):         # Array of that shape
-        "`sigma` at every voxel"
-        s = np.asarray(self.sigma, np.float32)
-        if s.ndim == 1 and len(shape) == 3: s = np.float32(self.number)
-        if s.ndim == 3 and len(shape) == 4: s = s[..., None]
-        return np.broadcast_to(s, shape).copy()
-
-    def __repr__(self):
-        shape = '' if np.ndim(self.sigma) == 0 else f' (median of {np.shape(self.sigma)})'
-        return f'sigma {self.number:.4g}{shape} by {self.how}, {self.distribution}' + ''.join(f'\n  {n}' for n in self.notes)
-
 # %% ../nbs/12_sigma.ipynb #1f5edb38
 def channel_sigma(
     mean,           # Mean of the magnitude; number or array

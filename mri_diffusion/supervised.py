@@ -199,11 +199,11 @@ def sigma_per_volume(
     require(s.ndim == 0 or s.shape == (n,), f'sigma: {s.shape} values for {n} volumes')
     return np.broadcast_to(s, n)
 
-# %% ../nbs/41_supervised.ipynb #404ff643
-SUPERVISED_PRESETS = dict(
-    tiny=dict(size='tiny', patch=16, batch=2, steps=12, lr=2e-3, window=32),
-    laptop=dict(size='tiny', patch=24, batch=8, steps=300, lr=3e-3, window=64),
-    paper=dict(size='paper', patch=64, batch=16, steps=100_000, lr=2e-4, window=128))
+# %% ../nbs/41_supervised.ipynb #d80dee15
+SUPERVISED_PRESETS = dict(  # window = patch: group norm sees a window, and works best on the size it was trained on
+    tiny=dict(size='tiny', patch=16, batch=2, steps=12, lr=2e-3, window=16),
+    laptop=dict(size='tiny', patch=24, batch=2, steps=1000, lr=2e-3, window=24),
+    paper=dict(size='paper', patch=64, batch=16, steps=100_000, lr=2e-4, window=64))
 _COMMON = dict(schedule='reverse_warmup', T=1000, low=None, high=None, kinds=('rician',), correlation=0., acquisition=0., own=.5,
                signal_weight=0., ema=.99, clip=1., precision='no', inference_steps=1, overlap=.25, flips=False)
 for _p in SUPERVISED_PRESETS.values():

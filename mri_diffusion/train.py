@@ -229,12 +229,12 @@ def fit(
     net.eval()
     return pd.DataFrame(rows)
 
-# %% ../nbs/30_train.ipynb #af910dd4
+# %% ../nbs/30_train.ipynb #9bce71d3
 def _run(acc, state, objective, opt, batches, todo, rows, facts, lr, s, callbacks):
     "The steps themselves: optimise, average, log, call back, save"
     folder, net = state['folder'], state['net']
     t0 = time.perf_counter() - (rows[-1]['seconds'] if rows else 0)
-    with noted_interrupt() as interrupted, progress(todo, 'training', quiet=s.quiet or not acc.is_main_process, initial=todo.start, total=todo.stop) as bar:
+    with noted_interrupt() as interrupted, progress(todo, 'training', quiet=s.quiet if acc.is_main_process else True, initial=todo.start, total=todo.stop) as bar:
         for step in bar:
             state['model'].train()
             for g in opt.param_groups: g['lr'] = learning_rate(step, todo.stop, lr, s.warmup, s.decay)
