@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SUPERVISED_PRESETS', 'SUPERVISED', 'Corruption', 'predict_clean', 'predict_from_state', 'clean_target',
-           'supervised_denoiser', 'training_volumes', 'fit_supervised', 'schedule_of', 'denoise_supervised',
-           'sigma_per_volume']
+           'supervised_denoiser', 'volume_scaling', 'training_volumes', 'fit_supervised', 'schedule_of',
+           'denoise_supervised', 'sigma_per_volume']
 
-# %% ../nbs/41_supervised.ipynb #fb450220
+# %% ../nbs/41_supervised.ipynb #2054021f
 from dataclasses import dataclass
 
 import numpy as np, torch
@@ -19,12 +19,12 @@ from .method import Method
 from .networks import build_network
 from .noise import add_noise
 from .sample import denoise_state
-from .scan import auto_mask, fit_scaling
+from .scan import Scaling, auto_mask, fit_scaling
 from .schedule import Schedule, abar_at, make_schedule, sigma_at, spread, time_of
 from .sigma import noise_levels
 from .train import fit, validation
 
-# %% ../nbs/41_supervised.ipynb #178826bf
+# %% ../nbs/41_supervised.ipynb #6b570ffb
 @dataclass
 class Corruption:
     "Makes the noisy partner of a clean patch; `corruption(item, gen)` adds 'noisy' and 'sigma' to it"
@@ -37,6 +37,7 @@ class Corruption:
     acquisition:float=0.         # Share of patches that pass through a simulated acquisition
     own:float=0.                 # Share of patches that keep their own residual, where the data are pairs
     own_sigma:float|None=None    # Noise std of those pairs, same units
+    gain:float=0.                # Patches are brightened or darkened by up to this fraction before the noise comes
 
     def __post_init__(self):
         require(0 < self.low <= self.high, f'corruption: noise from {self.low} to {self.high}; must be positive and rising')
@@ -46,7 +47,9 @@ class Corruption:
 
     def __call__(self, item, gen):
         def pick(values): return values[int(torch.randint(len(values), (1,), generator=gen))]
-        clean, u = item['clean'], torch.rand(4, generator=gen).tolist()
+        u = torch.rand(5, generator=gen).tolist()
+        item = item | {k: v*(1 + self.gain*(2*u[4] - 1)) for k, v in item.items() if k in ('clean', 'noisy')}
+        clean = item['clean']
         sigma = float(sigma_at(self.schedule, self.times[0] + u[0]*(self.times[1] - self.times[0])))
         if u[1] < self.own: noisy = clean + (item['noisy'] - clean)*(sigma/self.own_sigma)
         elif u[2] < self.acquisition: noisy = simulate_acquisition(clean, sigma, pick(self.coils), acquired=1 - .25*u[3], gen=gen)
@@ -93,20 +96,30 @@ def clean_target(
         return (w*error).sum()/w.sum()
     return objective
 
-# %% ../nbs/41_supervised.ipynb #fd444ca4
+# %% ../nbs/41_supervised.ipynb #0f1063b1
 def supervised_denoiser(
     net,               # Trained network
     kind:str,          # 'unet' or 'diffusion'
     schedule:Schedule, # The one it was trained with
     sigma:float,       # Noise std of the scan, in scaled units
     steps:int=1,       # Diffusion: 1 pass, or 5 to 10 deterministic steps
+    magnitude=False,   # The truth is not negative: predictions below 0 become 0
 ):                     # Function (B, 1, ...) noisy -> denoised
     "What to hand to `denoise_array`"
     require(kind != 'unet' or steps == 1, f'unet: steps={steps}; a plain network has one pass, only diffusion has steps')
-    if kind == 'unet': return lambda x: net(x)
-    return lambda x: denoise_state(lambda xt, t: predict_from_state(net, xt, t, schedule), x, sigma, schedule, steps)
+    def bounded(x0): return x0.clamp(min=0) if magnitude else x0
+    if kind == 'unet': return lambda x: bounded(net(x))
+    return lambda x: denoise_state(lambda xt, t: bounded(predict_from_state(net, xt, t, schedule)), x, sigma, schedule, steps)
 
-# %% ../nbs/41_supervised.ipynb #d9dd019e
+# %% ../nbs/41_supervised.ipynb #d6156428
+def volume_scaling(
+    volume, # (X, Y, Z), noisy or clean
+)->Scaling: # Division by the scale
+    "The scaling that brings a volume to order one: the 99.9th percentile after a Gaussian blur of 1.5 voxels"
+    from scipy.ndimage import gaussian_filter
+    return fit_scaling(gaussian_filter(np.asarray(volume, np.float32), 1.5), np.asarray(volume) != 0)
+
+# %% ../nbs/41_supervised.ipynb #97949371
 def training_volumes(
     noisy, # List of arrays (X, Y, Z[, V]), or None where only clean scans are given
     clean, # List of arrays of the same shapes
@@ -118,14 +131,14 @@ def training_volumes(
         require(pair.shape == np.shape(c), f'pair {j}: noisy {pair.shape} and clean {np.shape(c)} must have the same shape')
         c, pair = (a if a.ndim == 4 else a[..., None] for a in (np.asarray(c), pair))
         for v in range(c.shape[3]):
-            mask, scaling = auto_mask(c[..., v]), fit_scaling(pair[..., v])
+            mask, scaling = auto_mask(c[..., v]), volume_scaling(pair[..., v])
             one = dict(clean=scaling.apply(c[..., v]))
             if noisy is not None: one['noisy'] = scaling.apply(pair[..., v]); levels.append(noise_levels(one['noisy'] - one['clean'], mask=mask))
             volumes.append(one); masks.append(np.where(mask, 1., .2))
     levels = np.concatenate(levels) if levels else None
     return volumes, masks, None if levels is None else float(np.sqrt(np.mean(levels**2))), levels
 
-# %% ../nbs/41_supervised.ipynb #9454a182
+# %% ../nbs/41_supervised.ipynb #7b7f7aac
 def fit_supervised(
     noisy,         # List of arrays, or None: noise is simulated on `clean`
     clean,         # List of arrays
@@ -144,7 +157,7 @@ def fit_supervised(
     learned = dict(kind=kind, schedule=config['schedule'], T=config['T'], levels=np.quantile(levels, np.linspace(0, 1, 64)).tolist(), low=low, high=high, own_sigma=own_sigma)
     schedule = schedule_of(learned)
     corruption = Corruption(schedule, low, min(high, float(schedule.sigmas[-1])), config['kinds'], correlation=config['correlation'], acquisition=config['acquisition'],
-                            own=config['own'] if own_sigma else 0., own_sigma=own_sigma)
+                            own=config['own'] if own_sigma else 0., own_sigma=own_sigma, gain=config['gain'])
     size = tuple(min(config['patch'], 4*(n//4)) for n in np.min([v['clean'].shape for v in volumes], 0))
     data = PatchDataset(volumes, size, max(10**6, config['steps']*config['batch']), seed, mask=masks, corrupt=corruption)
     net = build_network(kind, config['size'], seed=seed)
@@ -158,7 +171,7 @@ def schedule_of(
     "The schedule a network was trained with"
     return make_schedule(learned['schedule'], learned['T'], learned['levels'])
 
-# %% ../nbs/41_supervised.ipynb #74748de7
+# %% ../nbs/41_supervised.ipynb #cd0482a0
 def denoise_supervised(
     data,           # (X, Y, Z) or (X, Y, Z, V), image units
     sigma,          # Noise std: a number, one a volume (V,), or a map (its median is used); None: only for unet
@@ -172,13 +185,13 @@ def denoise_supervised(
     "Scale each volume as in training, denoise it in windows, scale it back"
     data, kind, schedule, notes = np.asarray(data, np.float32), learned['kind'], schedule_of(learned), []
     series = data if data.ndim == 4 else data[..., None]
-    scalings = [fit_scaling(series[..., v]) for v in range(series.shape[3])]
+    scalings = [volume_scaling(series[..., v]) for v in range(series.shape[3])]
     levels = sigma_per_volume(sigma, series.shape[3])
     predict = []
     for v, s in enumerate(scalings):
         level = None if levels is None else float(levels[v]/s.scale)
         if level and not learned['low']/1.2 <= level <= 1.2*learned['high']: notes.append(f'volume {v}: noise {level:.3g} of its maximum; the network was trained from {learned["low"]:.3g} to {learned["high"]:.3g}')
-        one = supervised_denoiser(net, kind, schedule, level, config['inference_steps'] if kind == 'diffusion' else 1)
+        one = supervised_denoiser(net, kind, schedule, level, config['inference_steps'] if kind == 'diffusion' else 1, bool(data.min() >= 0))
         predict.append(with_flips(one, (2, 3, 4)) if config['flips'] else one)
     scaled = np.stack([s.apply(series[..., v]) for v, s in enumerate(scalings)], -1)
     net.eval().to(device)
@@ -199,12 +212,12 @@ def sigma_per_volume(
     require(s.ndim == 0 or s.shape == (n,), f'sigma: {s.shape} values for {n} volumes')
     return np.broadcast_to(s, n)
 
-# %% ../nbs/41_supervised.ipynb #d80dee15
+# %% ../nbs/41_supervised.ipynb #7e880085
 SUPERVISED_PRESETS = dict(  # window = patch: group norm sees a window, and works best on the size it was trained on
     tiny=dict(size='tiny', patch=16, batch=2, steps=12, lr=2e-3, window=16),
     laptop=dict(size='tiny', patch=24, batch=2, steps=1000, lr=2e-3, window=24),
     paper=dict(size='paper', patch=64, batch=16, steps=100_000, lr=2e-4, window=64))
-_COMMON = dict(schedule='reverse_warmup', T=1000, low=None, high=None, kinds=('rician',), correlation=0., acquisition=0., own=.5,
+_COMMON = dict(schedule='reverse_warmup', T=1000, low=None, high=None, kinds=('rician',), correlation=0., acquisition=0., own=.5, gain=.2,
                signal_weight=0., ema=.99, clip=1., precision='no', inference_steps=1, overlap=.25, flips=False)
 for _p in SUPERVISED_PRESETS.values():
     for _k, _v in _COMMON.items(): _p.setdefault(_k, _v)
@@ -217,4 +230,4 @@ def _supervised(kind, use, cost):
 
 SUPERVISED = dict(
     unet=_supervised('unet', 'Pairs at hand, or clean scans like yours; the fast one', 'one pass a window'),
-    diffusion=_supervised('diffusion', 'As unet, with the noise level known; one pass, or a few steps for sharper results', 'about five times unet a pass'))
+    diffusion=_supervised('diffusion', 'As unet, with the noise level known; one pass, or a few steps for sharper results', 'about twice the time of unet a pass'))
