@@ -138,7 +138,7 @@ def training_volumes(
     levels = np.concatenate(levels) if levels else None
     return volumes, masks, None if levels is None else float(np.sqrt(np.mean(levels**2))), levels
 
-# %% ../nbs/41_supervised.ipynb #7b7f7aac
+# %% ../nbs/41_supervised.ipynb #f8ec4e28
 def fit_supervised(
     noisy,         # List of arrays, or None: noise is simulated on `clean`
     clean,         # List of arrays
@@ -158,9 +158,11 @@ def fit_supervised(
     schedule = schedule_of(learned)
     corruption = Corruption(schedule, low, min(high, float(schedule.sigmas[-1])), config['kinds'], correlation=config['correlation'], acquisition=config['acquisition'],
                             own=config['own'] if own_sigma else 0., own_sigma=own_sigma, gain=config['gain'])
-    size = tuple(min(config['patch'], 4*(n//4)) for n in np.min([v['clean'].shape for v in volumes], 0))
-    data = PatchDataset(volumes, size, max(10**6, config['steps']*config['batch']), seed, mask=masks, corrupt=corruption)
     net = build_network(kind, config['size'], seed=seed)
+    thinnest = np.min([v['clean'].shape for v in volumes], 0)
+    size = tuple(net.divisor*(min(config['patch'], n)//net.divisor) for n in thinnest)
+    require(min(size) > 0, f'{kind}: the thinnest volume has {tuple(int(n) for n in thinnest)} voxels; this network needs at least {net.divisor} along each axis')
+    data = PatchDataset(volumes, size, max(10**6, config['steps']*config['batch']), seed, mask=masks, corrupt=corruption)
     history = fit(net, clean_target(kind, schedule, config['signal_weight']), data, config['steps'], config['lr'], folder, callbacks,
                   batch=config['batch'], ema=config['ema'], clip=config['clip'], precision=config['precision'], seed=seed, **run)
     return net, learned, history
