@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSICAL', 'identity', 'blur', 'floor', 'nlmeans', 'nearest_volumes', 'mppca', 'patch2self']
 
-# %% ../nbs/40_classical.ipynb #6943a71d
+# %% ../nbs/40_classical.ipynb #f7af12bd
 import inspect, io, tempfile, warnings
 from contextlib import contextmanager, redirect_stderr
 
@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from .core import require
 from .noise import correct_bias
+from .sigma import channel_sigma
 
 # %% ../nbs/40_classical.ipynb #b1d96896
 def _open(data, sigma, mask, name, dims=(3, 4), needs_sigma=False):
@@ -120,7 +121,7 @@ def nearest_volumes(
     d, n = d - d.mean(0), n - n.mean(0)
     return ((n**2).sum(0)[None] - 2*d.T@n).argmin(1)
 
-# %% ../nbs/40_classical.ipynb #7eb10d2f
+# %% ../nbs/40_classical.ipynb #c482661f
 def mppca(
     data,              # (X, Y, Z, V)
     sigma=None,        # Used by `remove_bias` only; None: the map found on the way
@@ -141,8 +142,9 @@ def mppca(
     require(all(s == 1 or s >= side for s in data.shape[:3]), f'mppca: volume {data.shape[:3]} is thinner than a patch of {side} voxels; give a smaller patch_radius')
     with np.errstate(all='ignore'):
         denoised, found = dipy_mppca(data, mask=mask, patch_radius=patch_radius, return_sigma=True, suppress_warning=True)
+    found = channel_sigma(data.mean(-1), np.nan_to_num(found), n_coils)
     if info is not None: info.update(sigma=np.where(mask, found, 0).astype(np.float32), patch_radius=patch_radius)
-    if sigma is None: sigma = np.nan_to_num(found)[..., None]
+    if sigma is None: sigma = found[..., None]
     return _close(denoised, data, sigma, mask, remove_bias, n_coils, 'mppca')
 
 # %% ../nbs/40_classical.ipynb #58b58d36

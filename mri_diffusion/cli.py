@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'files_of', 'check_files', 'simulate_scan', 'scan_noise', 'noise_text', 'training_scans', 'claim_model',
            'train_method', 'open_denoiser', 'read_sigma', 'noise_warnings', 'denoise_scan', 'evaluate_scan',
-           'evaluation_text', 'spread_words', 'experiments_text', 'result_text', 'error_line', 'main']
+           'evaluation_text', 'spread_words', 'sweep_text', 'experiments_text', 'result_text', 'error_line', 'main']
 
 # %% ../nbs/62_cli.ipynb #16a567e3
 import functools, hashlib, os, shutil, sys, time, warnings
@@ -44,7 +44,7 @@ def check_files(
         check_output(p, force)
         seen.add(p.resolve())
 
-# %% ../nbs/62_cli.ipynb #79bafb19
+# %% ../nbs/62_cli.ipynb #e8f2522e
 def simulate_scan(
     path,             # Clean scan
     out,              # Noisy scan to write, with its record beside it
@@ -67,6 +67,7 @@ def simulate_scan(
     from mri_diffusion.noise import add_noise, g_factor_map
     from mri_diffusion.scan import Scan, make_sidecar
     require((snr is None) != (sigma is None), f'{path}: give the noise level by --snr or by --sigma, one of them')
+    require(seed >= 0, f'seed {seed}: give 0 or more')
     require((snr if sigma is None else sigma) > 0, f'the noise level ({"--snr" if sigma is None else "--sigma"}) must be above 0')
     images, inputs = [out, sigma_map], [path, mask, bval, bvec]
     check_files([*files_of(out, ['.json']), sigma_map], inputs, images, force)
@@ -83,7 +84,7 @@ def simulate_scan(
     if sigma_map is not None: scan.with_data(np.broadcast_to(np.float32(level*relative), scan.shape[:3])).save(sigma_map, force)
     return record
 
-# %% ../nbs/62_cli.ipynb #6dbfa25f
+# %% ../nbs/62_cli.ipynb #de129d93
 def scan_noise(
     path,        # Scan
     bval=None,   # b-values; None: those beside the scan
@@ -95,6 +96,7 @@ def scan_noise(
     force=False, # Replace existing files
 )->dict:         # Plain values, from `describe_noise`
     "Level, distribution and correlation of the noise of a scan"
+    import numpy as np
     from mri_diffusion.core import plain, write_json
     from mri_diffusion.scan import Scan
     from mri_diffusion.sigma import describe_noise, estimate_sigma
@@ -105,6 +107,7 @@ def scan_noise(
     if map is not None:
         if estimate.how == 'mppca': estimate = estimate_sigma(scan.data, 'mppca', scan.mask, found['n_coils'], scan.bvals)
         values = estimate.map(scan.shape if getattr(estimate.sigma, 'ndim', 0) == 1 else scan.shape[:3])
+        if np.ptp(values) == 0: found['notes'].append(f'the map holds one value: {estimate.how} sees no places apart' + ('; --how mppca does' if scan.data.ndim == 4 else ''))
         scan.with_data(values).save(map, force)
     found = plain({'scan': str(path), **found, 'notes': scan.notes + found['notes']})
     if json is not None: write_json(json, found, force)
@@ -115,7 +118,7 @@ def noise_text(
 )->str:
     "A noise estimate as text"
     rows = [('sigma', f'{found["sigma"]:.4g} image units (std of one real channel)' if found['sigma'] is not None else 'not found'), ('estimator', found['how']),
-            ('distribution', found['distribution'] + (f', {found["n_coils"]} coils' if found['n_coils'] > 1 else ''))]
+            ('distribution', found['distribution'] + (f', {found["n_coils"]} coils' if found['n_coils'] > 1 else '') + ('' if found['coils_in_air'] else f' (assumed: no air to tell it by{"" if found["n_coils"] > 1 else "; for a sum of squares of coils give --coils"})'))]
     rows += [('estimators', ', '.join(f'{k} {v:.4g}' for k, v in found['by_estimator'].items() if isinstance(v, float)) or 'none')]
     rows += [(f'correlation {a}', '  '.join(f'{v:+.2f}' for v in c)) for a, c in (found['correlation'] or {}).items()]
     rows += [('correlation', f'of lags 1, 2, ... voxels, from {found["correlation_from"]}')]
@@ -312,7 +315,7 @@ def _is_path(sigma):
     try: return sigma is not None and float(sigma) is None
     except ValueError: return True
 
-# %% ../nbs/62_cli.ipynb #686d6b2b
+# %% ../nbs/62_cli.ipynb #aeba3522
 def evaluate_scan(
     denoised,      # Denoised scan
     clean=None,    # Clean scan on the same grid
@@ -373,6 +376,7 @@ def evaluation_text(
         rows += ['the repeats must not contain the scan that was denoised: its noise would count as truth']
     if 'residual' in found:
         r = found['residual']
+        if not r['std']: return '\n'.join(rows + [f'residual: the same {r["mean"]:g} everywhere; nothing but that was removed'])
         rows += [f'residual: mean {r["mean"]:+.3f} and std {r["std"]:.3f} in units of sigma {r["sigma"]:.4g} ({r["estimator"]}), correlation of neighbours ' +
                  ', '.join(f'{v:+.2f}' for v in r['lag1']) + f', with the image {r["signal_correlation"]:+.2f}']
     return '\n'.join(rows)
@@ -545,7 +549,7 @@ def _level(sigma):
     s = np.asarray(sigma, float)
     return float(np.median(s[s > 0]))
 
-# %% ../nbs/62_cli.ipynb #f2596b58
+# %% ../nbs/62_cli.ipynb #e0fd3301
 @_command('evaluate')
 def _evaluate(
     denoised:Annotated[Path, typer.Argument(metavar='DENOISED', help='Denoised scan.')],
@@ -575,9 +579,19 @@ def _run(
     if list or experiment is None: return typer.echo(experiments_text([experiment] if experiment else experiments.list_experiments()))
     require(out is not None, f'run {experiment}: give the folder of the run by --out DIR')
     params = _pairs(p, '-p')
-    if sweep is not None: typer.echo(experiments.sweep(experiment, sweep, out, params, jobs, cluster).to_string(index=False))
+    if sweep is not None: typer.echo(sweep_text(experiments.sweep(experiment, sweep, out, params, jobs, cluster), out))
     else: typer.echo(result_text(experiments.run_experiment(experiment, out, params)))
     typer.echo(f'run directory: {out}')
+
+def sweep_text(
+    frame, # A row per run, from `experiments.sweep`
+    out,   # Folder of the sweep; every number goes into its sweep.csv
+)->str:
+    "The result of every run below its name"
+    from mri_diffusion.core import atomic_path, read_json
+    with atomic_path(Path(out)/'sweep.csv', force=True) as p: frame.to_csv(p, index=False)
+    said = [f'{run}\n{result_text(read_json(Path(out)/run/"result.json"))}\n' if done else f'{run}: not finished' for run, done in zip(frame['run'], frame['finished'])]
+    return '\n'.join([*said, f'all numbers: {Path(out)/"sweep.csv"}'])
 
 def experiments_text(
     names, # Names of experiments
@@ -609,7 +623,7 @@ def _short(value):
     if isinstance(value, list): return ', '.join(map(_short, value))
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
-# %% ../nbs/62_cli.ipynb #8e37af5a
+# %% ../nbs/62_cli.ipynb #0be2d8ef
 def error_line(
     error, # Exception
 )->tuple:  # Exit code, line
@@ -618,7 +632,9 @@ def error_line(
     said = ' '.join(str(error).split('\n')).strip()
     if isinstance(error, MriDiffusionError): return error.exit_code, f'error: {said}'
     if isinstance(error, (KeyboardInterrupt, _Stopped)): return 130, f'interrupted: {said}; the same command again continues' if said else 'interrupted'
-    if hasattr(error, 'format_message'): return 2, f'error: {" ".join(error.format_message().split())} (mri-diffusion --help)'
+    if hasattr(error, 'format_message'):
+        command = getattr(getattr(error, 'ctx', None), 'command_path', None) or 'mri-diffusion'
+        return 2, f'error: {" ".join(error.format_message().split())} ({command} --help)'
     if isinstance(error, MemoryError) or 'alloc' in said and 'memory' in said or 'out of memory' in said: return 1, 'error: not enough memory; use smaller windows or patches (--set), or a larger machine'
     if isinstance(error, OSError): return 1, f'error: {error.filename or "file"}: {error.strerror or said}'
     return 1, f'error: unexpected {type(error).__name__}: {said or "no message"} (MRI_DIFFUSION_DEBUG=1 shows where)'

@@ -19,7 +19,7 @@ from .method import NEEDS, PRESET_NAMES, Method, make_config
 from .scan import Scan, make_sidecar
 from .sigma import estimate_sigma
 
-# %% ../nbs/60_denoiser.ipynb #869e82fe
+# %% ../nbs/60_denoiser.ipynb #4682754a
 def _classical(name, info):
     "A Method from a row of the table of classical functions"
     takes_settings = dict(blur=dict(width=.7), floor=dict(factor=1.5), nlmeans=dict(patch_radius=1, block_radius=3, remove_bias=True),
@@ -27,7 +27,8 @@ def _classical(name, info):
     def denoise(data, sigma, mask=None, bvals=None, config=None, **facts):
         found = {}
         out = info['function'](data, sigma=sigma, mask=mask, bvals=bvals, info=found, **(config or {}))
-        return dict(denoised=out, notes=[], **({'sigma_found': found['sigma']} if 'sigma' in found else {}))
+        lacking = ['no b-values were given: all volumes are taken as of one kind'] if 'bvals' in info['needs'] and bvals is None else []
+        return dict(denoised=out, notes=lacking, **({'sigma_found': found['sigma']} if 'sigma' in found else {}))
     return Method(name, info['use'], 'nothing', 'trivial' if name in ('identity', 'blur', 'floor') else 'seconds to minutes on a CPU', denoise,
                   needs_sigma='sigma' in info['needs'], dims=info['dims'], presets={p: dict(takes_settings) for p in PRESET_NAMES})
 
@@ -117,7 +118,7 @@ def save_result(
     for p, scan in extra.items(): scan.save(p, force)
     return Path(path)
 
-# %% ../nbs/60_denoiser.ipynb #e49528c3
+# %% ../nbs/60_denoiser.ipynb #88705c5f
 class Denoiser:
     "A method with its settings and, once it has learned, its network"
     def __init__(self,
@@ -130,6 +131,7 @@ class Denoiser:
     ):
         self.method, self.preset, self.seed, self.quiet = get_method(method), preset, seed, quiet
         self.config = make_config(self.method, preset, **settings)
+        require(seed >= 0, f'seed {seed}: give 0 or more')
         self.device = choose_device(device)
         self.net = self.learned = self.history = None
 
@@ -154,23 +156,24 @@ class Denoiser:
     )->Result:
         "Denoise a scan"
         scan = _as_scan(scan)
-        m, mask, notes = self.method, scan.mask if mask is None else np.asarray(mask) > 0, list(scan.notes)
+        m, mask, notes, origin = self.method, scan.mask if mask is None else np.asarray(mask) > 0, list(scan.notes), 'found by the method itself' if sigma is None else 'given by the caller'
         require(scan.data.ndim in m.dims, f'{m.name}: scan of shape {scan.shape}; it takes {" or ".join({3: "volumes (X, Y, Z)", 4: "series (X, Y, Z, V)"}[d] for d in m.dims)}')
         require(not m.learns or self.net is not None, f'{m.name}: has not learned yet; give a trained model (--model), or call fit')
         if sigma is None and m.needs_sigma:
             found = estimate_sigma(scan.data, mask=mask, bvals=scan.bvals)
-            sigma = found.sigma
+            sigma, origin = found.sigma, f'estimated from the scan ({found.how})'
             notes += [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
         check_sigma(sigma, scan)
         out = m.denoise(scan.data, sigma, mask=mask, bvals=scan.bvals, bvecs=scan.bvecs, config=self.config, net=self.net, learned=self.learned, device=self.device, quiet=self.quiet)
-        return self._result(scan, out, out.get('sigma_found', sigma) if sigma is None else sigma, mask, notes)
+        return self._result(scan, out, out.get('sigma_found', sigma) if sigma is None else sigma, mask, notes, origin)
 
-    def _result(self, scan, out, sigma, mask, notes):
+    def _result(self, scan, out, sigma, mask, notes, origin):
         "Keep the scan outside the mask, check that all is finite, and write down how it was made"
         denoised = np.asarray(out['denoised'], np.float32)
         if mask is not None: denoised = np.where(mask if denoised.ndim == 3 else mask[..., None], denoised, scan.data)
         if not np.isfinite(denoised).all(): raise MriDiffusionError(f'{self.method.name}: the result is not finite; nothing is returned')
         meta = dict(method=self.method.name, preset=self.preset, config=self.config, seed=self.seed, source=scan.path, notes=notes + list(out.get('notes', [])), environment=environment())
+        if sigma is not None: meta['sigma_from'] = origin
         return Result(scan.with_data(denoised), scan, sigma, out.get('std'), meta)
 
     def save(self, folder, force=False): return save_model(self, folder, force)
@@ -231,7 +234,7 @@ def json_text(x):
     import json
     return json.dumps(plain(x), indent=1) + '\n'
 
-# %% ../nbs/60_denoiser.ipynb #44e25a4a
+# %% ../nbs/60_denoiser.ipynb #21d0f996
 def load_model(
     folder,        # Model folder
     method=None,   # Expected method; None: whatever is there
@@ -249,7 +252,7 @@ def load_model(
     require(method is None or saved['method'] == method, f'{folder}: holds a model of {saved["method"]}, not of {method}')
     require(hashlib.sha256(weights).hexdigest() == saved['sha256'], f'{folder}/model.safetensors: does not match its checksum in config.json; the file was changed or damaged')
     known = make_config(get_method(saved['method']), saved['preset'])
-    require(set(saved['config']) == set(known), f'{folder}/config.json: its settings are not those of {saved["method"]}: {sorted(set(saved["config"]) ^ set(known))}')
+    require(set(saved['config']) == set(known), f'{folder}/config.json: not written by this version of {saved["method"]} (a setting is missing or unknown: {", ".join(sorted(set(saved["config"]) ^ set(known)))}); train it again')
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved['config'].items()}
     d = Denoiser(saved['method'], saved['preset'], int(saved['seed']), device, quiet, **{**config, **settings})
     d.learned, d.net = saved['learned'], _fill(d, weights, folder)

@@ -49,7 +49,7 @@ def experiment_parameters(
     found.pop('out', None)
     return found
 
-# %% ../nbs/61_experiments.ipynb #1ecc26b3
+# %% ../nbs/61_experiments.ipynb #2b6ec912
 _WORDS = dict(true=True, false=False, yes=True, no=False, **{'1': True, '0': False})
 
 def _as_number(value, kind):
@@ -82,7 +82,10 @@ def check_parameters(
     for k in params or {}:
         require(k != 'out', f'{name}: out is not a parameter here; give the folder by --out')
         require(k in known, f'{name}: unknown parameter {k}; it has {", ".join(known)}')
-    return {k: _coerce(k, params[k], default) if k in (params or {}) else default for k, (default, _) in known.items()}
+    found = {k: _coerce(k, params[k], default) if k in (params or {}) else default for k, (default, _) in known.items()}
+    seed = found.get('seed')
+    require(not isinstance(seed, int) or seed >= 0, f'{name}: seed = {seed}; give 0 or more')
+    return found
 
 # %% ../nbs/61_experiments.ipynb #7faf5531
 class RunDir:
@@ -209,14 +212,18 @@ def _execute(source, out, params, label, quiet):
     except RuntimeError as e: raise MriDiffusionError(f'{label}: the kernel stopped ({str(e).strip()}); was there enough memory?') from None
     finally: _keep(running, final)
 
-# %% ../nbs/61_experiments.ipynb #948f7c4e
+# %% ../nbs/61_experiments.ipynb #b94ff215
+def _is_bare(out):
+    "Whether a run left nothing here but its notebook and pictures: a refused value does not keep the folder"
+    return all(p.suffix in ('.ipynb', '.png') or p.name in ('params.json', 'env.json') for p in out.rglob('*') if p.is_file())
+
 def _claim(out, params):
     "Make `out` the folder of a run with `params`; what it holds already must be the same run"
     try: check = any(out.iterdir()) if out.exists() else False
     except OSError as e: raise InputError(f'{out}: not a folder that can be read ({e.strerror})') from None
     if check:
-        require((out/'params.json').is_file(), f'{out}: holds files that are not a run; use another folder')
-        return _same_parameters(out, params)
+        if (out/'params.json').is_file(): return _same_parameters(out, params)
+        require((out/'env.json').is_file() and _is_bare(out), f'{out}: holds files that are not a run; use another folder')
     try: write_json(out/'params.json', params)
     except MriDiffusionError as e: raise InputError(str(e)) from None
     write_json(out/'env.json', environment())
@@ -236,7 +243,10 @@ def run_experiment(
     if finished.exists():
         if not quiet: print(f'{out}: this run has finished before; its result is used', file=sys.stderr)
         return read_json(finished)
-    _execute(source, out, params, source.stem, quiet)
+    try: _execute(source, out, params, source.stem, quiet)
+    except InputError:
+        if _is_bare(out): (out/'params.json').unlink(missing_ok=True)
+        raise
     if not finished.exists(): raise MriDiffusionError(f'{source.stem}: ended without result.json; its last cell must call RunDir.result')
     return read_json(finished)
 

@@ -18,13 +18,18 @@ import numpy as np
 
 from .core import InputError, atomic_path, check_output, plain, require, write_json
 
-# %% ../nbs/01_scan.ipynb #7dc9585c
+# %% ../nbs/01_scan.ipynb #87eba81a
+def _is_hidden_gzip(path):
+    "A compressed file whose name does not say so"
+    with open(path, 'rb') as f: return path.suffix.lower() != '.gz' and f.read(2) == b'\x1f\x8b'
+
 def _open(path):
     "The nibabel image at `path`; one clear line if it is not a whole NIfTI"
     path = Path(path)
     require(path.exists(), f'{path}: no such file; check the name and the folder')
     require(not path.is_dir(), f'{path}: is a folder; give one .nii or .nii.gz file')
     require(path.name.lower().endswith(('.nii', '.nii.gz')), f'{path}: the name does not end in .nii or .nii.gz; convert the image to NIfTI first')
+    require(path.stat().st_size > 0, f'{path}: empty, 0 bytes; copy or download it again')
     try:
         if path.name.lower().endswith('.gz'):
             with gzip.open(path) as f:
@@ -32,9 +37,10 @@ def _open(path):
         return nib.load(path)
     except EOFError: raise InputError(f'{path}: truncated, the compressed data end too early; copy or download it again') from None
     except PermissionError: raise InputError(f'{path}: no permission to read it; change its permissions') from None
-    except gzip.BadGzipFile as e: raise InputError(f'{path}: not a sound gzip file ({e}); copy it again, or rename it if it is not compressed') from None
+    except gzip.BadGzipFile: raise InputError(f'{path}: not a sound gzip file; copy it again, or name it .nii if it is not compressed') from None
     except Exception as e:
         if type(e).__name__ == 'error': raise InputError(f'{path}: damaged compressed data; copy or download it again') from None
+        require(not _is_hidden_gzip(path), f'{path}: not a NIfTI image but a compressed file; name it .nii.gz')
         raise InputError(f'{path}: not a NIfTI image; convert it to .nii or .nii.gz') from None
 
 # %% ../nbs/01_scan.ipynb #82673576
@@ -172,7 +178,7 @@ def fit_scaling(
     require(scale > 0, f'the {q} percentile of the data is {scale:g}, so there is no positive signal to scale by; check the image and the mask')
     return Scaling(0., scale)
 
-# %% ../nbs/01_scan.ipynb #fe4eb95e
+# %% ../nbs/01_scan.ipynb #4f98efde
 def auto_mask(
     data,      # (X, Y, Z) or (X, Y, Z, V) magnitude; the mean is taken over V
     width=1.,  # Std of the Gaussian that smooths before the threshold, voxels
@@ -184,9 +190,9 @@ def auto_mask(
     if ref.ndim == 4: ref = ref.mean(-1)
     require(ref.max() > max(ref.min(), 0), 'no foreground can be found: the image is constant or not positive; give a mask')
     ref = np.minimum(ref, np.percentile(ref[ref > 0], 99))
-    ref = np.minimum(ref, 2*np.median(ref[ref > threshold_otsu(ref)]))
+    ref = np.minimum(ref, 2*np.median(ref[ref > threshold_otsu(ref.ravel())]))
     smooth = ndi.gaussian_filter(ref, [width if n > 1 else 0 for n in ref.shape])
-    otsu = threshold_otsu(smooth)
+    otsu = threshold_otsu(smooth.ravel())
     labels, n = ndi.label(smooth > min(otsu, np.median(smooth[smooth > otsu])/3))
     mask = labels == 1 + np.argmax(ndi.sum_labels(np.ones_like(ref), labels, range(1, n + 1)))
     return _fill(mask)

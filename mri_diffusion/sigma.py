@@ -163,11 +163,11 @@ def _noise_scan(x, mask, n_coils, bvals):
 
 ESTIMATORS = dict(piesno=_piesno, mppca=_mppca, repeats=_repeats, wavelet=_wavelet, background=_background, noise_scan=_noise_scan)
 
-# %% ../nbs/12_sigma.ipynb #51b34b13
+# %% ../nbs/12_sigma.ipynb #120f04fd
 def _choose(x, mask, bvals):
     "The estimator that the data allow, and why"
     air, zero = find_air(x, mask)
-    state = f'{zero:.0%} of the air is exactly zero' if air.sum() >= 100 else 'no air in view'
+    state = f'{zero:.0%} of the air is exactly zero' if air.sum() >= 100 else 'no air found'
     if x.ndim == 3: return ('background', f'one volume, {state}') if zero <= .2 else ('wavelet', f'one volume, {state}')
     n, same = x.shape[-1], 0 if bvals is None else len(repeats_of(x.shape[-1], bvals))
     if zero <= .2 and n >= 6: return 'piesno', f'{n} volumes, {state}'
@@ -389,7 +389,7 @@ def noise_levels(
     first, second = (fold(np.where(inside[..., None], r**p, 0)).sum((1, 3, 5))/np.maximum(n, 1) for p in (1, 2))
     return np.sort(np.sqrt(np.maximum(second - first**2, 0))[n[..., 0] >= np.prod(edge)/2].ravel())
 
-# %% ../nbs/12_sigma.ipynb #b812dc4d
+# %% ../nbs/12_sigma.ipynb #c1941e87
 def noise_field(
     noisy,           # Image (X, Y, Z) or series (X, Y, Z, V)
     mask=None,       # Object (X, Y, Z); None: Otsu's
@@ -403,7 +403,7 @@ def noise_field(
     if x.ndim == 4 and x.shape[-1] >= 6 and min(x.shape[:3]) >= 5: return *_discarded(x, inside), 'what MP-PCA removes in the middle of the object (a lower bound)'
     if x.ndim == 4: return None, None, 'fewer than 6 volumes and no repeats'
     air, zero = find_air(x, inside)
-    if zero > .2 or air.sum() < 1000: return None, None, f'one volume, its air {"blanked" if air.any() else "out of view"}: nothing shows the noise bare'
+    if zero > .2 or air.sum() < 1000: return None, None, f'one volume, {"its air blanked" if zero > .2 else "too little air found"}: nothing shows the noise bare'
     power, air = x**2, air & (x < np.percentile(x[air], 99.9))
     trend, share = (ndimage.uniform_filter(np.where(air, v, 0.), 9, mode='constant') for v in (power, np.ones_like(x)))
     return np.where(air, power*share/np.maximum(trend, 1e-12), 0), air, 'air'
@@ -429,7 +429,7 @@ def coils_in_air(
     n = np.linspace(.5, 64, 6351)
     return float(np.interp(m.mean()**2/(m**2).mean(), np.exp(2*(special.gammaln(n + .5) - special.gammaln(n)))/n, n))
 
-# %% ../nbs/12_sigma.ipynb #0e660255
+# %% ../nbs/12_sigma.ipynb #b02c1ba7
 def _scan_correlation(x, mask, bvals):
     "Lag correlations of the noise a scan shows, where they come from, and the level below which they mean nothing"
     noise, where, source = noise_field(x, mask, bvals)
@@ -451,7 +451,7 @@ def _quick_estimate(x, how, mask, n_coils, bvals, slices=12):
         inside = inside[:, :, cut]
     e = estimate_sigma(x[:, :, cut], how, inside, n_coils, bvals)
     if reason: e.notes.insert(0, f'chosen because: {reason}')
-    if cut != slice(None): e.sigma, e.notes = e.number, e.notes + [f'median over slices {cut.start} to {cut.stop - 1}; estimate_sigma gives the whole map']
+    if cut != slice(None): e.sigma, e.notes = e.number, e.notes + [f'median over slices {cut.start} to {cut.stop - 1}; estimate_sigma gives the whole map, as does `noise --map`']
     return e
 
 def describe_noise(

@@ -45,6 +45,8 @@ INPUTS = dict(
     truncated_plain=(truncated_plain, 'truncated'),
     not_nifti=(lambda f: text(f/'bad.nii', 'hello'), 'not a NIfTI'),
     not_gzip=(lambda f: text(f/'bad.nii.gz', 'hello'), 'gzip'),
+    empty=(lambda f: text(f/'bad.nii.gz', ''), '0 bytes'),
+    compressed=(lambda f: (f/'noisy.nii.gz').rename(f/'bad.nii'), 'name it .nii.gz'),
     other_name=(lambda f: text(f/'bad.png', 'hello'), '.nii'),
     two_axes=(lambda f: image(f/'bad.nii.gz', np.random.rand(9, 9)), '2-D'),
     five_axes=(lambda f: image(f/'bad.nii.gz', np.random.rand(5, 5, 5, 2, 3)), '5-D'),
@@ -191,7 +193,12 @@ CALLS = dict(
     usage_option=('denoise noisy.nii.gz out.nii.gz --metod blur', '--metod'),
     usage_command=('denoize noisy.nii.gz', 'denoize'),
     usage_number=('simulate clean.nii.gz out.nii.gz --snr high', 'valid number'),
-    usage_missing=('denoise noisy.nii.gz', 'OUT'))
+    usage_missing=('denoise noisy.nii.gz', 'OUT'),
+    usage_help=('denoise noisy.nii.gz', '(mri-diffusion denoise --help)'),
+    denoise_seed=('denoise noisy.nii.gz out.nii.gz --method blur --seed -1', 'seed -1: give 0 or more'),
+    train_seed=('train unet noisy.nii.gz --clean clean.nii.gz --out out --preset tiny --seed -1', 'seed -1: give 0 or more'),
+    simulate_seed=('simulate clean.nii.gz out.nii.gz --snr 9 --seed -1', 'seed -1: give 0 or more'),
+    run_seed=('run compare -p seed -1 --out out', 'seed = -1; give 0 or more'))
 
 @pytest.mark.parametrize('kind', CALLS)
 def test_bad_call(files, cli, monkeypatch, kind):

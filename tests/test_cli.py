@@ -144,6 +144,8 @@ def test_evaluate(made, cli, tmp_path, noisy):
     assert got.code == 0 and f'data range {clean.data[inside].max():.4g}' in got.out and np.isclose(found['psnr_mask'], 10*np.log10(clean.data[inside].max()**2/mse))
     got = cli('evaluate', made/'clean.nii.gz', '--clean', made/'clean.nii.gz', '--noisy', made/'noisy.nii.gz')
     assert 'inf' in got.out and 'residual' in got.out and got.code == 0
+    got = cli('evaluate', made/'noisy.nii.gz', '--noisy', made/'noisy.nii.gz')
+    assert got.code == 0 and 'nothing but that was removed' in got.out and 'nan' not in got.out
 
 def test_evaluate_by_repeats(made, cli, tmp_path, noisy):
     clean, rng = Scan.load(made/'clean.nii.gz'), np.random.default_rng(0)
@@ -168,6 +170,35 @@ def test_run(cli, tmp_path):
     (tmp_path/'s.json').write_text('{"steps": [1, 2]}')
     got = cli('run', tmp_path/'e.ipynb', '--sweep', tmp_path/'s.json', '--out', tmp_path/'sweep', '--jobs', 2, '--quiet')
     assert got.code == 0 and 'steps=1' in got.out and 'steps=2' in got.out, got.err
+    assert 'method  psnr' in got.out and max(map(len, got.out.splitlines())) < 200 and 'steps=2' in (tmp_path/'sweep/sweep.csv').read_text()
+
+def test_a_refused_value_does_not_keep_the_folder_of_a_run(cli, tmp_path):
+    import nbformat
+    cell = nbformat.v4.new_code_cell("preset = 'tiny' # Size\nout = None # Folder", metadata=dict(tags=['parameters']))
+    body = nbformat.v4.new_code_cell("from mri_diffusion.core import require\nfrom mri_diffusion.experiments import RunDir\nrun = RunDir(out, dict(preset=preset))\nrun.path('figures/first.png').write_bytes(b'')\nrequire(preset == 'tiny', 'preset: unknown')\nrun.result(dict(score=1.))")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, body], metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3'))), tmp_path/'e.ipynb')
+    bad = cli('run', tmp_path/'e.ipynb', '-p', 'preset', 'huge', '--out', tmp_path/'run', '--quiet')
+    assert bad.code == 2 and bad.err == 'mri-diffusion: error: preset: unknown\n'
+    good = cli('run', tmp_path/'e.ipynb', '-p', 'preset', 'tiny', '--out', tmp_path/'run', '--quiet')
+    assert good.code == 0 and read_json(tmp_path/'run/params.json') == dict(preset='tiny'), good.err
+    other = cli('run', tmp_path/'e.ipynb', '-p', 'preset', 'huge', '--out', tmp_path/'run', '--quiet')
+    assert other.code == 2 and "preset = 'tiny', not 'huge'" in other.err
+
+def test_what_was_assumed_is_said(made, cli, tmp_path):
+    "Where sigma came from, the distribution without air, one value in a map, b-values that are missing"
+    series, out = Scan.load(made/'series.nii.gz'), tmp_path/'p.nii.gz'
+    got = cli('noise', made/'noisy.nii.gz', '--map', tmp_path/'m.nii.gz')
+    assert got.code == 0 and 'the map holds one value' in got.out
+    clean = Scan.load(made/'clean.nii.gz')
+    clean.with_data(clean.data + 9*clean.data.max()).save(tmp_path/'full.nii.gz')  # no air
+    got = cli('noise', tmp_path/'full.nii.gz', '--how', 'wavelet')
+    assert got.code == 0 and 'assumed: no air' in got.out, got.out + got.err
+    Scan.from_array(series.data, series.affine).save(tmp_path/'bare.nii.gz')
+    for path, said in ((made/'series.nii.gz', False), (tmp_path/'bare.nii.gz', True)):
+        got = cli('denoise', path, out, '--method', 'patch2self', '--force')
+        assert got.code in (0, 2) and (got.code == 2 or ('no b-values were given' in got.err) == said), got.err
+    cli('denoise', made/'noisy.nii.gz', tmp_path/'d.nii.gz', '--method', 'nlmeans', '--sigma', 10, '--report', tmp_path/'d.html')
+    assert 'Where it came from: given by the caller' in (tmp_path/'d.html').read_text()
 
 def test_experiments_are_listed(cli):
     from mri_diffusion.experiments import list_experiments
