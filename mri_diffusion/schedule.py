@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'Schedule', 'sigma_at', 'time_of', 'abar_at', 'linear_schedule', 'cosine_schedule',
-           'reverse_warmup_schedule', 'q_sample', 'spread', 'fitted_schedule', 'make_schedule']
+           'reverse_warmup_schedule', 'q_sample', 'spread', 'fitted_schedule', 'mixture_levels', 'make_schedule']
 
 # %% ../nbs/20_schedule.ipynb #d5466804
 from dataclasses import dataclass
@@ -130,6 +130,15 @@ def _from_sigmas(name, sigma):
     "Betas of the chain whose states have noise `sigma` (T+1,), sigma[0] = 0"
     abar = 1/(1 + np.asarray(sigma)**2)
     return Schedule(name, torch.as_tensor(np.clip(1 - abar[1:]/abar[:-1], 1e-12, .999)))
+
+# %% ../nbs/20_schedule.ipynb #4f2333bf
+def mixture_levels(
+    mixture,    # With `weights` and `sigmas`, as from `sigma.fit_residual_mixture`
+    n:int=1000, # Number of levels wanted, about
+):              # Array of noise stds, each part's repeated by its weight
+    "The noise levels of a fitted mixture, for `fitted_schedule`"
+    sigmas, counts = np.asarray(mixture.sigmas, float), np.round(n*np.asarray(mixture.weights, float)).astype(int)
+    return np.repeat(sigmas, np.maximum(counts, 0))
 
 # %% ../nbs/20_schedule.ipynb #3de0c30e
 SCHEDULES = dict(linear=linear_schedule, cosine=cosine_schedule, reverse_warmup=reverse_warmup_schedule, fitted=fitted_schedule)
