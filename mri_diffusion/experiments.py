@@ -6,8 +6,8 @@
 __all__ = ['experiments_folder', 'list_experiments', 'experiment_parameters', 'check_parameters', 'RunDir', 'Interrupted',
            'run_experiment', 'grid', 'read_settings', 'sweep', 'collect', 'summarise']
 
-# %% ../nbs/61_experiments.ipynb #6055b036
-import contextlib, csv, itertools, json, os, re, sys, tempfile
+# %% ../nbs/61_experiments.ipynb #af9f3122
+import contextlib, csv, itertools, json, logging, os, re, sys, tempfile
 from pathlib import Path
 
 import mri_diffusion
@@ -193,7 +193,7 @@ def _keep(running, final):
         with atomic_path(final, force=True) as p: nbformat.write(nb, p)
     running.unlink()
 
-# %% ../nbs/61_experiments.ipynb #ff23d017
+# %% ../nbs/61_experiments.ipynb #fc16df0a
 def _failure(error, label, notebook):
     "One line for an exception that a cell raised: the library's own message, or the exception's name and text"
     kinds = dict(InputError=InputError, MriDiffusionError=MriDiffusionError)
@@ -206,6 +206,7 @@ def _execute(source, out, params, label, quiet):
     "Run `source` in its own kernel; the executed notebook is kept in `out` however it ends"
     from papermill.exceptions import PapermillExecutionError
     running, final = out/f'.running-{label}.ipynb', out/f'{label}.ipynb'
+    for name in ('papermill', 'traitlets', 'asyncio'): logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said in one line below
     try: _try_twice(str(source), str(running), dict(params, out=str(out)), label, quiet)
     except KeyboardInterrupt: raise Interrupted(f'{label}: interrupted; run the same command again to continue') from None
     except PapermillExecutionError as e: raise _failure(e, label, final) from None

@@ -229,7 +229,7 @@ def fit(
     net.eval()
     return pd.DataFrame(rows)
 
-# %% ../nbs/30_train.ipynb #9bce71d3
+# %% ../nbs/30_train.ipynb #da83b68e
 def _run(acc, state, objective, opt, batches, todo, rows, facts, lr, s, callbacks):
     "The steps themselves: optimise, average, log, call back, save"
     folder, net = state['folder'], state['net']
@@ -244,7 +244,7 @@ def _run(acc, state, objective, opt, batches, todo, rows, facts, lr, s, callback
             row = dict(step=step + 1)
             if last or (step + 1) % s.log_every == 0:
                 row.update(loss=float(loss), lr=opt.param_groups[0]['lr'], grad_norm=float(norm), seconds=time.perf_counter() - t0)
-                bar.set_postfix(loss=f'{row["loss"]:.4g}')
+                bar.set_postfix(loss=f'{row["loss"]:.4g}', refresh=False)
                 if not (math.isfinite(row['loss']) and math.isfinite(row['grad_norm'])): raise TrainingDiverged(f'training diverged at step {step + 1}: loss {row["loss"]}; lower the learning rate')
             for cb in callbacks: row.update(cb(dict(state, step=step + 1, last=last)) or {})
             if len(row) > 1: _log(acc, rows, row, s)
