@@ -248,7 +248,7 @@ ASSUMES = dict(  # method -> what its noise must be independent between
     diffdenoise=('voxels',), noise2score=('voxels',), corruption2self=('voxels',), dip=('voxels',), nlmeans=('voxels',), wavelet=('voxels',),
     mppca=('voxels', 'volumes'), patch2self=('volumes',), ddm2=('volumes',), n2n=('volumes',), repeats=('volumes',), piesno=('volumes',))
 
-ADVICE = dict(voxels='Undo zero-filling or interpolation first, or use a method that compares volumes (patch2self, ddm2)',
+ADVICE = dict(voxels='Undo zero-filling or interpolation first, or use a method that compares volumes (patch2self)',
               volumes='Use a method that works on one volume (unet, diffusion, nlmeans)')
 
 def check_independence(
