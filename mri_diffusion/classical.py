@@ -180,8 +180,8 @@ def _exact(data, b0):
         if len(group) < 2: continue
         x = data[..., group].reshape(-1, len(group)).astype(np.float64)
         x0 = x - x.mean(0)
-        p = np.linalg.pinv(x0.T@x0, hermitian=True)
-        out[..., group] = (x - x0@p/np.maximum(np.diag(p), np.finfo(float).tiny)).reshape(out[..., group].shape)
+        p, varies = np.linalg.pinv(x0.T@x0, hermitian=True), x0.any(0)
+        out[..., group] = (x - x0@p/np.where(varies, np.diag(p), 1)*varies).reshape(out[..., group].shape)
     return out
 
 # %% ../nbs/40_classical.ipynb #5ad0b168

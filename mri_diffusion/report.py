@@ -226,7 +226,7 @@ def _volumes_html(rows, has_sigma):
     return ('<h2>Volume by volume</h2><p>Dots that leave the others deserve a look at that volume. The line is where an ideal result lies at high signal.</p>' + _chart(_draw_volumes(rows, has_sigma), 3.4)
             + f'<div class="scroll" tabindex="0"><table id="volumes"><thead><tr>{"".join(f"<th>{h}</th>" for h in head)}</tr></thead><tbody>{table}</tbody></table></div>')
 
-# %% ../nbs/53_report.ipynb #6ba68d85
+# %% ../nbs/53_report.ipynb #10b041f4
 def _noise_html(result, mask):
     "Noise level, where it came from, notes"
     notes, s = [str(n) for n in result.meta.get('notes', [])], result.sigma
@@ -251,6 +251,12 @@ def _maps_html(result, mask):
     windows = {k: get_window(m) for k, m in maps.items()}
     said = '; '.join(f'{k}: window {w[0]:.4g} to {w[1]:.4g}' for k, w in windows.items())
     return f'<h2>Maps</h2><p class="small">{said}{first}.</p>' + _planes_html(maps, windows, result.noisy, mask)
+
+def _pictures_html(result):
+    "What the method drew of its own working: name -> PNG bytes"
+    pictures = getattr(result, 'pictures', None) or {}
+    figures = ''.join(f'<figure><figcaption>{_text(k)}</figcaption><img class="chart drawn" src="{_data_uri(v)}" alt="{_text(k)}"></figure>' for k, v in pictures.items())
+    return f'<h2>How the method worked</h2><p class="small">Pictures that the method {_text(result.meta.get("method", ""))} made of its own steps.</p>{figures}' if figures else ''
 
 def _scores_html(result, clean, mask):
     "Scores against a clean reference, noisy and denoised"
@@ -288,7 +294,7 @@ def provenance(
            'versions': ', '.join(f'{k} {v}' for k, v in plain(env).items() if v is not None), 'page written': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')}
     return {k: str(v) for k, v in out.items()}
 
-# %% ../nbs/53_report.ipynb #8c3340a6
+# %% ../nbs/53_report.ipynb #280b0f74
 STYLE = '''
 :root{color-scheme:light dark;--ink:#1c1c1c;--soft:#5a5a5a;--paper:#fff;--line:#d9d9d9;--band:#f3f5f7}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e6e6;--soft:#a6a6a6;--paper:#15171a;--line:#3a3d42;--band:#1f2226}}
@@ -301,14 +307,14 @@ figure{margin:.6rem 0 1rem}figcaption{font-weight:600}.row{display:grid;gap:.4re
 .cell{background:#000;border-radius:4px;overflow:hidden;display:flex;flex-direction:column}.pic{position:relative;width:100%;margin:auto}.pic img{width:100%;height:100%;display:block;image-rendering:pixelated}
 .label{text-align:center;background:var(--band);color:var(--ink);padding:.15rem}
 .pic i{position:absolute;font:600 .8rem sans-serif;color:#ffd34d;background:#0009;border-radius:2px;padding:0 .15rem}.left{left:.3rem;top:45%}.right{right:.3rem;top:45%}.top{top:.1rem;left:48%}.bottom{bottom:.1rem;left:48%}
-.chart{width:100%;max-width:40rem}table{border-collapse:collapse;width:100%;font-size:.95rem}th,td{text-align:left;vertical-align:top;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line)}thead th{color:var(--soft);font-weight:600}
+.chart{width:100%;max-width:40rem}.drawn{width:auto;max-width:100%;background:#fff;border-radius:4px}table{border-collapse:collapse;width:100%;font-size:.95rem}th,td{text-align:left;vertical-align:top;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line)}thead th{color:var(--soft);font-weight:600}
 .facts th[scope]{width:28%;font-weight:600}.number{width:20%;font-variant-numeric:tabular-nums;font-weight:600}.scroll{overflow:auto;max-height:24rem}.scroll thead th{position:sticky;top:0;background:var(--paper)}.scroll table{overflow-wrap:normal}
 dl{display:grid;grid-template-columns:minmax(7rem,14rem) 1fr;gap:.25rem 1rem}dt{color:var(--soft)}dd{margin:0;font-family:ui-monospace,monospace;font-size:.85rem}
 @media (max-width:600px){#scores{font-size:.8rem}.n4{grid-template-columns:repeat(2,minmax(0,1fr))}.facts thead{display:none}.facts tr{display:block;border-bottom:1px solid var(--line);padding:.4rem 0}.facts th,.facts td{display:block;width:auto!important;border:0;padding:.1rem 0}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}}
 @media print{.scroll{max-height:none}figure,tr{break-inside:avoid}}
 '''
 
-# %% ../nbs/53_report.ipynb #2e0d9650
+# %% ../nbs/53_report.ipynb #3b9d09d3
 def _summary(result, p):
     "One sentence: what was done"
     s, n = result.sigma, result.noisy.n_volumes
@@ -329,7 +335,7 @@ def _page(result, clean):
              f'<h2>Pictures</h2><p class="small">{side} Noisy and denoised share one window. In the residual mid-grey is zero, white was removed, black was added. Air lighter than mid-grey means that the noise floor was subtracted there; evenly mid-grey means that nothing was touched.</p>', pictures,
              f'<h2>What was removed</h2><p class="small">Numbers are taken inside {mask_from}, {int(mask.sum())} voxels{" of each volume" if result.noisy.data.ndim == 4 else ""}. Axes are those of the file.</p>', _residual_html(rows, has_sigma),
              '<h3>Histogram of the residual</h3>', _chart(_draw_histogram(edges, density, has_sigma)), f'<p class="small">{100*outside:.2f} % of the voxels lie outside the chart.' + (' Narrower than the line: noise is left, or the signal is weak. Wider, or with long tails: structure was removed.' if has_sigma else '') + '</p>',
-             _volumes_html(rows, has_sigma) if result.noisy.data.ndim == 4 else '', _scores_html(result, clean, mask) if clean is not None else '', _noise_html(result, mask),
+             _volumes_html(rows, has_sigma) if result.noisy.data.ndim == 4 else '', _scores_html(result, clean, mask) if clean is not None else '', _noise_html(result, mask), _pictures_html(result),
              '<h2>How it was made</h2><dl>' + ''.join(f'<dt>{_text(k)}</dt><dd>{_text(v)}</dd>' for k, v in p.items()) + '</dl>']
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Denoised: {_text(p["input file"])}</title><style>{STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + '\n'.join(parts) + '\n</body></html>\n'

@@ -214,7 +214,7 @@ def sigma_per_volume(
     require(s.ndim == 0 or s.shape == (n,), f'sigma: {s.shape} values for {n} volumes')
     return np.broadcast_to(s, n)
 
-# %% ../nbs/41_supervised.ipynb #7e880085
+# %% ../nbs/41_supervised.ipynb #a9e92b64
 SUPERVISED_PRESETS = dict(  # window = patch: group norm sees a window, and works best on the size it was trained on
     tiny=dict(size='tiny', patch=16, batch=2, steps=12, lr=2e-3, window=16),
     laptop=dict(size='tiny', patch=24, batch=2, steps=1000, lr=2e-3, window=24),
@@ -228,7 +228,7 @@ SUPERVISED_PRESETS['paper'].update(precision='bf16', ema=.999, acquisition=.25)
 def _supervised(kind, use, cost):
     return Method(kind, use, 'pairs', cost, denoise_supervised, needs_sigma=kind == 'diffusion', presets=SUPERVISED_PRESETS,
                   fit=lambda noisy, clean, config, **run: fit_supervised(noisy, clean, config, kind, **run),
-                  build=lambda config: build_network(kind, config['size']))
+                  build=lambda config, learned: build_network(kind, config['size']))
 
 SUPERVISED = dict(
     unet=_supervised('unet', 'Pairs at hand, or clean scans like yours; the fast one', 'one pass a window'),

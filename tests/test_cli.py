@@ -10,9 +10,10 @@ from mri_diffusion.scan import Scan, auto_mask, read_nifti
 
 CONTRACT = dict(
     methods='--json', simulate='--noise --snr --coils --correlation --gfactor --seed --sigma-map', noise='--bval --mask --map --json',
-    train='--out --clean --preset --steps --seed --device --resume --fresh',
-    denoise='--method --model --bval --bvec --mask --sigma --preset --residual --noise-map --std --report --seed --device --force',
-    evaluate='--clean --repeats --noisy --mask --bval --bvec --json', run='-p --out --sweep --cluster')
+    train='--out --clean --bval --bvec --mask --preset --steps --seed --device --resume --fresh',
+    denoise='--method --model --bval --bvec --mask --sigma --preset --bias-field --residual --noise-map --std --report --seed --device --force',
+    evaluate='--clean --repeats --noisy --mask --bval --bvec --json', run='-p --out --sweep --cluster',
+    batch='--method --model --participant-label --suffix --per-field --cluster --jobs --preset --bias-field --set')
 
 def outside(code): return subprocess.run([sys.executable, '-X', 'importtime', '-c', code], capture_output=True, text=True, check=True)
 
@@ -220,3 +221,21 @@ def test_the_gate_warns_of_correlated_noise(made, cli, tmp_path):
         assert got.code == 0 and ('nlmeans assumes noise independent between voxels' in got.err) == (name == 'smooth') == any('assumes' in n for n in read_json(tmp_path/f'd{name}.json')['Notes'])
     said = [line for line in cli('noise', tmp_path/'smooth.nii.gz').out.splitlines() if line.startswith('warning')]
     assert len(said) == 1 or len(said) == len({line.split(' assume')[1] for line in said})
+
+def test_evaluate_a_series_by_its_tensor(made, cli, tmp_path):
+    from mri_diffusion.dti import map_errors, tensor_fit
+    series, clean = Scan.load(made/'series.nii.gz'), Scan.load(made/'series_clean.nii.gz')
+    cli('denoise', made/'series.nii.gz', tmp_path/'d.nii.gz', '--method', 'blur', '--set', 'width', .4)
+    got = cli('evaluate', tmp_path/'d.nii.gz', '--clean', made/'series_clean.nii.gz', '--noisy', made/'series.nii.gz', '--json', tmp_path/'j.json')
+    assert got.code == 0 and 'FA error' in got.out and 'MD error' in got.out and got.out.count('noisy 0.') == 2, got.out + got.err
+    mask, fit = clean.foreground(), lambda s: tensor_fit(s.data, series.bvals, series.bvecs, mask)
+    found, true = read_json(tmp_path/'j.json')['tensor'], map_errors(fit(series), fit(clean), mask)
+    assert np.isclose(found['noisy']['FA'], true['FA']) and np.isclose(found['noisy']['MD'], true['MD']) and true['FA'] > 0 and found['denoised']['FA'] != found['noisy']['FA']
+    same = cli('evaluate', made/'series_clean.nii.gz', '--clean', made/'series_clean.nii.gz')
+    assert same.code == 0 and 'denoised 0.0000, +0.0000' in same.out
+    (tmp_path/'d.bvec').unlink()
+    assert 'FA error' not in cli('evaluate', tmp_path/'d.nii.gz', '--clean', made/'series_clean.nii.gz').out
+    assert 'FA error' in cli('evaluate', tmp_path/'d.nii.gz', '--clean', made/'series_clean.nii.gz', '--bvec', made/'series.bvec').out
+    np.savetxt(tmp_path/'one.bvec', np.tile([[1.], [0], [0]], 8))
+    got = cli('evaluate', tmp_path/'d.nii.gz', '--clean', made/'series_clean.nii.gz', '--bvec', tmp_path/'one.bvec')
+    assert got.code == 0 and 'no tensor maps: tensor: the gradient table fixes' in got.out
