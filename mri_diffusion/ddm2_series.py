@@ -8,7 +8,7 @@ __all__ = ['DDM2_PRESETS', 'INFERENCE', 'DDM2', 'usable_volumes', 'weights_of', 
            'denoise_amplitudes', 'posterior_std', 'check_protocol', 'denoise_series', 'fit_ddm2', 'denoise_ddm2',
            'build_ddm2']
 
-# %% ../nbs/42_ddm2_series.ipynb #64fffb07
+# %% ../nbs/42_ddm2_series.ipynb #c3803b9d
 import numpy as np, torch
 from torch import nn
 from .core import generator, progress, require
@@ -18,7 +18,7 @@ from .infer import fit_window, sliding_window, with_flips
 from .method import Method
 from .modes import Modes, autocorrelation, draw_noise, find_modes, from_states, local_wiener, series_sigma, to_states, white_if_small, wiener
 from .networks import PlainUNet, build_network
-from .scan import auto_mask
+from .scan import B0_MAX, auto_mask
 from .schedule import make_schedule, time_of
 from .train import fit
 
@@ -163,7 +163,7 @@ def predict_noisy(
     w = batch['weights']*(1 + t2)/t2
     return (w*error**2).sum()/(batch['weights'].sum()*error.shape[1]).clamp(min=1)
 
-# %% ../nbs/42_ddm2_series.ipynb #893bab1f
+# %% ../nbs/42_ddm2_series.ipynb #ad1a2369
 def _padded(a, divisor):
     "Zeros after the last voxel of each axis, up to a multiple of `divisor`"
     return np.pad(a, [(0, -n % divisor) for n in a.shape[:3]] + [(0, 0)]*(a.ndim - 3))
@@ -191,7 +191,7 @@ def fit_series(
     data = PatchDataset(blocks, size, config['steps']*config['series_batch'], seed, mask=[b['weights'] for b in blocks], augment='flips' if config['flip_blocks'] else False, corrupt=Recorruption(kernel, config['reach_later']))
     history = fit(net, predict_noisy, data, config['steps'], config['series_lr'], folder, callbacks, batch=config['series_batch'], ema=config['series_ema'], clip=1., seed=seed,
                   **{k: config[k] for k in ('precision', 'workers', 'checkpoint_every')}, **run)
-    learned = dict(form='series', V=len(modes.mean), K=modes.K, bvals=facts[0]['bvals'], use=ready[0]['use'], size=size, signal=signal_level(ready[0]), correlation=float(np.sort(np.abs(kernel).ravel())[-2]) if kernel.size > 1 else 0., notes=ready[0]['notes'])
+    learned = dict(form='series', V=len(modes.mean), K=modes.K, bvals=facts[0]['bvals'], bvecs=facts[0]['bvecs'], use=ready[0]['use'], size=size, signal=signal_level(ready[0]), correlation=float(np.sort(np.abs(kernel).ravel())[-2]) if kernel.size > 1 else 0., notes=ready[0]['notes'])
     return net, learned, history
 
 def noise_kernel(
@@ -209,7 +209,7 @@ def signal_level(
     "How strong the signal is against the noise"
     return float(np.median(ready['states'].mean(-1)[ready['mask']]))
 
-# %% ../nbs/42_ddm2_series.ipynb #dbc95a21
+# %% ../nbs/42_ddm2_series.ipynb #83f03214
 @torch.no_grad()
 def denoise_amplitudes(
     net:SeriesNet,   # Trained
@@ -230,7 +230,6 @@ def denoise_amplitudes(
 def posterior_std(
     predict,         # Amplitudes (X, Y, Z, K) -> denoised amplitudes
     amplitudes,      # (X, Y, Z, K)
-    denoised,        # predict(amplitudes)
     modes:Modes,     # Where they came from
     probes:int=4,    # Random directions
     seed:int=0,      # Of these
@@ -239,17 +238,19 @@ def posterior_std(
 )->np.ndarray:       # (X, Y, Z, V) in units of sigma
     "Standard deviation of the truth given the scan: root of the diagonal of dF/dz"
     from scipy.ndimage import gaussian_filter
-    rng, total = np.random.default_rng(seed), 0.
+    rng, total, denoised = np.random.default_rng(seed), 0., predict(amplitudes)
     for _ in range(probes):
         b = rng.choice(np.float32([-1, 1]), amplitudes.shape[:3] + (len(modes.mean),))
         total = total + b*((predict(amplitudes + eps*b@modes.basis) - denoised)@modes.basis.T)/eps
     return np.sqrt(np.clip(gaussian_filter(total/probes, [width]*3 + [0]), 0, None)).astype(np.float32)
 
-# %% ../nbs/42_ddm2_series.ipynb #c7110b90
+# %% ../nbs/42_ddm2_series.ipynb #59c4fec6
 def check_protocol(
     learned:dict,      # From `fit_series`
     shape,             # Of the scan
-    bvals,             # (V,) or None
+    bvals=None,        # (V,), not compared if None
+    bvecs=None,        # (V, 3), not compared if None
+    degrees:float=25,  # Largest angle between the axis of a volume then and now
 ):
     "Refuse a scan whose volumes are not those that the model learned from"
     require(len(learned['use']) == shape[3], f'ddm2: the model was trained on {len(learned["use"])} volumes, the scan has {shape[3]}; train on this scan (another --model folder)')
@@ -257,6 +258,10 @@ def check_protocol(
     if bvals is None or old is None: return
     far = np.flatnonzero(np.abs(np.asarray(bvals) - old) > 50 + .05*np.asarray(old))
     require(not len(far), f'ddm2: volume {far[0] if len(far) else 0} was trained at b = {old[far[0]] if len(far) else 0:g}, the scan has b = {bvals[far[0]] if len(far) else 0:g}; train on this scan (another --model folder)')
+    if bvecs is None or learned['bvecs'] is None: return
+    cos = np.abs((np.asarray(bvecs)*np.asarray(learned['bvecs'])).sum(1))
+    off = np.flatnonzero((np.asarray(bvals) > B0_MAX) & (cos < np.cos(np.radians(degrees))))
+    require(not len(off), f'ddm2: volume {off[0] if len(off) else 0} points elsewhere than in training, as do {len(off)} in all; train on this scan (another --model folder)')
 
 def denoise_series(
     data,          # (X, Y, Z, V) image units
@@ -266,25 +271,26 @@ def denoise_series(
     learned=None,  # From `fit_series`
     mask=None,     # (X, Y, Z)
     bvals=None,    # (V,)
+    bvecs=None,    # (V, 3)
     seed:int=0,    # Of the probes
     device='cpu',  # Where the network runs
     quiet=None,    # No progress bar
 )->dict:           # denoised, std, sigma_found, notes, pictures
     "Denoise a series with a trained network: one pass, plus one for each probe of the uncertainty"
-    check_protocol(learned, np.shape(data), bvals)
+    check_protocol(learned, np.shape(data), bvals, bvecs)
     net, K = net.eval().to(device), learned['K']
     ready = prepare(data, bvals, mask, sigma, config['n_coils'], net.modes())
     use, notes = ready['use'], list(ready['notes'])
     require((use == np.asarray(learned['use'])).all(), 'ddm2: other volumes are constant than in training; train on this scan (another --model folder)')
     ratio = signal_level(ready)/learned['signal']
     level, modes, a = _brought(ready, ratio, notes, config['reach_later'])
-    bar = progress(None, 'denoising', total=1 + config['probes'], quiet=quiet)
-    def predict(x):
-        out = denoise_amplitudes(net, x, ready['weights'], learned['size'], level, config['ensemble'], device)
+    bar = progress(None, 'denoising', total=1 + (config['probes'] and 1 + config['probes']), quiet=quiet)
+    def predict(x, flips=False):
+        out = denoise_amplitudes(net, x, ready['weights'], learned['size'], level, flips, device)
         bar.update(); return out
     with bar:
-        out = predict(a)
-        spread = level*posterior_std(predict, a, out, modes, config['probes'], seed, eps=.1*level) if config['probes'] else None
+        out = predict(a, config['ensemble'])
+        spread = level*posterior_std(predict, a, modes, config['probes'], seed, eps=.1*level) if config['probes'] else None
     back = lambda states: from_states(states/level, ready['sigma'], config['n_coils'], ready['magnitude'])
     states, x = modes.states(out), np.asarray(data, np.float32)
     denoised, keep = x.copy(), (ready['weights'] > 0)[..., None]
@@ -306,12 +312,12 @@ def _brought(ready, ratio, notes, reach):
     if not .9 <= level <= (1 + reach**2)**.5: notes.append(f'the network was trained for noise levels 1 to {(1 + reach**2)**.5:.2f}: look at the residual, or train on this scan')
     return level, modes, ((ready['states']*level - modes.mean)@modes.basis).astype(np.float32)*(ready['weights'] > 0)[..., None]
 
-# %% ../nbs/42_ddm2_series.ipynb #8cb1700e
+# %% ../nbs/42_ddm2_series.ipynb #09bbc516
 _SERIES = dict(form='series', modes=0, features=(32, 32, 48, 64), blocks=1, block=(32, 32, 16), steps=800, series_batch=2, series_lr=2e-3, series_ema=.995, reach_later=1.6, noise='measured', n_coils=1, flip_blocks=True, probes=4, ensemble=True)
 _SHORT = dict(size='tiny', n=6, neighbours='qspace', batch=4, lr=2e-3, ema=.99, clip=1., skip=True, checkpoint_every=100)
 DDM2_PRESETS = dict(
     tiny=PUBLISHED | _SERIES | _SHORT | dict(features=(8, 8, 16), block=(16, 16, 8), steps=8, probes=1, n=2, steps1=6, steps3=6, batch=2, sampling_steps=2, flips=False),
-    laptop=PUBLISHED | _SERIES | _SHORT | dict(steps1=1000, steps3=1500, reach=1.5),
+    laptop=PUBLISHED | _SERIES | _SHORT | dict(steps1=1000, steps3=1500, reach=1.5, sampling_steps=10),
     paper=PUBLISHED | _SERIES | dict(form='published', precision='bf16', features=(64, 96, 128, 192), series_batch=8, steps=20_000))
 
 def fit_ddm2(
@@ -347,7 +353,7 @@ def denoise_ddm2(
     **facts,       # Voxel size: not used
 )->dict:           # denoised, std, notes, pictures
     "Denoise with a trained model of either form"
-    if learned['form'] == 'series': return denoise_series(data, sigma, config, net, learned, mask, bvals, seed, device, quiet)
+    if learned['form'] == 'series': return denoise_series(data, sigma, config, net, learned, mask, bvals, bvecs, seed, device, quiet)
     changes = {k: config[k] for k in INFERENCE if k in PUBLISHED}
     out = apply_published(dict(net), learned, data, bvals, bvecs, mask, sigma, seed, device, quiet, **changes)
     if out['states'] is None: return dict(denoised=out['denoised'], std=None, notes=out['notes'] + ['stage I alone'])
