@@ -84,7 +84,7 @@ def find_modes(
     require(1 <= K <= V, f'modes: {K} modes of {V} volumes asked for')
     return Modes(x.mean(0).astype(np.float32), axes.astype(np.float32), power.astype(np.float32), K)
 
-# %% ../nbs/16_modes.ipynb #42ee97b1
+# %% ../nbs/16_modes.ipynb #f759b050
 def series_sigma(
     series,          # (X, Y, Z, V) image units
     mask=None,       # (X, Y, Z) object; None: Otsu's
@@ -99,7 +99,7 @@ def series_sigma(
     if x.shape[3] < FEW:
         found = estimate_sigma(x, mask=mask, n_coils=n_coils, bvals=bvals)
         return _filled(np.broadcast_to(found.sigma if np.ndim(found.sigma) == 3 else found.number, x.shape[:3]), mask), [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
-    half = x.shape[3]//2
+    half = max(x.shape[3]//2, min(8, x.shape[3] - 4))  # seven modes of a tensor never count as noise
     raw = find_modes(x, mask, K=half)
     require(np.median(raw.power[half:]) > 0, 'noise level: the series holds no noise that can be seen; give --sigma, or leave it as it is')
     sigma = np.full(x.shape[:3], np.sqrt(np.median(raw.power[half:])), np.float32)
