@@ -131,7 +131,7 @@ def _together(warnings):
     for w in warnings: groups.setdefault(w.partition(' assumes ')[2], []).append(w.partition(' assumes ')[0])
     return [f'{", ".join(names)} assume{"s"*(len(names) == 1)} {said}' for said, names in groups.items()]
 
-# %% ../nbs/62_cli.ipynb #0dc46694
+# %% ../nbs/62_cli.ipynb #b133c6e9
 def training_scans(
     method,   # A `Method`
     noisy=(), # Paths, or Scans that are loaded already
@@ -220,6 +220,15 @@ def training_record(
     if m.needs == 'scan': record['given'] = [_digest(s.bvals, s.bvecs, s.mask, sigma) for s in noisy]
     return plain(record)
 
+@contextmanager
+def _refused_leaves_nothing(out, new):
+    "A training that is refused before its first checkpoint leaves no folder behind"
+    from mri_diffusion.core import InputError
+    try: yield
+    except InputError:
+        if not any((out/'training').rglob('checkpoint')): shutil.rmtree(out if new else out/'training', ignore_errors=True)
+        raise
+
 def train_method(
     method,         # Name of a method that learns
     noisy=(),       # Noisy scans (paths or Scans); none: noise is simulated on the clean ones
@@ -250,16 +259,16 @@ def train_method(
     require(sigma is None or m.needs == 'scan' and len(noisy) == 1, f'{method}: a noise level can be given where a method learns from one scan itself')
     sigma = read_sigma(sigma, noisy[0]) if sigma is not None else None
     facts = training_record(denoiser, noisy, clean, sigma)
-    before = claim_model(out, facts, resume, force, keep)
+    new, before = not out.exists(), claim_model(out, facts, resume, force, keep)
     if not before:
-        denoiser.fit(noisy or None, clean or None, out/'training', sigma=sigma)
+        with _refused_leaves_nothing(out, new): denoiser.fit(noisy or None, clean or None, out/'training', sigma=sigma)
         if os.environ.get('RANK', '0') == '0':
             denoiser.save(out, force=True)
             write_json(out/'training'/'settings.json', {**facts, 'finished': read_json(out/'config.json')['sha256']})
             for p in sorted((out/'training').rglob('checkpoint')): shutil.rmtree(p, ignore_errors=True)
     return dict(model=str(out), method=method, preset=preset, steps=denoiser.config.get('steps'), seed=seed, parameters=read_json(out/'config.json')['parameters'], finished_before=before)
 
-# %% ../nbs/62_cli.ipynb #59387206
+# %% ../nbs/62_cli.ipynb #0a38ff02
 def open_denoiser(
     scan,             # The scan, for methods that learn from it
     out,              # Where the result goes: a model that must be made lies beside it
@@ -338,6 +347,7 @@ def denoise_scan(
     "Denoise a scan on disk"
     from mri_diffusion.core import require
     from mri_diffusion.denoiser import BIAS_FIELD, check_dims, get_method
+    from mri_diffusion.method import make_config
     from mri_diffusion.scan import Scan
     maps, inputs = [p for p in (residual, noise_map, std) if p is not None], [path, bval, bvec, mask, sigma if _is_path(sigma) else None]
     check_files([*files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force)
@@ -346,7 +356,7 @@ def denoise_scan(
     scan = Scan.load(path, bval, bvec, mask)
     if method:
         check_dims(get_method(method), scan)
-        require(std is None or get_method(method).gives_std, f'{method}: gives no uncertainty map; leave --std out')
+        if std is not None and not (model and has_finished(model)): get_method(method).check_std(make_config(get_method(method), preset or 'laptop', **(settings or {})))
     if scan.bvals is not None: check_files([f for p in (out, *maps) for f in files_of(p)[2:]], inputs, force=force)
     level = read_sigma(sigma, scan)
     opened = dict(out=out, method=method, model=model, preset=preset, seed=seed, device=device, settings=settings, force=force)
@@ -369,7 +379,7 @@ def denoise_loaded(
     from mri_diffusion.sigma import estimate_sigma
     flat, level, field = (scan, sigma, None) if bias_field == 'keep' else without_field(scan, sigma)
     denoiser = open_denoiser(flat, sigma=level, **opened)
-    require(not wants_std or denoiser.method.gives_std, f'{denoiser.method.name}: gives no uncertainty map; leave --std out')
+    if wants_std: denoiser.method.check_std(denoiser.config)
     result = denoiser.denoise(flat, level)
     result.meta['notes'] += noise_warnings(flat, denoiser.method.name)
     if result.sigma is None and wants_sigma: result.sigma = estimate_sigma(flat.data, mask=flat.mask, bvals=flat.bvals).sigma

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['DDM2_PRESETS', 'INFERENCE', 'DDM2', 'usable_volumes', 'weights_of', 'prepare', 'slice_levels', 'matched_time',
-           'show_levels', 'SeriesNet', 'Recorruption', 'predict_noisy', 'fit_series', 'noise_kernel', 'signal_level',
-           'denoise_amplitudes', 'posterior_std', 'check_protocol', 'denoise_series', 'fit_ddm2', 'denoise_ddm2',
-           'build_ddm2']
+           'level_notes', 'show_levels', 'SeriesNet', 'Recorruption', 'predict_noisy', 'fit_series', 'noise_kernel',
+           'signal_level', 'denoise_amplitudes', 'posterior_std', 'check_protocol', 'denoise_series', 'fit_ddm2',
+           'denoise_ddm2', 'excess_notes', 'build_ddm2']
 
-# %% ../nbs/42_ddm2_series.ipynb #c3803b9d
+# %% ../nbs/42_ddm2_series.ipynb #a8aa673c
 import numpy as np, torch
 from torch import nn
 from .core import generator, progress, require
 from .data import PatchDataset
-from .ddm2 import PUBLISHED, apply_published, fit_published, show_states
+from .ddm2 import PUBLISHED, apply_published, fit_published, show_states, volume_scales
 from .infer import fit_window, sliding_window, with_flips
 from .method import Method
 from .modes import Modes, autocorrelation, draw_noise, find_modes, from_states, local_wiener, series_sigma, to_states, white_if_small, wiener
@@ -70,7 +70,7 @@ def _without_zeros(sigma, mask):
     require(s.ndim in (0, 3), f'ddm2: sigma of shape {s.shape}; give a number or a map (X, Y, Z)')
     return s if s.ndim == 0 or (s > 0).all() else np.where(s > 0, s, np.median(s[mask & (s > 0)]) if (mask & (s > 0)).any() else 0)
 
-# %% ../nbs/42_ddm2_series.ipynb #7e90a7ed
+# %% ../nbs/42_ddm2_series.ipynb #b02638b5
 def slice_levels(
     ready:dict, # From `prepare`
 )->np.ndarray:  # (V, Z) root mean square of the noise that the modes leave, in units of sigma; NaN where a slice has no object
@@ -89,6 +89,18 @@ def matched_time(
     "Where the scan lies on a chain whose images are scaled to a 99.9th percentile of one"
     top = np.percentile(ready['states'][ready['mask']], 99.9)
     return float(time_of(make_schedule(schedule, T), 1/top))
+
+def level_notes(
+    levels,     # From `slice_levels`
+    use,        # (V,) volumes of the scan that `levels` speaks of
+)->list:        # Lines; none if all is as it should be
+    "What the noise found says against sigma, or against a slice"
+    m = float(np.nanmedian(levels))
+    notes = [f'the noise found is {m:.2f} times what sigma says'] if abs(m - 1) > .2 else []
+    odd = np.argwhere(np.nan_to_num(levels) > 1.5*m)
+    if not len(odd): return notes
+    some = ', '.join(f'volume {np.flatnonzero(use)[v]} slice {z}' for v, z in odd[:3])
+    return notes + [f'{len(odd)} slices differ from what the other volumes predict by more than noise ({some}{", ..." if len(odd) > 3 else ""}): dropout, spike or motion?']
 
 def show_levels(
     levels, # From `slice_levels`
@@ -244,7 +256,7 @@ def posterior_std(
         total = total + b*((predict(amplitudes + eps*b@modes.basis) - denoised)@modes.basis.T)/eps
     return np.sqrt(np.clip(gaussian_filter(total/probes, [width]*3 + [0]), 0, None)).astype(np.float32)
 
-# %% ../nbs/42_ddm2_series.ipynb #59c4fec6
+# %% ../nbs/42_ddm2_series.ipynb #617eb809
 def check_protocol(
     learned:dict,      # From `fit_series`
     shape,             # Of the scan
@@ -299,9 +311,10 @@ def denoise_series(
     if spread is not None:
         std = np.zeros_like(x)
         std[..., use] = np.where(keep, (back(states + spread) - back(states - spread))/2, 0)
-    time = matched_time(ready)
+    time, levels = matched_time(ready), slice_levels(ready)
+    if K < len(modes.mean): notes += level_notes(levels, use)
     notes += [f'{K} of {len(modes.mean)} modes hold signal; the series is one state of the chain (t = {time:.0f} of 1000)'] + ([f'noise correlated between voxels, up to {learned["correlation"]:.2f}: noise of the same kind was added in training'] if learned['correlation'] else [])
-    return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes, pictures={'Noise of every slice, and the state it is matched to': show_levels(slice_levels(ready), time)})
+    return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes, pictures={'Noise of every slice, and the state it is matched to': show_levels(levels, time)})
 
 def _brought(ready, ratio, notes, reach):
     "Noise level, modes and amplitudes that the network understands, for a scan whose signal is `ratio` times that of the training"
@@ -312,7 +325,7 @@ def _brought(ready, ratio, notes, reach):
     if not .9 <= level <= (1 + reach**2)**.5: notes.append(f'the network was trained for noise levels 1 to {(1 + reach**2)**.5:.2f}: look at the residual, or train on this scan')
     return level, modes, ((ready['states']*level - modes.mean)@modes.basis).astype(np.float32)*(ready['weights'] > 0)[..., None]
 
-# %% ../nbs/42_ddm2_series.ipynb #09bbc516
+# %% ../nbs/42_ddm2_series.ipynb #41e96b3a
 _SERIES = dict(form='series', modes=0, features=(32, 32, 48, 64), blocks=1, block=(32, 32, 16), steps=800, series_batch=2, series_lr=2e-3, series_ema=.995, reach_later=1.6, noise='measured', n_coils=1, flip_blocks=True, probes=4, ensemble=True)
 _SHORT = dict(size='tiny', n=6, neighbours='qspace', batch=4, lr=2e-3, ema=.99, clip=1., skip=True, checkpoint_every=100)
 DDM2_PRESETS = dict(
@@ -334,9 +347,10 @@ def fit_ddm2(
     require(config['form'] in ('series', 'published'), f"ddm2: form={config['form']!r}; 'series' or 'published'")
     if config['form'] == 'series': return fit_series(noisy, facts, config, folder, seed, callbacks, **run)
     require(len(noisy) == 1, f'ddm2: the published form learns from one scan, {len(noisy)} were given')
+    require(config['match'] not in ('mask', 'sigma') or facts[0]['mask'] is None or np.sum(facts[0]['mask']) >= 50, f"ddm2: match={config['match']!r} measures noise in the mask, which holds {np.sum(facts[0]['mask'])} voxels; at least 50 are needed")
     f, chosen = facts[0], {k: config[k] for k in PUBLISHED}
     nets, learned, history, _ = fit_published(noisy[0], f['bvals'], f['bvecs'], f['mask'], chosen, folder, seed, f['sigma'], **run)
-    return nn.ModuleDict(nets), dict(learned, form='published'), history
+    return nn.ModuleDict(nets), dict(learned, form='published', use=np.ones(np.shape(noisy[0])[3], bool), bvals=f['bvals'], bvecs=f['bvecs']), history
 
 def denoise_ddm2(
     data,          # (X, Y, Z, V) image units
@@ -354,12 +368,26 @@ def denoise_ddm2(
 )->dict:           # denoised, std, notes, pictures
     "Denoise with a trained model of either form"
     if learned['form'] == 'series': return denoise_series(data, sigma, config, net, learned, mask, bvals, bvecs, seed, device, quiet)
+    check_protocol(learned, np.shape(data), bvals, bvecs)
     changes = {k: config[k] for k in INFERENCE if k in PUBLISHED}
     out = apply_published(dict(net), learned, data, bvals, bvecs, mask, sigma, seed, device, quiet, **changes)
     if out['states'] is None: return dict(denoised=out['denoised'], std=None, notes=out['notes'] + ['stage I alone'])
     t = out['states'].times[out['states'].times > 0]
-    said = [f'states matched slice by slice: t from {t.min():.0f} to {t.max():.0f}, median {np.median(t):.0f} of {config["T"]}'] if len(t) else []
+    said = [f'states matched slice by slice: t from {t.min():.0f} to {t.max():.0f}, median {np.median(t):.0f} of {config["T"]}', *excess_notes(out['states'], data, sigma, mask, bvals)] if len(t) else []
     return dict(denoised=out['denoised'], std=out['std'], notes=out['notes'] + said, pictures={'Matched state of every slice': show_states(out['states'])})
+
+def excess_notes(
+    states,     # From `match_states`
+    data,       # (X, Y, Z, V) image units
+    sigma=None, # Noise std, or None: measured
+    mask=None,  # (X, Y, Z)
+    bvals=None, # (V,)
+)->list:        # One line, or none
+    "Warn where the matched states hold much more noise than the scan has"
+    if sigma is None: sigma = series_sigma(data, mask, bvals=bvals)[0]
+    known = float(np.median(np.asarray(sigma)[np.asarray(sigma) > 0]))
+    found = float(np.median((states.std*volume_scales(data)[:, None]/2)[states.times > 0]))
+    return [] if found < 1.5*known else [f'the matched states hold {found/known:.1f} times the noise that is measured in the scan ({known:.3g}): what stage I missed counts as noise, and detail is lost with it; use form=series, or match=sigma']
 
 def build_ddm2(
     config:dict,  # Settings
@@ -370,6 +398,10 @@ def build_ddm2(
     one = lambda channels: build_network('diffusion', config['size'], config['dims'], channels)
     return nn.ModuleDict(dict(stage1=one(learned['channels'])) | ({} if config['stage1_only'] else dict(stage3=one(1))))
 
+def _std_needs(config):
+    if config['form'] == 'series': return '' if config['probes'] else '--set probes 1 or more'
+    return '' if config['samples'] > 1 and config['sampler'] == 'ancestral' else '--set sampler ancestral --set samples 2 or more'
+
 INFERENCE = ('sampler', 'sampling_steps', 'flips', 'samples', 'start', 'match', 'search', 'state_matching', 'stage1_only', 'probes', 'ensemble', 'n_coils')
-DDM2 = Method('ddm2', 'A diffusion series, no clean data; learns from the scan itself', 'scan', 'minutes of training on a CPU (laptop), then one pass', denoise_ddm2, dims=(4,), gives_std=True,
+DDM2 = Method('ddm2', 'A diffusion series, no clean data; learns from the scan itself', 'scan', 'minutes of training on a CPU (laptop), then one pass', denoise_ddm2, dims=(4,), gives_std=True, std_needs=_std_needs,
               presets=DDM2_PRESETS, fit=fit_ddm2, build=build_ddm2, at_inference=INFERENCE)

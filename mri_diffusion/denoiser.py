@@ -20,7 +20,7 @@ from .method import GIVES, NEEDS, PRESET_NAMES, Method, make_config
 from .scan import Scan, make_sidecar
 from .sigma import estimate_sigma
 
-# %% ../nbs/60_denoiser.ipynb #a7bf4bfb
+# %% ../nbs/60_denoiser.ipynb #f02d7148
 def _classical(name, info):
     "A Method from a row of the table of classical functions"
     takes_settings = dict(blur=dict(width=.7), floor=dict(factor=1.5), nlmeans=dict(patch_radius=1, block_radius=3, remove_bias=True),
@@ -103,7 +103,7 @@ class Result:
         from mri_diffusion.report import write_report
         return write_report(self, path, force)
 
-# %% ../nbs/60_denoiser.ipynb #e8d0879f
+# %% ../nbs/60_denoiser.ipynb #49f1123b
 def save_result(
     result:Result,   # What to write
     path,            # Denoised scan, .nii or .nii.gz; its .json goes beside it
@@ -116,7 +116,9 @@ def save_result(
     require(std is None or result.std is not None, f'{result.meta.get("method")}: gives no uncertainty map')
     extra = {residual: lambda: result.residual, noise_map: result.noise_map, std: lambda: result.noisy.with_data(result.std)}
     extra = {Path(p): f() for p, f in extra.items() if p is not None}
-    for p in extra: check_output(p, force)
+    for p, s in extra.items():
+        check_output(p, force)
+        if not np.isfinite(s.data).all(): raise MriDiffusionError(f'{p}: {int((~np.isfinite(s.data)).sum())} values are not finite; nothing is written')
     m = result.meta
     more = dict(BiasField=m['bias_field']) if 'bias_field' in m else {}
     sidecar = make_sidecar(m.get('source') or 'array', m['method'], m.get('config'), m.get('seed'), result.sigma if np.ndim(result.sigma) < 3 else 'map', Notes=m.get('notes', []), Environment=m.get('environment'), **more)

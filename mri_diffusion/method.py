@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from .core import InputError, require
 
-# %% ../nbs/32_method.ipynb #b0e8732f
+# %% ../nbs/32_method.ipynb #28aaf0eb
 NEEDS = dict(nothing='nothing', pairs='pairs of noisy and clean scans', scan='the noisy scan itself')
 PRESET_NAMES = ('tiny', 'laptop', 'paper')
 FACTS = dict(bvals='(V,) s/mm2', bvecs='(V, 3) unit vectors', mask='(X, Y, Z) bool', sigma='number, (V,) or map, image units', voxel_size='(3,) mm') # What `fit` is told about each scan
@@ -31,6 +31,7 @@ class Method:
     presets:dict=field(default_factory=lambda: {p: {} for p in PRESET_NAMES}) # name -> dict of settings
     fit:callable=None     # fit(noisy, clean, config=, folder=, seed=, device=, quiet=, resume=, callbacks=[, facts=]) -> (net, learned dict, history); facts where needs is 'scan'
     build:callable=None   # build(config, learned) -> network with random weights
+    std_needs:callable=None # config -> what must be set for an uncertainty map, '' if it gives one; None: always if `gives_std`
     at_inference:tuple=() # Settings that may be changed once the network is trained; any, if a method of pairs names none
 
     def __post_init__(self):
@@ -39,6 +40,12 @@ class Method:
         require(len(set(map(tuple, names.values()))) == 1, f'method {self.name}: presets name different settings: {names}')
         unknown = sorted(set(self.at_inference) - set(next(iter(names.values()))))
         require(not unknown, f'method {self.name}: at_inference names {", ".join(unknown)}, which no preset has')
+
+    def check_std(self, config):
+        "Refuse an uncertainty map that these settings do not give"
+        require(self.gives_std, f'{self.name}: gives no uncertainty map; leave --std out')
+        lacking = self.std_needs(config) if self.std_needs else ''
+        require(not lacking, f'{self.name}: gives an uncertainty map only with {lacking}')
 
     @property
     def learns(self): return self.fit is not None

@@ -123,7 +123,7 @@ def _repeats(x, mask, n_coils, bvals):
     notes = [f'map over {len(which)} repeats, zero outside the object; motion and pulsation between repeats count as noise']
     return sigma, notes + ([] if bvals is not None else ['bvals absent: all volumes taken for repeats of one measurement'])
 
-# %% ../nbs/12_sigma.ipynb #ecb5625b
+# %% ../nbs/12_sigma.ipynb #78676a61
 def _mppca(x, mask, n_coils, bvals):
     "Noise of the discarded principal components of every patch"
     from dipy.denoise.localpca import mppca
@@ -132,7 +132,7 @@ def _mppca(x, mask, n_coils, bvals):
     require(min(x.shape[:3]) > 2*radius, f'mppca: {x.shape[:3]} is smaller than one patch of {2*radius + 1}; use wavelet')
     inside = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
     _, std = mppca(x.astype(np.float32), mask=inside, patch_radius=radius, return_sigma=True)
-    return np.where(inside, channel_sigma(x.mean(-1), std, n_coils), 0).astype(np.float32), ['map, zero outside the object; too low where the noise is correlated between voxels']
+    return np.where(inside, channel_sigma(x.mean(-1), np.nan_to_num(std), n_coils), 0).astype(np.float32), ['map, zero outside the object; too low where the noise is correlated between voxels']
 
 # %% ../nbs/12_sigma.ipynb #2dc12951
 def _interior_details(image, inside):
@@ -243,12 +243,12 @@ def predictable_fraction(
     free = max(len(rows) - near.shape[1], 1)
     return float(np.clip(1 - (left@left/free)/(centre@centre/len(rows)), 0, 1))
 
-# %% ../nbs/12_sigma.ipynb #dcc5dd69
+# %% ../nbs/12_sigma.ipynb #787c9cde
 ASSUMES = dict(  # method -> what its noise must be independent between
     diffdenoise=('voxels',), noise2score=('voxels',), corruption2self=('voxels',), dip=('voxels',), nlmeans=('voxels',), wavelet=('voxels',),
     mppca=('voxels', 'volumes'), patch2self=('volumes',), ddm2=('volumes',), n2n=('volumes',), repeats=('volumes',), piesno=('volumes',))
 
-ADVICE = dict(voxels='Undo zero-filling or interpolation first, or use a method that compares volumes (patch2self)',
+ADVICE = dict(voxels='Undo zero-filling or interpolation first, or use a method that compares volumes (ddm2, patch2self)',
               volumes='Use a method that works on one volume (unet, diffusion, nlmeans)')
 
 def check_independence(
