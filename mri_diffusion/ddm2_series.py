@@ -8,12 +8,13 @@ __all__ = ['DDM2_PRESETS', 'INFERENCE', 'DDM2', 'usable_volumes', 'weights_of', 
            'signal_level', 'denoise_amplitudes', 'posterior_std', 'check_protocol', 'denoise_series', 'fit_ddm2',
            'denoise_ddm2', 'excess_notes', 'build_ddm2']
 
-# %% ../nbs/42_ddm2_series.ipynb #a8aa673c
+# %% ../nbs/42_ddm2_series.ipynb #d3ea22c2
 import numpy as np, torch
 from torch import nn
+from .across import volume_scales
 from .core import generator, progress, require
 from .data import PatchDataset
-from .ddm2 import PUBLISHED, apply_published, fit_published, show_states, volume_scales
+from .ddm2 import PUBLISHED, apply_published, fit_published, show_states
 from .infer import fit_window, sliding_window, with_flips
 from .method import Method
 from .modes import Modes, autocorrelation, draw_noise, find_modes, from_states, local_wiener, series_sigma, to_states, white_if_small, wiener
