@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['DDM2_PRESETS', 'INFERENCE', 'DDM2', 'usable_volumes', 'weights_of', 'prepare', 'slice_levels', 'matched_time',
-           'level_notes', 'show_levels', 'SeriesNet', 'Recorruption', 'predict_noisy', 'fit_series', 'noise_kernel',
-           'signal_level', 'denoise_amplitudes', 'posterior_std', 'check_protocol', 'denoise_series', 'fit_ddm2',
-           'denoise_ddm2', 'excess_notes', 'build_ddm2']
+           'level_notes', 'lone_volumes', 'show_levels', 'SeriesNet', 'Recorruption', 'predict_noisy', 'fit_series',
+           'noise_kernel', 'signal_level', 'denoise_amplitudes', 'posterior_std', 'check_protocol', 'denoise_series',
+           'fit_ddm2', 'denoise_ddm2', 'excess_notes', 'build_ddm2']
 
-# %% ../nbs/42_ddm2_series.ipynb #d3ea22c2
+# %% ../nbs/42_ddm2_series.ipynb #232fe24a
 import numpy as np, torch
 from torch import nn
 from .across import volume_scales
-from .core import generator, progress, require
+from .core import InputError, generator, progress, require
 from .data import PatchDataset
 from .ddm2 import PUBLISHED, apply_published, fit_published, show_states
 from .infer import fit_window, sliding_window, with_flips
 from .method import Method
-from .modes import Modes, autocorrelation, draw_noise, find_modes, from_states, local_wiener, series_sigma, to_states, white_if_small, wiener
+from .modes import FEW, Modes, autocorrelation, draw_noise, find_modes, from_states, local_wiener, series_sigma, to_states, white_if_small, wiener
 from .networks import PlainUNet, build_network
 from .scan import B0_MAX, auto_mask
 from .schedule import make_schedule, time_of
@@ -71,7 +71,7 @@ def _without_zeros(sigma, mask):
     require(s.ndim in (0, 3), f'ddm2: sigma of shape {s.shape}; give a number or a map (X, Y, Z)')
     return s if s.ndim == 0 or (s > 0).all() else np.where(s > 0, s, np.median(s[mask & (s > 0)]) if (mask & (s > 0)).any() else 0)
 
-# %% ../nbs/42_ddm2_series.ipynb #b02638b5
+# %% ../nbs/42_ddm2_series.ipynb #55dd34ea
 def slice_levels(
     ready:dict, # From `prepare`
 )->np.ndarray:  # (V, Z) root mean square of the noise that the modes leave, in units of sigma; NaN where a slice has no object
@@ -102,6 +102,19 @@ def level_notes(
     if not len(odd): return notes
     some = ', '.join(f'volume {np.flatnonzero(use)[v]} slice {z}' for v, z in odd[:3])
     return notes + [f'{len(odd)} slices differ from what the other volumes predict by more than noise ({some}{", ..." if len(odd) > 3 else ""}): dropout, spike or motion?']
+
+def lone_volumes(
+    modes:Modes,    # Of the series
+    use,            # (V,) volumes of the scan that the modes speak of
+    bvals=None,     # (V,) s/mm2; b0s, which have a contrast of their own, are left out
+    limit:float=.45,# Largest share of a mode that one volume of many may have
+)->list:            # Line naming them, or none
+    "Volumes that fill a mode almost alone: nothing in the others explains them"
+    share, volumes = (modes.basis**2).max(1), np.flatnonzero(use)
+    judged = np.ones(len(volumes), bool) if bvals is None else np.asarray(bvals)[volumes] > B0_MAX
+    lone = [int(v) for v, s, j in zip(volumes, share, judged) if j and s > limit]
+    if judged.sum() < FEW or modes.K == len(modes.mean) or not lone: return []
+    return [f'volume {", ".join(map(str, lone))}: has a mode of its own, which nothing in the other volumes explains (dropout, spike, motion?); it is kept as if it were signal: look at it, or leave it out']
 
 def show_levels(
     levels, # From `slice_levels`
@@ -257,7 +270,7 @@ def posterior_std(
         total = total + b*((predict(amplitudes + eps*b@modes.basis) - denoised)@modes.basis.T)/eps
     return np.sqrt(np.clip(gaussian_filter(total/probes, [width]*3 + [0]), 0, None)).astype(np.float32)
 
-# %% ../nbs/42_ddm2_series.ipynb #617eb809
+# %% ../nbs/42_ddm2_series.ipynb #5d56f5f6
 def check_protocol(
     learned:dict,      # From `fit_series`
     shape,             # Of the scan
@@ -313,7 +326,7 @@ def denoise_series(
         std = np.zeros_like(x)
         std[..., use] = np.where(keep, (back(states + spread) - back(states - spread))/2, 0)
     time, levels = matched_time(ready), slice_levels(ready)
-    if K < len(modes.mean): notes += level_notes(levels, use)
+    if K < len(modes.mean): notes += level_notes(levels, use) + lone_volumes(modes, use, bvals)
     notes += [f'{K} of {len(modes.mean)} modes hold signal; the series is one state of the chain (t = {time:.0f} of 1000)'] + ([f'noise correlated between voxels, up to {learned["correlation"]:.2f}: noise of the same kind was added in training'] if learned['correlation'] else [])
     return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes, pictures={'Noise of every slice, and the state it is matched to': show_levels(levels, time)})
 
@@ -326,7 +339,7 @@ def _brought(ready, ratio, notes, reach):
     if not .9 <= level <= (1 + reach**2)**.5: notes.append(f'the network was trained for noise levels 1 to {(1 + reach**2)**.5:.2f}: look at the residual, or train on this scan')
     return level, modes, ((ready['states']*level - modes.mean)@modes.basis).astype(np.float32)*(ready['weights'] > 0)[..., None]
 
-# %% ../nbs/42_ddm2_series.ipynb #41e96b3a
+# %% ../nbs/42_ddm2_series.ipynb #a54dccb1
 _SERIES = dict(form='series', modes=0, features=(32, 32, 48, 64), blocks=1, block=(32, 32, 16), steps=800, series_batch=2, series_lr=2e-3, series_ema=.995, reach_later=1.6, noise='measured', n_coils=1, flip_blocks=True, probes=4, ensemble=True)
 _SHORT = dict(size='tiny', n=6, neighbours='qspace', batch=4, lr=2e-3, ema=.99, clip=1., skip=True, checkpoint_every=100)
 DDM2_PRESETS = dict(
@@ -385,7 +398,8 @@ def excess_notes(
     bvals=None, # (V,)
 )->list:        # One line, or none
     "Warn where the matched states hold much more noise than the scan has"
-    if sigma is None: sigma = series_sigma(data, mask, bvals=bvals)[0]
+    try: sigma = series_sigma(data, mask, bvals=bvals)[0] if sigma is None else sigma
+    except InputError: return []  # too few voxels, or nothing that looks like noise: nothing to compare with
     known = float(np.median(np.asarray(sigma)[np.asarray(sigma) > 0]))
     found = float(np.median((states.std*volume_scales(data)[:, None]/2)[states.times > 0]))
     return [] if found < 1.5*known else [f'the matched states hold {found/known:.1f} times the noise that is measured in the scan ({known:.3g}): what stage I missed counts as noise, and detail is lost with it; use form=series, or match=sigma']
