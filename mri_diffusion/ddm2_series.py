@@ -23,7 +23,7 @@ from .scan import B0_MAX, auto_mask
 from .schedule import make_schedule, time_of
 from .train import fit
 
-# %% ../nbs/42_ddm2_series.ipynb #21b42d4d
+# %% ../nbs/42_ddm2_series.ipynb #62f36c0f
 def usable_volumes(
     series, # (X, Y, Z, V)
 )->np.ndarray: # (V,) bool
@@ -40,9 +40,10 @@ def weights_of(
 )->tuple:      # (X, Y, Z) weights: 1 object, `air` outside, 0 blanked or not wanted; and the object's mask
     "Which voxels count, and how much"
     x = np.asarray(series)
-    if mask is not None: return np.asarray(mask, np.float32), np.asarray(mask, bool)
-    inside = auto_mask(x.mean(-1))
-    return np.where(inside, 1, np.where((x != 0).any(-1), air, 0)).astype(np.float32), inside
+    there = (x != 0).any(-1)
+    if mask is not None: return (there & np.asarray(mask, bool)).astype(np.float32), there & np.asarray(mask, bool)
+    inside = there & auto_mask(x.mean(-1))
+    return np.where(inside, 1, np.where(there, air, 0)).astype(np.float32), inside
 
 def prepare(
     series,        # (X, Y, Z, V) image units
@@ -71,7 +72,7 @@ def _without_zeros(sigma, mask):
     require(s.ndim in (0, 3), f'ddm2: sigma of shape {s.shape}; give a number or a map (X, Y, Z)')
     return s if s.ndim == 0 or (s > 0).all() else np.where(s > 0, s, np.median(s[mask & (s > 0)]) if (mask & (s > 0)).any() else 0)
 
-# %% ../nbs/42_ddm2_series.ipynb #55dd34ea
+# %% ../nbs/42_ddm2_series.ipynb #99873624
 def slice_levels(
     ready:dict, # From `prepare`
 )->np.ndarray:  # (V, Z) root mean square of the noise that the modes leave, in units of sigma; NaN where a slice has no object
@@ -87,9 +88,9 @@ def matched_time(
     schedule='reverse_warmup', # Name of a schedule
     T:int=1000,                # Its states
 )->float:                      # Time, 0..T
-    "Where the scan lies on a chain whose images are scaled to a 99.9th percentile of one"
+    "Where the scan lies on a chain whose images are scaled to [-1, 1], as DDM2's are"
     top = np.percentile(ready['states'][ready['mask']], 99.9)
-    return float(time_of(make_schedule(schedule, T), 1/top))
+    return float(time_of(make_schedule(schedule, T), 2/top))
 
 def level_notes(
     levels,     # From `slice_levels`
@@ -189,7 +190,7 @@ def predict_noisy(
     w = batch['weights']*(1 + t2)/t2
     return (w*error**2).sum()/(batch['weights'].sum()*error.shape[1]).clamp(min=1)
 
-# %% ../nbs/42_ddm2_series.ipynb #ad1a2369
+# %% ../nbs/42_ddm2_series.ipynb #4bf781ca
 def _padded(a, divisor):
     "Zeros after the last voxel of each axis, up to a multiple of `divisor`"
     return np.pad(a, [(0, -n % divisor) for n in a.shape[:3]] + [(0, 0)]*(a.ndim - 3))
@@ -207,7 +208,8 @@ def fit_series(
     ready = [prepare(series[0], facts[0]['bvals'], facts[0]['mask'], facts[0]['sigma'], config['n_coils'], K=config['modes'])]
     modes = ready[0]['modes']
     for x, f in zip(series[1:], facts[1:]):
-        require(np.shape(x)[3] == np.shape(series[0])[3], f'ddm2: scans of {np.shape(series[0])[3]} and {np.shape(x)[3]} volumes; one model serves one protocol')
+        check_protocol(dict(use=ready[0]['use'], bvals=facts[0]['bvals'], bvecs=facts[0]['bvecs']), np.shape(x), f['bvals'], f['bvecs'])
+        require((usable_volumes(x) == ready[0]['use']).all(), 'ddm2: the scans have other volumes constant; leave those volumes out of all of them')
         ready.append(prepare(x, f['bvals'], f['mask'], f['sigma'], config['n_coils'], modes))
     require(config['noise'] in ('measured', 'white'), f"ddm2: noise={config['noise']!r}; 'measured' or 'white'")
     kernel = noise_kernel(ready[0]) if config['noise'] == 'measured' else np.ones((1, 1, 1), np.float32)
@@ -217,7 +219,7 @@ def fit_series(
     data = PatchDataset(blocks, size, config['steps']*config['series_batch'], seed, mask=[b['weights'] for b in blocks], augment='flips' if config['flip_blocks'] else False, corrupt=Recorruption(kernel, config['reach_later']))
     history = fit(net, predict_noisy, data, config['steps'], config['series_lr'], folder, callbacks, batch=config['series_batch'], ema=config['series_ema'], clip=1., seed=seed,
                   **{k: config[k] for k in ('precision', 'workers', 'checkpoint_every')}, **run)
-    learned = dict(form='series', V=len(modes.mean), K=modes.K, bvals=facts[0]['bvals'], bvecs=facts[0]['bvecs'], use=ready[0]['use'], size=size, signal=signal_level(ready[0]), correlation=float(np.sort(np.abs(kernel).ravel())[-2]) if kernel.size > 1 else 0., notes=ready[0]['notes'])
+    learned = dict(form='series', V=len(modes.mean), K=modes.K, bvals=facts[0]['bvals'], bvecs=facts[0]['bvecs'], use=ready[0]['use'], kernel=kernel, size=size, signal=signal_level(ready[0]), correlation=float(np.sort(np.abs(kernel).ravel())[-2]) if kernel.size > 1 else 0., notes=ready[0]['notes'])
     return net, learned, history
 
 def noise_kernel(
@@ -235,7 +237,7 @@ def signal_level(
     "How strong the signal is against the noise"
     return float(np.median(ready['states'].mean(-1)[ready['mask']]))
 
-# %% ../nbs/42_ddm2_series.ipynb #83f03214
+# %% ../nbs/42_ddm2_series.ipynb #7f50b87d
 @torch.no_grad()
 def denoise_amplitudes(
     net:SeriesNet,   # Trained
@@ -259,18 +261,20 @@ def posterior_std(
     modes:Modes,     # Where they came from
     probes:int=4,    # Random directions
     seed:int=0,      # Of these
+    kernel=None,     # Autocorrelation of the noise between voxels; None: white
     eps:float=.1,    # Their length, in units of sigma
     width:float=1.,  # Std of the Gaussian over which the estimate is averaged, voxels
 )->np.ndarray:       # (X, Y, Z, V) in units of sigma
-    "Standard deviation of the truth given the scan: root of the diagonal of dF/dz"
+    "Standard deviation of the truth given the scan: root of the diagonal of dF/dz times the covariance of the noise"
     from scipy.ndimage import gaussian_filter
-    rng, total, denoised = np.random.default_rng(seed), 0., predict(amplitudes)
+    rng, gen, total, denoised, V = np.random.default_rng(seed), generator(seed), 0., predict(amplitudes), len(modes.mean)
     for _ in range(probes):
-        b = rng.choice(np.float32([-1, 1]), amplitudes.shape[:3] + (len(modes.mean),))
+        if kernel is None or np.size(kernel) == 1: b = rng.choice(np.float32([-1, 1]), amplitudes.shape[:3] + (V,))
+        else: b = draw_noise((V, *amplitudes.shape[:3]), np.asarray(kernel, np.float32), gen).movedim(0, -1).numpy()
         total = total + b*((predict(amplitudes + eps*b@modes.basis) - denoised)@modes.basis.T)/eps
     return np.sqrt(np.clip(gaussian_filter(total/probes, [width]*3 + [0]), 0, None)).astype(np.float32)
 
-# %% ../nbs/42_ddm2_series.ipynb #5d56f5f6
+# %% ../nbs/42_ddm2_series.ipynb #e61c4944
 def check_protocol(
     learned:dict,      # From `fit_series`
     shape,             # Of the scan
@@ -316,7 +320,7 @@ def denoise_series(
         bar.update(); return out
     with bar:
         out = predict(a, config['ensemble'])
-        spread = level*posterior_std(predict, a, modes, config['probes'], seed, eps=.1*level) if config['probes'] else None
+        spread = level*posterior_std(predict, a, modes, config['probes'], seed, learned['kernel'], eps=.1*level) if config['probes'] else None
     back = lambda states: from_states(states/level, ready['sigma'], config['n_coils'], ready['magnitude'])
     states, x = modes.states(out), np.asarray(data, np.float32)
     denoised, keep = x.copy(), (ready['weights'] > 0)[..., None]
@@ -326,9 +330,11 @@ def denoise_series(
         std = np.zeros_like(x)
         std[..., use] = np.where(keep, (back(states + spread) - back(states - spread))/2, 0)
     time, levels = matched_time(ready), slice_levels(ready)
-    if K < len(modes.mean): notes += level_notes(levels, use) + lone_volumes(modes, use, bvals)
+    if K < len(modes.mean): notes += level_notes(levels, use) + lone_volumes(find_modes(ready['states'], ready['mask']), use, bvals)
+    else: notes.append('all modes are kept, so the correlation of the noise between voxels cannot be seen: it was taken as white')
+    if bvals is None or learned['bvals'] is None: notes.append('b-values were not compared with those of the training')
     notes += [f'{K} of {len(modes.mean)} modes hold signal; the series is one state of the chain (t = {time:.0f} of 1000)'] + ([f'noise correlated between voxels, up to {learned["correlation"]:.2f}: noise of the same kind was added in training'] if learned['correlation'] else [])
-    return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes, pictures={'Noise of every slice, and the state it is matched to': show_levels(levels, time)})
+    return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes, pictures={'Noise of every slice, and the state it is matched to': show_levels(levels, time)} if K < len(modes.mean) else {})
 
 def _brought(ready, ratio, notes, reach):
     "Noise level, modes and amplitudes that the network understands, for a scan whose signal is `ratio` times that of the training"
@@ -339,7 +345,7 @@ def _brought(ready, ratio, notes, reach):
     if not .9 <= level <= (1 + reach**2)**.5: notes.append(f'the network was trained for noise levels 1 to {(1 + reach**2)**.5:.2f}: look at the residual, or train on this scan')
     return level, modes, ((ready['states']*level - modes.mean)@modes.basis).astype(np.float32)*(ready['weights'] > 0)[..., None]
 
-# %% ../nbs/42_ddm2_series.ipynb #a54dccb1
+# %% ../nbs/42_ddm2_series.ipynb #2c1c961b
 _SERIES = dict(form='series', modes=0, features=(32, 32, 48, 64), blocks=1, block=(32, 32, 16), steps=800, series_batch=2, series_lr=2e-3, series_ema=.995, reach_later=1.6, noise='measured', n_coils=1, flip_blocks=True, probes=4, ensemble=True)
 _SHORT = dict(size='tiny', n=6, neighbours='qspace', batch=4, lr=2e-3, ema=.99, clip=1., skip=True, checkpoint_every=100)
 DDM2_PRESETS = dict(
@@ -361,6 +367,7 @@ def fit_ddm2(
     require(config['form'] in ('series', 'published'), f"ddm2: form={config['form']!r}; 'series' or 'published'")
     if config['form'] == 'series': return fit_series(noisy, facts, config, folder, seed, callbacks, **run)
     require(len(noisy) == 1, f'ddm2: the published form learns from one scan, {len(noisy)} were given')
+    require(np.min(noisy[0]) >= 0, 'ddm2: the published form divides each volume by its maximum and needs magnitudes, but the series has negative values; use form=series')
     require(config['match'] not in ('mask', 'sigma') or facts[0]['mask'] is None or np.sum(facts[0]['mask']) >= 50, f"ddm2: match={config['match']!r} measures noise in the mask, which holds {np.sum(facts[0]['mask'])} voxels; at least 50 are needed")
     f, chosen = facts[0], {k: config[k] for k in PUBLISHED}
     nets, learned, history, _ = fit_published(noisy[0], f['bvals'], f['bvecs'], f['mask'], chosen, folder, seed, f['sigma'], **run)
@@ -417,6 +424,6 @@ def _std_needs(config):
     if config['form'] == 'series': return '' if config['probes'] else '--set probes 1 or more'
     return '' if config['samples'] > 1 and config['sampler'] == 'ancestral' else '--set sampler ancestral --set samples 2 or more'
 
-INFERENCE = ('sampler', 'sampling_steps', 'flips', 'samples', 'start', 'match', 'search', 'state_matching', 'stage1_only', 'probes', 'ensemble', 'n_coils')
+INFERENCE = ('sampler', 'sampling_steps', 'flips', 'samples', 'start', 'probes', 'ensemble')
 DDM2 = Method('ddm2', 'A diffusion series, no clean data; learns from the scan itself', 'scan', 'minutes of training on a CPU (laptop), then one pass', denoise_ddm2, dims=(4,), gives_std=True, std_needs=_std_needs,
               presets=DDM2_PRESETS, fit=fit_ddm2, build=build_ddm2, at_inference=INFERENCE)

@@ -84,7 +84,7 @@ def find_modes(
     require(1 <= K <= V, f'modes: {K} modes of {V} volumes asked for')
     return Modes(x.mean(0).astype(np.float32), axes.astype(np.float32), power.astype(np.float32), K)
 
-# %% ../nbs/16_modes.ipynb #f759b050
+# %% ../nbs/16_modes.ipynb #aa291108
 def series_sigma(
     series,          # (X, Y, Z, V) image units
     mask=None,       # (X, Y, Z) object; None: Otsu's
@@ -103,10 +103,17 @@ def series_sigma(
     raw = find_modes(x, mask, K=half)
     require(np.median(raw.power[half:]) > 0, 'noise level: the series holds no noise that can be seen; give --sigma, or leave it as it is')
     sigma = np.full(x.shape[:3], np.sqrt(np.median(raw.power[half:])), np.float32)
-    for _ in range(rounds):
-        states = to_states(x, sigma, n_coils)
-        sigma = _filled(sigma*_local_std(find_modes(states, mask, K=half).noise(states), mask, width), mask)
+    for _ in range(rounds): sigma = _filled(sigma*_local_std(_empty_modes(to_states(x, sigma, n_coils), mask, half), mask, width), mask)
     return sigma, [f'noise level mapped from {x.shape[3] - half} modes without signal: median {np.median(sigma[mask]):.4g}']
+
+def _empty_modes(states, mask, K, edge=4):
+    "Noise amplitudes of every voxel in axes found on the other voxels: a chessboard of cubes, each colour seen from the other"
+    colour = (np.indices(mask.shape)//edge).sum(0) % 2 == 1
+    parts = [mask & (colour == c) for c in (False, True)]
+    few, V = min(p.sum() for p in parts), states.shape[-1]
+    require(few >= 2*V, f'noise level: {mask.sum()} voxels in the mask are too few to find the noise of {V} volumes; give a larger mask, or --sigma')
+    seen = [find_modes(states, p, K=K).noise(states) for p in parts]
+    return np.where(colour[..., None], seen[0], seen[1])
 
 def _local_std(noise, mask, width):
     "(X, Y, Z, M) -> (X, Y, Z) root of the local mean square within the mask, limited to a factor of two"
@@ -123,7 +130,7 @@ def _filled(sigma, mask, reach=8.):
     far = np.where(near > 1e-4, gaussian_filter(w*sigma, reach)/np.maximum(near, 1e-4), np.median(sigma[inside]))
     return np.where(inside, sigma, np.maximum(far, 1e-3*np.median(sigma[inside]))).astype(np.float32)
 
-# %% ../nbs/16_modes.ipynb #75cecaff
+# %% ../nbs/16_modes.ipynb #e078c46e
 def autocorrelation(
     noise,          # (X, Y, Z, M) noise, such as from `Modes.noise`
     mask,           # (X, Y, Z)
@@ -142,7 +149,7 @@ def autocorrelation(
 def white_if_small(
     kernel,         # From `autocorrelation`
     n:float,        # Values it came from: voxels times modes
-    limit:float=.02,# Correlations below this count as none
+    limit:float=.04,# Correlations below this count as none
 )->np.ndarray:      # The kernel; a single one at the centre if nothing else is larger than chance
     "Take noise for white unless a correlation is clearly there"
     off = np.abs(kernel).copy()
