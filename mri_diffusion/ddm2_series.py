@@ -345,7 +345,7 @@ def _brought(ready, ratio, notes, reach):
     if not .9 <= level <= (1 + reach**2)**.5: notes.append(f'the network was trained for noise levels 1 to {(1 + reach**2)**.5:.2f}: look at the residual, or train on this scan')
     return level, modes, ((ready['states']*level - modes.mean)@modes.basis).astype(np.float32)*(ready['weights'] > 0)[..., None]
 
-# %% ../nbs/42_ddm2_series.ipynb #2c1c961b
+# %% ../nbs/42_ddm2_series.ipynb #3f5c8e23
 _SERIES = dict(form='series', modes=0, features=(32, 32, 48, 64), blocks=1, block=(32, 32, 16), steps=800, series_batch=2, series_lr=2e-3, series_ema=.995, reach_later=1.6, noise='measured', n_coils=1, flip_blocks=True, probes=4, ensemble=True)
 _SHORT = dict(size='tiny', n=6, neighbours='qspace', batch=4, lr=2e-3, ema=.99, clip=1., skip=True, checkpoint_every=100)
 DDM2_PRESETS = dict(
@@ -406,7 +406,7 @@ def excess_notes(
 )->list:        # One line, or none
     "Warn where the matched states hold much more noise than the scan has"
     try: sigma = series_sigma(data, mask, bvals=bvals)[0] if sigma is None else sigma
-    except InputError: return []  # too few voxels, or nothing that looks like noise: nothing to compare with
+    except InputError: return ['no noise could be measured in the scan, so the matched states are not checked: what stage I missed may count as noise']
     known = float(np.median(np.asarray(sigma)[np.asarray(sigma) > 0]))
     found = float(np.median((states.std*volume_scales(data)[:, None]/2)[states.times > 0]))
     return [] if found < 1.5*known else [f'the matched states hold {found/known:.1f} times the noise that is measured in the scan ({known:.3g}): what stage I missed counts as noise, and detail is lost with it; use form=series, or match=sigma']

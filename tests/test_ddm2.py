@@ -234,9 +234,7 @@ def test_series_of_copies(clean, form):
     else: assert error(result.denoised.data, scan) < .02 or any('measured in the scan' in n for n in result.meta['notes'])
 
 def test_noise_free_with_a_known_level_is_returned_as_it_is(clean):
-    d = Denoiser('ddm2', 'tiny', quiet=True, device='cpu', form='published')
-    d.fit(noisy_of(clean))
-    d.config['match'] = 'sigma'
+    d = Denoiser('ddm2', 'tiny', quiet=True, device='cpu', form='published', match='sigma').fit(noisy_of(clean), sigma=50.)
     out = d.denoise(clean, sigma=1e-3)
     assert np.array_equal(out.denoised.data, clean.data) and any('returned as they are' in n for n in out.meta['notes'])
 

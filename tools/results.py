@@ -21,7 +21,8 @@ def gather(runs, name, command, folder='results'):
         table = pd.read_csv(p.parent/'metrics.csv')
         table.insert(0, 'seed' if 'seed' in known else 'run', known.get('seed', p.parent.name)) if 'seed' not in table else None
         for k in ('clip', 'protocol', 'snr', 'group'):
-            if k in known and k not in table: table.insert(0, k, known[k])
+            column = 'b0_snr' if k == 'snr' and k in table else k  # `dti` has a column snr: that of the corpus callosum
+            if k in known and column not in table: table.insert(0, column, known[k])
         if 'costs' in (result := read_json(p.parent/'result.json')):
             for k in ('parameters', 'train_seconds', 'training_steps', 'gflop_per_pass_of_a_patch'): table[k] = [result['costs'].get(m.split(',')[0], {}).get(k) for m in table.method]
         rows.append(table); params.append(known); env = read_json(p.parent/'env.json')
