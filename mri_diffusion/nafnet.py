@@ -50,7 +50,7 @@ class NAFBlock(nn.Module):
         x = x + self.beta*self.join(h)
         return x + self.gamma*self.mix2(gate(self.mix1(self.norm2(x))))
 
-# %% ../nbs/21_nafnet.ipynb #37d914e9
+# %% ../nbs/21_nafnet.ipynb #4cef0746
 class NAFNet(nn.Module):
     "U-net of `NAFBlock`s that adds what it finds to channel 0 of its input; any image size"
     def __init__(self,
@@ -68,7 +68,7 @@ class NAFNet(nn.Module):
         self.down, self.up = nn.ModuleList(level(k) for k in range(n)), nn.ModuleList(level(k) for k in reversed(range(n)))
         self.bottom = level(n)
         self.halve = nn.ModuleList(nn.Conv2d(c*2**k, c*2**(k + 1), 2, 2) for k in range(n))
-        self.double = nn.ModuleList(nn.Sequential(nn.Conv2d(c*2**(k + 1), c*2**(k + 2), 1, bias=False), nn.PixelShuffle(2)) for k in reversed(range(n)))
+        self.enlarge = nn.ModuleList(nn.Sequential(nn.Conv2d(c*2**(k + 1), c*2**(k + 2), 1, bias=False), nn.PixelShuffle(2)) for k in reversed(range(n)))
 
     def forward(self, x):
         size = x.shape[2:]
@@ -79,7 +79,7 @@ class NAFNet(nn.Module):
             kept.append(h)
             h = halve(h)
         h = self.bottom(h)
-        for level, double, skip in zip(self.up, self.double, kept[::-1]): h = level(double(h) + skip)
+        for level, enlarge, skip in zip(self.up, self.enlarge, kept[::-1]): h = level(enlarge(h) + skip)
         return x[:, :1] + self.last(h)[:, :, :size[0], :size[1]]
 
 NAF_SIZES = dict(tiny=dict(channels=8, blocks=(1, 1)), small=dict(channels=16, blocks=(1, 1, 1, 1)), medium=dict(channels=32, blocks=(1, 1, 1, 1)),
