@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from .core import InputError, atomic_path, check_output, plain, require, write_json
+from .images import check_images, clipped, is_images, read_images, write_images
 
 # %% ../nbs/01_scan.ipynb #87eba81a
 def _is_hidden_gzip(path):
@@ -215,6 +216,7 @@ class Scan:
     mask:np.ndarray|None = None  # (X, Y, Z) bool
     path:Path|None = None        # Where it came from
     notes:list = field(default_factory=list) # What reading had to change, in words
+    images:object = None         # ImageFacts where it came from a folder of images
 
     @classmethod
     def load(cls, path, bval=None, bvec=None, mask=None): return load_scan(path, bval, bvec, mask)
@@ -278,10 +280,10 @@ def scan_with_data(
 # %% ../nbs/01_scan.ipynb #6e102c9d
 def stem(
     path, # An image's path
-)->str:   # Its name without .nii or .nii.gz
+)->str:   # Its name without .nii, .nii.gz, .png, .dcm or .ima
     "The name that the companions of an image share"
     name = Path(path).name
-    for end in ('.nii.gz', '.nii'):
+    for end in ('.nii.gz', '.nii', '.png', '.dcm', '.ima'):
         if name.lower().endswith(end): return name[:-len(end)]
     return name
 
@@ -289,16 +291,22 @@ def _beside(path, *endings):
     "The first companion of `path` that exists"
     return next((p for e in endings if (p := Path(path).parent/(stem(path) + e)).is_file()), None)
 
+def _read(path):
+    "data, affine, header, notes, ImageFacts of a NIfTI or of a folder of images; the header or the facts are None"
+    if not is_images(path): return *read_nifti(path), None
+    data, affine, facts, notes = read_images(path)
+    return data, affine, None, notes, facts
+
 def load_scan(
-    path,      # A .nii or .nii.gz file
+    path,      # .nii or .nii.gz, a folder of PNG or DICOM slices, or one .png or .dcm
     bval=None, # Text file; None: same name with .bval, if there
     bvec=None, # Text file; None: same name with .bvec, if there
-    mask=None, # NIfTI on the same grid; None: no mask
+    mask=None, # NIfTI or images on the same grid; None: no mask
 )->Scan:       # Data as float32
     "Read a scan and check it"
-    data, affine, header, notes = read_nifti(path)
+    data, affine, header, notes, images = _read(path)
     _check_constant(path, data)
-    scan = Scan(data, affine, header, path=Path(path), notes=notes)
+    scan = Scan(data, affine, header, path=Path(path), notes=notes, images=images)
     n = scan.n_volumes
     if data.ndim == 4: bval, bvec = bval or _beside(path, '.bval', '.bvals'), bvec or _beside(path, '.bvec', '.bvecs')
     if bval is not None: scan.bvals = load_bvals(bval, n)
@@ -315,13 +323,13 @@ def _check_grid(what, affine, shape, scan):
     require(move <= .1*min(scan.voxel_size), f'{what}: its affine differs from that of the scan by up to {move:.3g} mm; resample it to the grid of the scan')
 
 def load_like(
-    path,               # NIfTI on the grid of `scan`
+    path,               # NIfTI or images on the grid of `scan`
     scan,               # The scan it must fit
     what='image',       # Said in the error: 'clean', 'sigma map', ...
     spatial:bool=False, # True: one volume (X, Y, Z) for the whole series will do
 )->np.ndarray:          # float32, shape of the scan, or (X, Y, Z) where `spatial` allows it
     "Read an image that must have the shape and affine of `scan`"
-    data, affine, _, _ = read_nifti(path)
+    data, affine, *_ = _read(path)
     if data.ndim == 4 and data.shape[3] == 1 and scan.data.ndim == 3: data = data[..., 0]
     fits = data.shape == scan.shape or spatial and data.shape == scan.shape[:3]
     require(fits, f'{path}: {what} of shape {data.shape}, but the scan has {scan.shape}; give one on the same grid')
@@ -337,11 +345,11 @@ def _check_mask(what, mask, shape):
     return mask
 
 def load_mask(
-    path,      # NIfTI (X, Y, Z), foreground above 0
+    path,      # NIfTI or images (X, Y, Z), foreground above 0
     scan,      # The scan it must fit
 )->np.ndarray: # (X, Y, Z) bool
     "Read a mask that must fit `scan`"
-    data, affine, _, _ = read_nifti(path)
+    data, affine, *_ = _read(path)
     mask = _check_mask(path, data, scan.shape[:3])
     _check_grid(path, affine, mask.shape, scan)
     return mask
@@ -365,14 +373,28 @@ def _write(img, tmp):
     else:
         with open(tmp, 'wb') as f: img.to_stream(f)
 
+def _save_images(scan, path, force, sidecar):
+    "PNG slices and their record, which comes last"
+    _check_finite(path, scan.data)
+    scan.notes += [n for n in clipped(path, scan.data, scan.images) if n not in scan.notes]
+    if sidecar is None: write_images(path, scan.data, scan.images, force)
+    else:
+        check_images(path, scan.images, force)
+        text = json.dumps(plain({**sidecar, 'Notes': list(dict.fromkeys([*sidecar.get('Notes', []), *scan.notes]))}), indent=1) + '\n'
+        with atomic_path(path.parent/(stem(path) + '.json'), force) as p:
+            p.write_text(text)
+            write_images(path, scan.data, scan.images, force)
+    return path
+
 def save_scan(
     scan,             # What to write
-    path,             # .nii or .nii.gz
+    path,             # .nii or .nii.gz; of a scan that came from PNG also a folder or a .png
     force:bool=False, # Replace existing files
     sidecar=None,     # dict written beside as .json; None: no sidecar
 )->Path:              # The image's path
-    "Write the image (float32), and for a series its .bval and .bvec, whole or not at all"
+    "Write the image (float32), and for a series its .bval and .bvec, whole or not at all; PNG slices, rounded, where `path` is no NIfTI and the scan came from PNG"
     path = Path(path)
+    if scan.images is not None and not path.name.lower().endswith(('.nii', '.nii.gz')): return _save_images(scan, path, force, sidecar)
     require(path.name.lower().endswith(('.nii', '.nii.gz')), f'{path}: the name of an image must end in .nii or .nii.gz')
     _check_finite(path, scan.data)
     texts = {}
