@@ -25,23 +25,44 @@ def files_of(
     from mri_diffusion.scan import stem
     return [Path(path)] + [Path(path).parent/(stem(path) + e) for e in ends]
 
+def _slices_out(path, out, read, force):
+    "Files that OUT stands for where it is no NIfTI; refused unless IN is PNG, and where they belong to the input"
+    from mri_diffusion.core import require
+    from mri_diffusion.images import ImageFacts, check_images, find_images, is_images
+    require(is_images(path), f'{out}: the name of an image must end in .nii or .nii.gz' + ' (a folder or a .png is for an IN of PNG)'*(out.suffix.lower() == '.png' or out.is_dir()))
+    kind, files = find_images(path)
+    slices = check_images(out, ImageFacts(tuple(f.name for f in files), 8, kind), force)
+    among = out.suffix.lower() == '.png' and out.resolve().parent == path.resolve()
+    require(not among and not {f.resolve() for f in slices} & read, f'{out}: belongs to the input; give the output another name or folder')
+    return slices
+
+def _read_files(path):
+    "Every file that belongs to an input; of a folder of images its slices, and the record beside it only if there is one"
+    from mri_diffusion.images import find_images, is_images
+    if not is_images(path): return {f.resolve() for f in files_of(path, ('.json', '.bval', '.bvec', '.bvals', '.bvecs'))}
+    return {f.resolve() for f in (*find_images(path)[1], *files_of(path, ['.json'])) if f.exists()}
+
 def check_files(
     outputs,          # Files that will be written; None is skipped
     inputs=(),        # Images and text files that are read; None is skipped
     images=(),        # Those of `outputs` that are images
     force:bool=False, # Existing files may be replaced
+    picture=None,     # That of `outputs` which may be PNG where the first of `inputs` is
 ):
     "Refuse, before any work, an input that is missing and an output that cannot or must not be written"
     from mri_diffusion.core import check_output, require
     outputs, inputs = ([Path(p) for p in paths if p is not None] for paths in (outputs, inputs))
     for p in inputs: require(p.exists(), f'{p}: no such file; check the name and the folder')
-    for p in images: require(p is None or str(p).lower().endswith(('.nii', '.nii.gz')), f'{p}: the name of an image must end in .nii or .nii.gz')
-    read = {f.resolve() for p in inputs for f in files_of(p, ('.json', '.bval', '.bvec', '.bvals', '.bvecs'))}
-    seen = set()
+    is_nifti = lambda p: str(p).lower().endswith(('.nii', '.nii.gz'))
+    for p in images: require(p is None or p == picture or is_nifti(p), f'{p}: the name of an image must end in .nii or .nii.gz' + '; its values are signed and real, and PNG holds whole numbers from 0'*(Path(p or '').suffix.lower() == '.png'))
+    read, seen, folder = set().union(*map(_read_files, inputs)), set(), None
     for p in outputs:
         require(p.resolve() not in read, f'{p}: belongs to the input; give the output another name or folder')
         require(p.resolve() not in seen, f'{p}: two outputs would have this name')
-        require(not p.is_dir(), f'{p}: is a folder; give the name of a file')
+        require(folder not in p.resolve().parents, f'{p}: lies in the folder of images that will be written; give it another folder')
+        slices = _slices_out(inputs[0], p, read, force) if picture is not None and p == Path(picture) and not is_nifti(p) else []
+        if slices: folder = p.resolve()
+        require(slices or not p.is_dir(), f'{p}: is a folder; give the name of a file')
         check_output(p, force)
         seen.add(p.resolve())
 
@@ -71,7 +92,7 @@ def simulate_scan(
     require(seed >= 0, f'seed {seed}: give 0 or more')
     require((snr if sigma is None else sigma) > 0, f'the noise level ({"--snr" if sigma is None else "--sigma"}) must be above 0')
     images, inputs = [out, sigma_map], [path, mask, bval, bvec]
-    check_files([*files_of(out, ['.json']), sigma_map], inputs, images, force)
+    check_files([*files_of(out, ['.json']), sigma_map], inputs, images, force, out)
     scan = Scan.load(path, bval, bvec, mask)
     if scan.bvals is not None: check_files(files_of(out)[2:], inputs, force=force)
     level = float(np.median(scan.b0[scan.foreground()]))
@@ -81,6 +102,7 @@ def simulate_scan(
     noisy = level*add_noise(scan.data/np.float32(level), relative, noise, coils, correlation, generator(seed), scan.voxel_size)
     facts = dict(noise=noise, snr=level/sigma if snr is None else snr, coils=coils, correlation_mm=correlation, gfactor=gfactor, signal=level)
     record = make_sidecar(path, 'simulate', facts, seed, sigma)
+    if scan.images: record['Notes'] = scan.notes
     scan.with_data(noisy).save(out, force, record)
     if sigma_map is not None: scan.with_data(np.broadcast_to(np.float32(level*relative), scan.shape[:3])).save(sigma_map, force)
     return record
@@ -350,7 +372,7 @@ def denoise_scan(
     from mri_diffusion.method import make_config
     from mri_diffusion.scan import Scan
     maps, inputs = [p for p in (residual, noise_map, std) if p is not None], [path, bval, bvec, mask, sigma if _is_path(sigma) else None]
-    check_files([*files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force)
+    check_files([*files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force, out)
     require(report is None or str(report).lower().endswith('.html'), f'{report}: the name of a report must end in .html')
     require(bias_field in BIAS_FIELD, f'--bias-field {bias_field}: unknown; choose from {", ".join(BIAS_FIELD)}')
     scan = Scan.load(path, bval, bvec, mask)
@@ -362,6 +384,7 @@ def denoise_scan(
     opened = dict(out=out, method=method, model=model, preset=preset, seed=seed, device=device, settings=settings, force=force)
     result = denoise_loaded(scan, level, opened, std is not None, noise_map is not None, bias_field)
     result.save(out, residual, noise_map, std, force)
+    result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
     if report is not None: result.report(report, force)
     return result
 
@@ -551,8 +574,8 @@ def _columns(rows):
 def _option(*names, **kw): return typer.Option(*names, **kw)
 def _file(name, help, **kw): return Annotated[Path | None, typer.Option(name, metavar='FILE', help=help, show_default=False, **kw)]
 
-_Scan = Annotated[Path, typer.Argument(metavar='IN', help='Scan to read, .nii or .nii.gz.')]
-_Out = Annotated[Path, typer.Argument(metavar='OUT', help='Scan to write; a .json record goes beside it, and .bval and .bvec of a series.')]
+_Scan = Annotated[Path, typer.Argument(metavar='IN', help='Scan to read: .nii, .nii.gz, a folder of PNG or DICOM slices, or one .png or .dcm.')]
+_Out = Annotated[Path, typer.Argument(metavar='OUT', help='Scan to write: .nii or .nii.gz, or where IN is PNG a folder or a .png; a .json record goes beside it, and .bval and .bvec of a series.')]
 _Bval = _file('--bval', 'b-values in s/mm2; without it the .bval beside the scan, if there.')
 _Bvec = _file('--bvec', 'Directions; without it the .bvec beside the scan, if there.')
 _Seed = Annotated[int, _option('--seed', help='Fixes everything random.')]
@@ -588,9 +611,10 @@ def _simulate(
     sigma_map:_file('--sigma-map', 'Also write the noise std at every voxel.')=None,
     mask:_file('--mask', "Where the signal of --snr is measured; without it Otsu's.")=None,
     bval:_Bval=None, bvec:_Bvec=None, force:_Force=False, json:_Json=False, quiet:_Quiet=False):
-    "Make a noisy scan from a clean one."
+    "Make a noisy scan from a clean one; PNG clips what noise adds below 0 or above its range, so give OUT as .nii.gz."
     record = simulate_scan(path, out, noise, snr, sigma, coils, correlation, gfactor, seed, sigma_map, mask, bval, bvec, force)
     p = record['Parameters']
+    _say(*(f'note: {n}' for n in record.get('Notes', ())))
     typer.echo(_json(record) if json else f'{out}: {noise} noise, sigma {record["Sigma"]:.4g}, SNR {p["snr"]:.4g} (median signal {p["signal"]:.4g}), seed {seed}')
 
 @_command('noise')
@@ -609,7 +633,7 @@ def _noise(
 @_command('train')
 def _train(
     method:Annotated[str, typer.Argument(metavar='METHOD', help='A method that learns (mri-diffusion methods).')],
-    noisy:Annotated[list[Path] | None, typer.Argument(metavar='NOISY...', help='Noisy scans; without any, Rician noise is simulated on the clean ones.', show_default=False)]=None,
+    noisy:Annotated[list[Path] | None, typer.Argument(metavar='NOISY...', help='Noisy scans, .nii.gz or folders of slices; without any, Rician noise is simulated on the clean ones.', show_default=False)]=None,
     out:Annotated[Path, _option('--out', metavar='MODEL', help='Model folder; the same command again continues an interrupted training.')]=...,
     clean:Annotated[list[Path] | None, _option('--clean', metavar='CLEAN...', help='Clean scans, in the same order.', show_default=False)]=None,
     preset:Annotated[str, _option('--preset', metavar='tiny|laptop|paper', help='Size of the network and length of the training.')]='laptop',
@@ -656,7 +680,7 @@ def _level(sigma):
 # %% ../nbs/62_cli.ipynb #1f78614b
 @_command('evaluate')
 def _evaluate(
-    denoised:Annotated[Path, typer.Argument(metavar='DENOISED', help='Denoised scan.')],
+    denoised:Annotated[Path, typer.Argument(metavar='DENOISED', help='Denoised scan, .nii.gz or a folder of slices.')],
     clean:_file('--clean', 'Clean scan: PSNR, SSIM, NMSE, high-frequency error; of a series with a gradient table the errors of FA and MD.')=None,
     repeats:_file('--repeats', 'Series of repeats, none of which was denoised: PSNR against their mean, corrected for its noise.')=None,
     noisy:_file('--noisy', 'What was denoised: adds its scores, the gain, and statistics of the residual.')=None,
