@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from .core import InputError, atomic_path, check_output, plain, require, write_json
-from .images import check_images, clipped, is_images, read_images, write_images
+from .images import check_images, clipped, is_images, name_of, read_images, write_images
 
 # %% ../nbs/01_scan.ipynb #87eba81a
 def _is_hidden_gzip(path):
@@ -282,7 +282,7 @@ def stem(
     path, # An image's path
 )->str:   # Its name without .nii, .nii.gz, .png, .dcm or .ima
     "The name that the companions of an image share"
-    name = Path(path).name
+    name = name_of(path)
     for end in ('.nii.gz', '.nii', '.png', '.dcm', '.ima'):
         if name.lower().endswith(end): return name[:-len(end)]
     return name
@@ -441,7 +441,7 @@ def make_sidecar(
 )->dict:             # For `Scan.save(..., sidecar=...)`
     "The record that goes beside a result"
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    return dict(Sources=[Path(s).name for s in sources], Method=method, Software='mri_diffusion', Version=_version(),
+    return dict(Sources=[name_of(s) for s in sources], Method=method, Software='mri_diffusion', Version=_version(),
                 Parameters=plain(parameters or {}), Seed=seed, Sigma=plain(sigma), **plain(more))
 
 def write_sidecar(

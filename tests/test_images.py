@@ -90,6 +90,11 @@ def test_one_png(cli, tmp_path):
     assert cli('denoise', tmp_path/'in'/NAMES[3], tmp_path/'folder', '--method', 'blur').code == 0 and os.listdir(tmp_path/'folder') == [NAMES[3]]
     assert cli('denoise', tmp_path/'in'/NAMES[3], tmp_path/'one.nii.gz', '--method', 'blur', '--force').code == 0 and Scan.load(tmp_path/'one.nii.gz').shape == (24, 28, 1)
 
+def test_the_folder_one_is_in(cli, tmp_path, monkeypatch):
+    pictures(tmp_path/'in')
+    monkeypatch.chdir(tmp_path/'in')
+    assert cli('denoise', '.', '../out', '--method', 'identity').code == 0 and read_json(tmp_path/'out.json')['Sources'] == ['in']
+
 def test_simulate_says_what_png_cannot_hold(cli, tmp_path):
     pictures(tmp_path/'clean', 8)
     got = cli('simulate', tmp_path/'clean', tmp_path/'noisy', '--snr', 5, '--noise', 'gaussian')
