@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['default_range', 'psnr', 'nmse', 'ssim_map', 'ssim', 'structural_error_reduction', 'hfen', 'band_errors', 'evaluate',
-           'score_table', 'snr', 'cnr', 'psnr_repeats', 'lag_correlation', 'residual_stats']
+           'score_table', 'snr', 'cnr', 'psnr_repeats', 'repeat_scores', 'lag_correlation', 'residual_stats']
 
 # %% ../nbs/50_metrics.ipynb #f89c59ed
 import numpy as np
@@ -212,6 +212,40 @@ def psnr_repeats(
     r = default_range(reference, m) if data_range is None else float(data_range)
     mse = np.mean((d - reference)[m]**2) - np.mean(reps.var(-1, ddof=1)[m])/reps.shape[-1]
     return float(10*np.log10(r**2/mse)) if mse > 0 else float('inf')
+
+# %% ../nbs/50_metrics.ipynb #rsc00001
+def _decibels(mse, r): return float(10*np.log10(r**2/mse)) if mse > 0 else float('inf')
+
+def _block_sums(values, mask, block):
+    "Sum of `values` within the mask, and its voxels, in every block of `block` voxels a side"
+    at = [np.arange(n)//block for n in mask.shape]
+    index = np.ravel_multi_index(np.meshgrid(*at, indexing='ij'), [a[-1] + 1 for a in at])[mask]
+    total, count = np.bincount(index, values[mask]), np.bincount(index)
+    return total[count > 0], count[count > 0]
+
+def repeat_scores(
+    denoised,         # (X, Y, Z)
+    repeats,          # (X, Y, Z, N) repeats of one scan
+    input_index=None, # Which of them was denoised; None: a scan that is not among them
+    mask=None,        # Voxels that count; None: all
+    data_range=None,  # In image units; None: largest value of the mean of the others inside the mask
+    seed:int=0,       # Which blocks are drawn
+    n_boot:int=200,   # Draws for the interval
+    block:int=8,      # Edge of a block, voxels
+)->dict:              # leaky, left_out, corrected, low and high (95 % interval of corrected), all dB; data_range
+    "PSNR of a denoised repeat against all repeats, against the others, and against the others with their noise, MSE - var/(N - 1), taken off"
+    d, reps = _array(denoised), _array(repeats)
+    require(reps.ndim == d.ndim + 1 and reps.shape[:-1] == d.shape and reps.shape[-1] > 1, f'repeats have shape {reps.shape}; give {d.shape + ("N",)} with N of at least 2')
+    require(input_index is None or 0 <= input_index < reps.shape[-1], f'input_index: {input_index} of {reps.shape[-1]} repeats; count from 0')
+    others, m = reps if input_index is None else np.delete(reps, input_index, -1), _mask(mask, d.shape)
+    reference = others.mean(-1)
+    r = default_range(reference, m) if data_range is None else float(data_range)
+    noise = (others if others.shape[-1] > 1 else reps).var(-1, ddof=1)/others.shape[-1]
+    error, rng = (d - reference)**2, np.random.default_rng(seed)
+    total, count = _block_sums(error - noise, m, block)
+    drawn = rng.integers(len(total), size=(n_boot, len(total)))
+    low, high = np.percentile([_decibels(t/n, r) for t, n in zip(total[drawn].sum(1), count[drawn].sum(1))], [2.5, 97.5], method='nearest')
+    return dict(leaky=psnr(d, reps.mean(-1), m, r), left_out=_decibels(error[m].mean(), r), corrected=_decibels((error - noise)[m].mean(), r), low=float(low), high=float(high), data_range=r)
 
 # %% ../nbs/50_metrics.ipynb #a7ea3ea8
 def lag_correlation(
