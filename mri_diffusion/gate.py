@@ -116,7 +116,7 @@ def _series_kernel(x, inside, bvals, dims, reach):
     return _valid(_plane(autocorrelation(noise, inside, reach), dims), inside.sum()*noise.shape[3]), source
 
 def _image_kernel(x, inside, dims, reach):
-    "Correlation of one volume's noise: air and flat patches both, and the lower, since ghosts and anatomy only add to it"
+    "Correlation of one volume's noise: air and flat patches both, and the lower, since ghosts and anatomy only add to it; air alone where it is not a magnitude"
     found, air = {}, find_air(x, inside)
     try: flat = flat_noise(x, inside, dims, reach)
     except InputError as e: flat, why = None, e
@@ -124,7 +124,8 @@ def _image_kernel(x, inside, dims, reach):
     if air[0].sum() >= 20_000 and air[1] <= .2 and x[air[0]].std() > 0: found['air'] = _valid(*_air_kernel(x, air[0], dims, reach, flat))
     if flat is None: require(found, f'noise_kernel: no air, and {why}')
     require(found, 'noise_kernel: flat patches and air show no noise; the image needs no denoising')
-    source = min(found, key=lambda k: (found[k]**2).sum())
+    bare = 'air' in found and abs(x[air[0]].mean()) < .5*x[air[0]].std()  # not a magnitude: air is noise and nothing else
+    source = 'air' if bare else min(found, key=lambda k: (found[k]**2).sum())
     return found[source], source
 
 def _air_kernel(x, air, dims, reach, flat, width=25):
