@@ -106,13 +106,18 @@ def _valid(kernel, n, limit=.05, rounds=200):
 
 def _plane(kernel, dims): return kernel if dims == 3 else kernel[:, :, kernel.shape[2]//2]
 
+def _local(x, where, width=25):
+    "Mean over the voxels of a mask within a window"
+    total, share = (ndimage.uniform_filter(np.where(where, v, 0.), width, mode='constant') for v in (x.astype(float), np.ones(x.shape)))
+    return total/np.maximum(share, 1e-12)
+
 def _series_kernel(x, inside, bvals, dims, reach):
     "Correlation of a series' noise and its source: repeats, empty modes, or the mean over volumes"
     same = [] if bvals is None else repeats_of(x.shape[3], bvals)
     if len(same) >= 2: noise, _, source = noise_field(x[..., same], inside, np.zeros(len(same)))
     elif x.shape[3] >= FEW: noise, source = find_modes(x.astype(np.float32), inside, K=x.shape[3]//2).noise(x), 'modes of the series without signal'
     else: return _valid(sum(_image_kernel(x[..., v], inside, dims, reach)[0] for v in range(x.shape[3])), 1e9), 'mean over volumes, each by itself'
-    noise = noise - noise[inside].mean(0)
+    noise = np.stack([n - _local(n, inside) for n in np.moveaxis(noise, 3, 0)], 3) # slow drifts are no noise
     return _valid(_plane(autocorrelation(noise, inside, reach), dims), inside.sum()*noise.shape[3]), source
 
 def _image_kernel(x, inside, dims, reach):
@@ -120,7 +125,7 @@ def _image_kernel(x, inside, dims, reach):
     found, air = {}, find_air(x, inside)
     try: flat = flat_noise(x, inside, dims, reach)
     except InputError as e: flat, why = None, e
-    if flat is not None and flat.max() > 0: found['flat patches'] = _valid(flat, 2e4, .12)
+    if flat is not None and flat.max() > 1e-10*(x[inside].astype(float)**2).mean(): found['flat patches'] = _valid(flat, 2e4, .12)
     if air[0].sum() >= 20_000 and air[1] <= .2 and x[air[0]].std() > 0: found['air'] = _valid(*_air_kernel(x, air[0], dims, reach, flat))
     if flat is None: require(found, f'noise_kernel: no air, and {why}')
     require(found, 'noise_kernel: flat patches and air show no noise; the image needs no denoising')
@@ -128,13 +133,12 @@ def _image_kernel(x, inside, dims, reach):
     source = 'air' if bare else min(found, key=lambda k: (found[k]**2).sum())
     return found[source], source
 
-def _air_kernel(x, air, dims, reach, flat, width=25):
+def _air_kernel(x, air, dims, reach, flat):
     "Correlation of one channel from air, and the number of voxels behind it; of a magnitude by its squares"
-    mean, std = x[air].mean(), x[air].std()
+    x, mean, std = x.astype(float), x[air].mean(), x[air].std()
     if abs(mean) < .5*std: return _plane(autocorrelation((x - mean)[..., None], air, reach), dims), air.sum()
     air = air & (x < np.percentile(x[air], 99.9))
-    trend, share = (ndimage.uniform_filter(np.where(air, v, 0.), width, mode='constant') for v in (x.astype(float)**2, np.ones(x.shape)))
-    power = x**2*share/np.maximum(trend, 1e-12)         # of even strength where the noise differs from place to place
+    power = x**2/np.maximum(_local(x**2, air), 1e-12) # of even strength where the noise differs from place to place
     square = _plane(autocorrelation((power - power[air].mean())[..., None], air, reach), dims)
     return _unsquared(square, 4/np.sqrt(air.sum()), flat), air.sum()
 
@@ -183,16 +187,21 @@ def predictable_from(
     require(all(s % 2 for s in k.shape) and side % 2 == 1 and side > 0, f'predictable_from: kernel {k.shape}, side {side}; both need odd sides')
     return _explained(k/k[tuple(s//2 for s in k.shape)], int(side), max(k.shape)//2 if reach is None else int(reach))
 
+def _lowest_on_an_axis(kernel):
+    "Smallest correlation between voxels shifted along one axis: zero-filled lines of k-space make it negative"
+    centre = tuple(s//2 for s in np.shape(kernel))
+    return float(min(np.min(kernel[centre[:a] + (slice(None),) + centre[a + 1:]]) for a in range(len(centre)))/kernel[centre])
+
 def blind_side(
     kernel,         # As in `predictable_from`
     limit:float=.05,# Part of the noise variance that may be predictable
     largest:int=9,  # Largest side tried, voxels
 )->int:             # Odd side of the square or cube that a blind-spot method must not look at
     "Smallest blind block from outside which less than `limit` of the noise can be predicted"
-    tried, cut = {}, float(np.min(kernel)/np.max(kernel)) < -.15
+    tried, lowest = {}, _lowest_on_an_axis(kernel)
     for side in range(1, largest + 1, 2):
         tried[side] = predictable_from(kernel, side)
-        if tried[side] < limit and not cut: return side
-    if cut: raise InputError(f'blind spot: the correlation of the noise swings to {np.min(kernel)/np.max(kernel):.2f}: k-space was filled with zeros, and such noise is known from afar ({tried[1]:.0%} from all other voxels near by); crop k-space first, or use a method that compares volumes')
+        if tried[side] < limit and lowest > -.15: return side
+    require(lowest > -.15, f'blind spot: the correlation of the noise swings to {lowest:.2f}: k-space was filled with zeros, and such noise is known from afar ({tried[1]:.0%} from all other voxels near by); crop k-space first, or use a method that compares volumes')
     figures = ', '.join(f'{s}: {v:.0%}' for s, v in tried.items())
     raise InputError(f'blind spot: noise is predictable from outside any blind block up to {largest} voxels ({figures}; limit {limit:.0%}); undo zero-filling or interpolation first (crop k-space), or use a method that compares volumes')
