@@ -38,9 +38,11 @@ def methods():
     "All methods: name -> Method"
     if not _registry:
         from mri_diffusion.ddm2_series import DDM2
+        from mri_diffusion.diffdenoise_scan import DIFFDENOISE
         from mri_diffusion.supervised import SUPERVISED
         _registry.update(SUPERVISED)
         _registry['ddm2'] = DDM2
+        _registry['diffdenoise'] = DIFFDENOISE
         _registry.update({name: _classical(name, info) for name, info in CLASSICAL.items()})
     return dict(_registry)
 
