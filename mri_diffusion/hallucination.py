@@ -29,7 +29,7 @@ def _mask(mask, shape):
     require(m.shape == tuple(shape[:3]) and m.any(), f'mask: shape {m.shape} with {int(m.sum())} voxels for an image of {tuple(shape)}; give one on the same grid that is not empty')
     return m[..., None] if len(shape) == 4 else m
 
-def _spectra(denoised, clean, noisy, mask, dims):
+def _spectra(denoised, clean, noisy, mask, dims, expected):
     "Fourier transforms of error and noise inside the mask, frequencies by rest, and the part of the voxels that the mask covers"
     d, c, n = (np.asarray(x, np.float64) for x in (denoised, clean, noisy))
     require(c.ndim in (2, 3, 4) and d.shape == c.shape == n.shape, f'denoised {d.shape}, clean {c.shape}, noisy {n.shape}: give three images (X, Y[, Z[, V]]) of one shape')
@@ -38,19 +38,22 @@ def _spectra(denoised, clean, noisy, mask, dims):
     m = _mask(mask, c.shape)
     require(all(np.isfinite(x[np.broadcast_to(m, c.shape)]).all() for x in (d, c, n)), 'denoised, clean or noisy: NaN or infinite inside the mask; look at the images')
     fourier = lambda x: np.fft.fftn(np.where(m, x, 0), axes=tuple(range(dims)), norm='ortho').reshape(int(np.prod(c.shape[:dims])), -1)
-    return fourier(d - c), fourier(n - c), c.shape[:dims], m.mean()
+    mean = c if expected is None else np.asarray(expected, np.float64)
+    require(mean.shape == c.shape, f'expected: shape {mean.shape} for an image of {c.shape}; give the mean of the noisy image at every voxel')
+    return fourier(d - c), fourier(n - mean), c.shape[:dims], m.mean()
 
 # %% ../nbs/52_hallucination.ipynb #7cd8ebb0
 def noise_leak(
-    denoised,   # (X, Y[, Z[, V]])
-    clean,      # The truth, same shape
-    noisy,      # What was denoised, same shape
-    mask=None,  # (X, Y[, Z]) voxels that count; None: all
-    n_bands=8,  # Bands of equal width up to the Nyquist frequency; the last one takes the corners too
-    dims=None,  # 2: Fourier transform of each slice; 3: of the volume; None: 3, or 2 for one slice
-)->dict:        # frequency (upper edge), leak, std_error, share, weight (of the noise energy) per band; overall, overall_error
-    "Part of the noise that came back: slope of (denoised - clean) on (noisy - clean) per band of spatial frequency"
-    E, N, shape, covered = _spectra(denoised, clean, noisy, mask, dims)
+    denoised,      # (X, Y[, Z[, V]])
+    clean,         # The truth, same shape
+    noisy,         # What was denoised, same shape
+    mask=None,     # (X, Y[, Z]) voxels that count; None: all
+    n_bands=8,     # Bands of equal width up to the Nyquist frequency; the last one takes the corners too
+    dims=None,     # 2: Fourier transform of each slice; 3: of the volume; None: 3, or 2 for one slice
+    expected=None, # Mean of the noisy image where it is not `clean` (`noise.rician_mean`), same shape
+)->dict:           # frequency (upper edge), leak, std_error, share, weight (of the noise energy) per band; overall, overall_error
+    "Part of the noise that came back: slope of (denoised - clean) on (noisy - its mean) per band of spatial frequency"
+    E, N, shape, covered = _spectra(denoised, clean, noisy, mask, dims, expected)
     band, edges = _bands(shape, n_bands)
     add = lambda x: np.bincount(band, x.sum(1), n_bands)
     nn, ne, ee = add(np.abs(N)**2), add((N.conj()*E).real), add(np.abs(E)**2)
