@@ -254,20 +254,23 @@ def srds(
     found = symmetric_pairs(sample, np.shape(mean), pairs, generator(seed))
     return Pairs(**{k: v.numpy() if torch.is_tensor(v) else v for k, v in vars(found).items()})
 
-# %% ../nbs/43_diffdenoise.ipynb #c40e5195
+# %% ../nbs/43_diffdenoise.ipynb #b846b530
 def risk_weights(
     states, # (…) noisy, noise of std one
     base,   # (…) first guess
     parts,  # List of (…): what may be added to it
     traces, # List of numbers, base first: mean of b' J b, the divergence of each under the noise, per pixel
     mask=None, # (…) bool; None: all
+    bounds=None, # List of (low, high), one a part; None: free
 )->np.ndarray: # Weight of each part
     "Weights of least unbiased risk (Stein 1981, doi:10.1214/aos/1176345632)"
+    from scipy.optimize import lsq_linear
     inside = np.ones(np.shape(states), bool) if mask is None else np.asarray(mask, bool)
     f = np.stack([np.asarray(p, float)[inside] for p in parts])
     gram = f@f.T/inside.sum() + 1e-9*np.eye(len(f))
     side = f@(np.asarray(states, float) - base)[inside]/inside.sum() - np.asarray(traces[1:])
-    return np.linalg.solve(gram, side)
+    root = np.linalg.cholesky(gram)
+    return lsq_linear(root.T, np.linalg.solve(root, side), (-np.inf, np.inf) if bounds is None else tuple(np.transpose(bounds))).x
 
 def unbiased_risk(
     denoised, # (…) in states
