@@ -87,10 +87,12 @@ def flat_noise(
 
 # %% ../nbs/17_gate.ipynb #fa574786
 def _valid(kernel, n, limit=.05, rounds=200):
-    "A correlation: chance set to 0, symmetric, its spectrum nowhere negative, 1 at the centre"
+    "A correlation: what has not ended at the rim taken off, chance set to 0, symmetric, its spectrum nowhere negative, 1 at the centre"
     k = np.asarray(kernel, np.float64)/kernel[tuple(s//2 for s in kernel.shape)]
     k = (k + np.flip(k))/2
-    centre = tuple(s//2 for s in k.shape)
+    centre, rim = tuple(s//2 for s in k.shape), np.pad(np.zeros([s - 2 for s in k.shape], bool), 1, constant_values=True)
+    k -= max(0., k[rim].mean())                         # drifts and anatomy, of longer range than noise
+    k /= k[centre]
     off = np.abs(k)
     off[centre] = 0
     k[off <= 4/np.sqrt(n) if off.max() > max(limit, 5/np.sqrt(n)) else off < 2] = 0
@@ -123,9 +125,10 @@ def _series_kernel(x, inside, bvals, dims, reach):
 def _image_kernel(x, inside, dims, reach):
     "Correlation of one volume's noise: air and flat patches both, and the lower, since ghosts and anatomy only add to it; air alone where it is not a magnitude"
     found, air = {}, find_air(x, inside)
-    try: flat = flat_noise(x, inside, dims, reach)
+    near = min(reach, 3 if min(x.shape[:2]) < 128 else reach) # a small image has little flat tissue: fewer lags, smaller patches
+    try: flat = np.pad(flat_noise(x, inside, dims, near, *((11, 4) if near < reach else ())), reach - near)
     except InputError as e: flat, why = None, e
-    if flat is not None and flat.max() > 1e-10*(x[inside].astype(float)**2).mean(): found['flat patches'] = _valid(flat, 2e4, .12)
+    if flat is not None and flat.max() > 1e-10*(x[inside].astype(float)**2).mean(): found['flat patches'] = _valid(flat, 4.5e3, .12)
     if air[0].sum() >= 20_000 and air[1] <= .2 and x[air[0]].std() > 0: found['air'] = _valid(*_air_kernel(x, air[0], dims, reach, flat))
     if flat is None: require(found, f'noise_kernel: no air, and {why}')
     require(found, 'noise_kernel: flat patches and air show no noise; the image needs no denoising')
@@ -163,7 +166,7 @@ def noise_kernel(
     require(inside.shape == x.shape[:3] and inside.any(), f'noise_kernel: mask {inside.shape} with {inside.sum()} voxels for an image {x.shape[:3]}; give one that fits')
     return _series_kernel(x, inside, bvals, dims, reach) if x.ndim == 4 else _image_kernel(x, inside, dims, reach)
 
-# %% ../nbs/17_gate.ipynb #03bd0135
+# %% ../nbs/17_gate.ipynb #9e874526
 def _explained(kernel, side, reach):
     "r' R^-1 r of the voxels outside the blind block"
     half = np.array(kernel.shape)//2

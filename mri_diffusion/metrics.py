@@ -133,7 +133,8 @@ def band_errors(
         p = np.abs(np.fft.fftn(x*m, axes=axes, norm='ortho'))**2
         return np.bincount(band.ravel(), (p.sum(3) if p.ndim == 4 else p).ravel(), n_bands)
     error, signal = power(d - c), power(c)
-    return dict(frequency=edges[1:], error=error/m.sum(), relative=error/np.maximum(signal, np.finfo(float).tiny))
+    with np.errstate(over='ignore'): # a band without signal
+        return dict(frequency=edges[1:], error=error/m.sum(), relative=error/np.maximum(signal, np.finfo(float).tiny))
 
 # %% ../nbs/50_metrics.ipynb #51ae4521
 def _scores(image, clean, mask, r):
