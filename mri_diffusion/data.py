@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['to_tensor', 'to_array', 'PatchDataset', 'SliceDataset', 'split_axis', 'split_subjects', 'shell_labels', 'neighbours',
-           'RawScan', 'reconstruct', 'm4raw_repetitions', 'load_m4raw', 'load_fastmri', 'ScanFile', 'load_bids',
-           'by_field', 'load_ppmi', 'fetch_stanford_hardi', 'fetch_sherbrooke']
+           'RawScan', 'reconstruct', 'm4raw_repetitions', 'load_m4raw', 'load_fastmri', 'load_raw', 'ScanFile',
+           'load_bids', 'by_field', 'load_ppmi', 'fetch_stanford_hardi', 'fetch_sherbrooke']
 
 # %% ../nbs/14_data.ipynb #b4baf8d9
 import hashlib, re
@@ -333,6 +333,18 @@ def load_fastmri(
         first = int(facts['encoded_matrix']['y'])//2 - int(limits['center'])
         last = min(first + int(limits['maximum']) + 1, size[1])
     return RawScan(kspace[None], _voxels(facts, crop or size), crop, (first, last), facts, [Path(path)])
+
+def load_raw(
+    path,              # An M4Raw or fastMRI .h5
+    repetitions=False, # M4Raw: all repetitions beside it, as a series
+)->Scan:               # (X, Y, Z), or (X, Y, Z, N); on the acquired lines only
+    "The image of raw k-space, its zero-filled lines left out: noise that neighbours do not share"
+    named = re.fullmatch(r'.+_(?:T1|T2|FLAIR|GRE)\d{2}\.h5', Path(path).name)
+    raw = load_m4raw(path, repetitions) if named else load_fastmri(path)
+    scan, whole = reconstruct(raw, True), (raw.crop or raw.kspace.shape[-2:])[::-1]
+    scan.path = Path(path)
+    if scan.shape[:2] != tuple(whole): scan.notes.append(f'{path}: the zero-filled lines of k-space are left out, {scan.shape[0]} x {scan.shape[1]} of {whole[0]} x {whole[1]}; voxels are larger by as much')
+    return scan
 
 # %% ../nbs/14_data.ipynb #45a43d3e
 @dataclass

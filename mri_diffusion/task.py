@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from .core import generator, require
-from .data import split_axis
+from .data import load_raw, split_axis
 from .noise import add_noise
 from .phantom import load_t1
 from .scan import Scan
@@ -73,7 +73,7 @@ class ImageTask:
     kind:str          # Gaussian and correlated: 'additive'; Rician: 'magnitude'; else 'curve'
 
 def image_task(
-    data='t1',                # 't1' (embedded), or a path: NIfTI, a folder of PNG or DICOM slices
+    data='t1',                # 't1' (embedded), or a path: NIfTI, a folder of PNG or DICOM slices, raw k-space (.h5)
     noise='gaussian 6/255',   # Key of NOISES
     seed:int=0,               # Of the noise
     slices:int=0,             # Slices, evenly spread over the middle 80 %; 0: all
@@ -81,7 +81,7 @@ def image_task(
 )->ImageTask:
     "Clean slices and the same with noise"
     require(noise in NOISES, f'noise {noise!r}: unknown; choose from {", ".join(NOISES)}')
-    scan = load_t1() if data == 't1' else Scan.load(data)
+    scan = load_t1() if data == 't1' else load_raw(data) if str(data).lower().endswith('.h5') else Scan.load(data)
     require(scan.data.ndim == 3, f'{data}: shape {scan.shape}; give one volume or a folder of slices')
     x, n = scan.data, scan.shape[2]
     if slices: x = x[:, :, np.unique(np.linspace(.1*(n - 1), .9*(n - 1), min(slices, n)).round().astype(int))]
