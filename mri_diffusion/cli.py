@@ -102,7 +102,7 @@ def simulate_scan(
     import numpy as np
     from mri_diffusion.core import generator, require
     from mri_diffusion.noise import add_noise, g_factor_map
-    from mri_diffusion.scan import Scan, make_sidecar
+    from mri_diffusion.scan import make_sidecar
     require((snr is None) != (sigma is None), f'{path}: give the noise level by --snr or by --sigma, one of them')
     require(seed >= 0, f'seed {seed}: give 0 or more')
     require((snr if sigma is None else sigma) > 0, f'the noise level ({"--snr" if sigma is None else "--sigma"}) must be above 0')
@@ -136,7 +136,6 @@ def scan_noise(
     "Level, distribution and correlation of the noise of a scan"
     import numpy as np
     from mri_diffusion.core import plain, write_json
-    from mri_diffusion.scan import Scan
     from mri_diffusion.sigma import describe_noise, estimate_sigma
     check_files([map, json], [path, bval, mask], [map], force)
     scan = load_input(path, bval, None, mask)
@@ -385,7 +384,6 @@ def denoise_scan(
     from mri_diffusion.core import require
     from mri_diffusion.denoiser import BIAS_FIELD, check_dims, get_method
     from mri_diffusion.method import make_config
-    from mri_diffusion.scan import Scan
     maps, inputs = [p for p in (residual, noise_map, std) if p is not None], [path, bval, bvec, mask, sigma if _is_path(sigma) else None]
     check_files([*files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force, out)
     require(report is None or str(report).lower().endswith('.html'), f'{report}: the name of a report must end in .html')
