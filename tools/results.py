@@ -20,7 +20,7 @@ def gather(runs, name, command, folder='results'):
         known = read_json(p)
         table = pd.read_csv(p.parent/'metrics.csv')
         table.insert(0, 'seed' if 'seed' in known else 'run', known.get('seed', p.parent.name)) if 'seed' not in table else None
-        for k in ('clip', 'protocol', 'snr', 'group'):
+        for k in ('clip', 'protocol', 'snr', 'group', 'noise', 'form'):
             column = 'b0_snr' if k == 'snr' and k in table else k  # `dti` has a column snr: that of the corpus callosum
             if k in known and column not in table: table.insert(0, column, known[k])
         if 'costs' in (result := read_json(p.parent/'result.json')):
