@@ -6,7 +6,7 @@
 __all__ = ['FORMS', 'DIFFDENOISE_PRESETS', 'AT_INFERENCE', 'USES', 'LEAST', 'SEEN', 'LITTLE', 'DIFFDENOISE', 'chosen',
            'as_slices', 'from_slices', 'sigma_slices', 'noise_kind', 'additive_level', 'unit_of', 'gate', 'weights_of',
            'with_context', 'probe_of', 'guesses', 'teacher_weights', 'teacher_of', 'prepare', 'fit_diffdenoise',
-           'denoise_diffdenoise', 'build_diffdenoise']
+           'denoise_diffdenoise', 'doubt_sigma', 'build_diffdenoise']
 
 # %% ../nbs/43_diffdenoise_scan.ipynb #bf46318e
 import hashlib, json, math
@@ -129,6 +129,14 @@ def unit_of(
 # %% ../nbs/43_diffdenoise_scan.ipynb #eac68d16
 SEEN = 20_000 # Voxels from which flat patches tell the correlation of noise
 
+def _seen_kernel(data, mask, bvals):
+    "`noise_kernel`; blanked voxels that hide the noise are left out"
+    try: return noise_kernel(data, mask, bvals)
+    except InputError as e:
+        blank = (np.asarray(data) == 0).reshape(*np.shape(data)[:3], -1).all(-1)
+        if 'no denoising' not in str(e) or not blank.any() or blank.all(): raise
+        return noise_kernel(data, (auto_mask(np.maximum(data, 0)) if mask is None else np.asarray(mask, bool)) & ~blank, bvals)
+
 def gate(
     data,        # (X, Y, Z[, V])
     config:dict, # Settings
@@ -137,7 +145,7 @@ def gate(
     kernel=None, # (k, k) autocorrelation of the noise, if it is known
 )->tuple:        # side of the blind square, kernel (k, k) or None for white noise, notes
     "How blind the network must be: from the noise's correlation between neighbours"
-    try: kernel, source = noise_kernel(data, mask, bvals) if kernel is None else (np.asarray(kernel), 'given by the caller')
+    try: kernel, source = _seen_kernel(data, mask, bvals) if kernel is None else (np.asarray(kernel), 'given by the caller')
     except InputError as e:
         if 'no denoising' in str(e): raise
         return config['side'] or 1, None, [f'the correlation of the noise cannot be seen ({e}); taken as white']
@@ -337,10 +345,20 @@ def denoise_diffdenoise(
     out = student if student is not None else teacher_of(found, c, learned['weights']) if c['use'] == 'mean' else found['pair'].one
     spread = found['pair'].disagreement if sampled and c['own_pixel'] == 'no' else reuse_pixel(found['mean'], found['var'], z)[1]
     if sampled and 'pair' in found and found['pair'].rho is not None: notes.append(f'{c["pairs"]} symmetric pairs: correlation within pairs {found["pair"].rho:+.2f}, standard error of the mean {float(found["pair"].error.mean()):.3g} of the noise')
+    notes += doubt_sigma(found['var'], weights_of(data, mask) == 1) if c['own_pixel'] == 'yes' else []
     nonnegative = unit.kind == 'magnitude' or np.min(data) >= 0
     image = from_slices(unit.image(out), shape)
     return dict(denoised=np.maximum(image, 0) if nonnegative else image, std=from_slices(unit.std(out, spread), shape), sigma_found=_level(unit, out, shape), notes=notes,
                 pictures=_pictures(found, z, out, sampled))
+
+def doubt_sigma(
+    var,    # (X, Y, Z) variance of the noise-free value as stage 1 tells it, in units of the noise
+    inside, # (X, Y, Z) bool: the object
+)->list:    # One line, or none
+    "If the surroundings explain no part of the object as well as the noise level says they must, the level is doubtful"
+    if not inside.any(): return []
+    most = float(np.sqrt(1 + np.percentile(var[inside], 2)))
+    return [f'noise level in doubt: even where the surroundings explain the image best, {most:.2f} times as much noise is left; measure it (repeats, a noise scan) and give --sigma'] if most > 1.3 else []
 
 def _level(unit, out, shape):
     "Noise std in image units: as given or measured, or that of the curve"
