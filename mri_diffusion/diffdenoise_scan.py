@@ -26,9 +26,9 @@ from .sigma import estimate_sigma, find_air
 from .unit import UnitNoise, diagonal_gain, noise_curve
 
 # %% ../nbs/43_diffdenoise_scan.ipynb #bed0c7a5
-FORMS = dict(reuse=dict(blind_loss='likelihood', diffused='residual', output='v', own_pixel='yes', student_loss='l2'),
-             published=dict(blind_loss='l1', diffused='image', output='eps', own_pixel='no', student_loss='l1'))
-_BASE = dict(form='reuse', use='student', noise='auto', n_coils=1, gate='refuse', side=0, context=0, blind='dilated', blind_size='small', shuffle=1, blind_loss='', steps1=1000, lr1=2e-3,
+FORMS = dict(reuse=dict(blind_loss='likelihood', diffused='residual', output='v', own_pixel='yes', student_loss='l2', std='posterior'),
+             published=dict(blind_loss='l1', diffused='image', output='eps', own_pixel='no', student_loss='l1', std='disagreement'))
+_BASE = dict(form='reuse', use='student', std='', noise='auto', n_coils=1, gate='refuse', side=0, context=0, blind='dilated', blind_size='small', shuffle=1, blind_loss='', steps1=1000, lr1=2e-3,
              channels=(16, 32, 64), blocks=1, attention=(), diffused='', output='', conditioned=True, T=1000, steps2=400, lr2=1e-3, sampling_steps=10, pairs=1, own_pixel='',
              student='small', risk=None, student_loss='', steps=1500, lr=2e-3, patch=64, batch=8, window=256, ema=.99, precision='no', checkpoint_every=100)
 DIFFDENOISE_PRESETS = dict(
@@ -36,7 +36,7 @@ DIFFDENOISE_PRESETS = dict(
     laptop=dict(_BASE),
     paper=_BASE | dict(form='published', blind_size='paper', steps1=20_000, lr1=1e-4, channels=(64, 128, 256, 256), blocks=2, attention=(3,), steps2=100_000, lr2=1e-4, sampling_steps=20,
                        student='paper', steps=50_000, lr=1e-4, patch=128, batch=16, ema=.999, precision='bf16', checkpoint_every=1000))
-AT_INFERENCE = ('use', 'sampling_steps', 'pairs', 'window')
+AT_INFERENCE = ('use', 'std', 'sampling_steps', 'pairs', 'window')
 USES = ('student', 'mean', 'sample')
 LEAST = dict(n_coils=1, shuffle=1, steps1=1, T=1, sampling_steps=1, pairs=1, steps=1, patch=1, batch=1, window=16, checkpoint_every=1, side=0, context=0, steps2=0, blocks=0)
 
@@ -57,6 +57,7 @@ def chosen(
     out = {k: form[k] if k in form and v == '' else v for k, v in config.items()}
     try: out['attention'] = tuple(map(int, config['attention']))  # a command line gives text
     except (ValueError, TypeError): raise InputError(f'diffdenoise: attention={config["attention"]}; levels of the diffusion network, counted from 0') from None
+    require(out['std'] in ('posterior', 'disagreement'), f"diffdenoise: std={out['std']!r}; 'posterior' or 'disagreement'")
     require(out['own_pixel'] in ('yes', 'no'), f"diffdenoise: own_pixel={out['own_pixel']!r}; 'yes' or 'no'")
     require(out['form'] == 'reuse' or out['steps2'] > 0, 'diffdenoise: the published form is the diffusion; set steps2 above 0')
     if out['risk'] is None: out['risk'] = 0. if config['form'] == 'published' else .5 if side == 1 else 1.
@@ -340,15 +341,15 @@ def denoise_diffdenoise(
     z = states if states.ndim == 3 else states[..., 0]
     notes += _story(learned, c, float(max(np.percentile(np.abs(z), 99.9), 1))/learned['top'])
     student = apply_slices(net['student'], states, **how) if c['use'] == 'student' else None
-    sampled = c['use'] != 'student' or c['own_pixel'] == 'no'
+    sampled = c['use'] != 'student'
     found = guesses(net if sampled else {'blind': net['blind']}, states, c, seed, **how)
     out = student if student is not None else teacher_of(found, c, learned['weights']) if c['use'] == 'mean' else found['pair'].one
-    spread = found['pair'].disagreement if sampled and c['own_pixel'] == 'no' else reuse_pixel(found['mean'], found['var'], z)[1]
+    spread = reuse_pixel(found['mean'], found['var'], z)[1] if c['std'] == 'posterior' else found['pair'].disagreement if sampled else None
     if sampled and 'pair' in found and found['pair'].rho is not None: notes.append(f'{c["pairs"]} symmetric pairs: correlation within pairs {found["pair"].rho:+.2f}, standard error of the mean {float(found["pair"].error.mean()):.3g} of the noise')
-    notes += doubt_sigma(found['var'], weights_of(data, mask) == 1) if c['own_pixel'] == 'yes' else []
+    notes += doubt_sigma(found['var'], weights_of(data, mask) == 1) if c['blind_loss'] == 'likelihood' else []
     nonnegative = unit.kind == 'magnitude' or np.min(data) >= 0
     image = from_slices(unit.image(out), shape)
-    return dict(denoised=np.maximum(image, 0) if nonnegative else image, std=from_slices(unit.std(out, spread), shape), sigma_found=_level(unit, out, shape), notes=notes,
+    return dict(denoised=np.maximum(image, 0) if nonnegative else image, std=None if spread is None else from_slices(unit.std(out, spread), shape), sigma_found=_level(unit, out, shape), notes=notes,
                 pictures=_pictures(found, z, out, sampled))
 
 def doubt_sigma(
@@ -398,5 +399,7 @@ def build_diffdenoise(
     if c['steps2']: nets['conditional'] = ConditionalDiffusion(top, **{k: c[k] for k in ('channels', 'blocks', 'attention', 'diffused', 'output', 'conditioned', 'T')})
     return nn.ModuleDict(nets | dict(student=Student(c['student'], top, learned['channels'])))
 
+def _std_needs(config): return '--set use mean' if config['use'] == 'student' and chosen(config)['std'] == 'disagreement' else ''
+
 DIFFDENOISE = Method('diffdenoise', 'One image, slices or a volume, nothing clean; learns from the scan itself', 'scan', 'ten to twenty minutes of training on a CPU (laptop), then one pass', denoise_diffdenoise,
-                     gives_std=True, presets=DIFFDENOISE_PRESETS, fit=fit_diffdenoise, build=build_diffdenoise, at_inference=AT_INFERENCE)
+                     gives_std=True, std_needs=_std_needs, presets=DIFFDENOISE_PRESETS, fit=fit_diffdenoise, build=build_diffdenoise, at_inference=AT_INFERENCE)

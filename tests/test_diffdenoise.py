@@ -177,11 +177,12 @@ def test_use(where, cli, tmp_path, monkeypatch):
     assert not np.array_equal(one, again(cli, where, tmp_path/'c.nii', *set_(use='sample', pairs=2), '--seed', 5)[0]), 'another seed, another sample'
 
 def test_published_form(where, cli, tmp_path):
-    got = cli('denoise', where/'noisy.nii.gz', tmp_path/'out.nii', *DENOISE, *set_(form='published', pairs=2), '--std', tmp_path/'std.nii')
+    got = cli('denoise', where/'noisy.nii.gz', tmp_path/'out.nii', *DENOISE, *set_(form='published', use='mean', pairs=2), '--std', tmp_path/'std.nii')
     record = read_json(tmp_path/'out.json')
     assert got.code == 0 and record['Parameters']['form'] == 'published' and 'symmetric pairs' in got.err and 'least risk' not in got.err, got.err
     assert np.isfinite(values(tmp_path/'out.nii')).all() and (values(tmp_path/'std.nii') > 0).mean() > .5
     assert read_json(tmp_path/'out_diffdenoise'/'config.json')['learned']['risk'] == 0
+    refused(cli, ['denoise', where/'noisy.nii.gz', tmp_path/'other.nii', '--model', tmp_path/'out_diffdenoise', *set_(use='student'), '--std', tmp_path/'other_std.nii'], tmp_path, 'only with --set use mean')
 
 FIXED = dict(form='published', steps=13, steps1=13, side=3, gate='warn', noise='additive', context=1, blind='halfplane', student='small', T=50, own_pixel='no', channels='8,16', n_coils=2, risk=.3, diffused='image')
 
