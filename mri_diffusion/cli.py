@@ -302,6 +302,7 @@ def train_method(
             denoiser.save(out, force=True)
             write_json(out/'training'/'settings.json', {**facts, 'finished': read_json(out/'config.json')['sha256']})
             for p in sorted((out/'training').rglob('checkpoint')): shutil.rmtree(p, ignore_errors=True)
+            for p in (out/'training').rglob('*.npz'): p.unlink()  # images of the scan, which a model must not carry
     return dict(model=str(out), method=method, preset=preset, steps=denoiser.config.get('steps'), seed=seed, parameters=read_json(out/'config.json')['parameters'], finished_before=before)
 
 # %% ../nbs/62_cli.ipynb #0a38ff02
