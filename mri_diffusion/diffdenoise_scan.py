@@ -209,7 +209,8 @@ def guesses(
     mean, var = blind_maps(nets['blind'], states, **how)
     out = dict(mean=mean, var=var, own=reuse_pixel(mean, var, z)[0] - mean)
     if 'conditional' not in nets: return out
-    pair = srds(nets['conditional'], mean, var, config['sampling_steps'], config['pairs'], seed, **how)
+    small = dict(how, window=min(how.get('window', 96), 96))  # three times as fast as whole slices on a CPU
+    pair = srds(nets['conditional'], mean, var, config['sampling_steps'], config['pairs'], seed, **small)
     return out | dict(said=pair.mean - mean, pair=pair)
 
 def teacher_weights(
