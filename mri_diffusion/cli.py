@@ -535,7 +535,7 @@ def spread_words(
 def _pairs(words, option):
     "dict of NAME=VALUE words"
     from mri_diffusion.core import require
-    for w in words or (): require('=' in w.strip('='), f'{option} {w}: takes a name and a value, as in {option} steps 100')
+    for w in words or (): require('=' in w.lstrip('='), f'{option} {w}: takes a name and a value, as in {option} steps 100')
     return dict(w.split('=', 1) for w in words or ())
 
 # %% ../nbs/62_cli.ipynb #12387402
