@@ -239,3 +239,10 @@ def test_evaluate_a_series_by_its_tensor(made, cli, tmp_path):
     np.savetxt(tmp_path/'one.bvec', np.tile([[1.], [0], [0]], 8))
     got = cli('evaluate', tmp_path/'d.nii.gz', '--clean', made/'series_clean.nii.gz', '--bvec', tmp_path/'one.bvec')
     assert got.code == 0 and 'no tensor maps: tensor: the gradient table fixes' in got.out
+
+def test_a_parameter_may_be_empty():
+    from mri_diffusion.cli import _pairs, spread_words
+    from mri_diffusion.core import InputError
+    assert _pairs(spread_words(['run', 'x', '-p', 'ceilings', ''])[3:], '-p') == {'ceilings': ''}
+    for word in ('=3', 'steps'):
+        with pytest.raises(InputError, match='takes a name and a value'): _pairs([word], '-p')
