@@ -21,7 +21,7 @@ from .modes import draw_noise
 from .nafnet import build_nafnet
 from .networks import DiffusionUNet
 from .sample import Pairs, reverse, symmetric_pairs
-from .schedule import Schedule, abar_at, linear_schedule, q_sample, spread
+from .schedule import abar_at, linear_schedule, q_sample, spread
 from .train import fit
 
 # %% ../nbs/43_diffdenoise.ipynb #17e27e0f

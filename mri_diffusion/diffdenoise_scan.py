@@ -209,7 +209,7 @@ def guesses(
     mean, var = blind_maps(nets['blind'], states, **how)
     out = dict(mean=mean, var=var, own=reuse_pixel(mean, var, z)[0] - mean)
     if 'conditional' not in nets: return out
-    small = dict(how, window=min(how.get('window', 96), 96))  # three times as fast as whole slices on a CPU
+    small = dict(how, window=min(how.get('window', 96), 96))  # whole slices need much more memory, which costs a CPU more time than the arithmetic
     pair = srds(nets['conditional'], mean, var, config['sampling_steps'], config['pairs'], seed, **small)
     return out | dict(said=pair.mean - mean, pair=pair)
 
@@ -266,9 +266,9 @@ def _kept(path, key, make):
         with atomic_path(path, force=True) as p, open(p, 'wb') as f: np.savez(f, key=key, **{f'a{k}': a for k, a in enumerate(arrays)})
     return arrays
 
-def _key(config, seed, weights, nets):
+def _key(config, seed, white, nets):
     "What a teacher's image depends on besides the scans"
-    sha = hashlib.sha256(json.dumps([config, seed, weights], default=str, sort_keys=True).encode())
+    sha = hashlib.sha256(json.dumps([config, seed, white], default=str, sort_keys=True).encode())
     for net in nets.values():
         for p in net.state_dict().values(): sha.update(p.detach().cpu().numpy().tobytes())
     return sha.hexdigest()
@@ -314,7 +314,7 @@ def fit_diffdenoise(
     nets['student'], history = fit_student(states, targets, size=c['student'], risk=c['risk'], loss=c['student_loss'], kernel=kernel, steps=c['steps'], lr=c['lr'], folder=at('stage4'), callbacks=callbacks, **common)
     unit = ready[0]['unit']
     learned = dict(side=side, kernel=kernel, channels=channels_of(states[0]), kind=unit.kind, curve=unit.curve, risk=c['risk'], weights={k: float(v) for k, v in zip(('own', 'said'), told) if np.isfinite(v)},
-                   top=float(nets['student'].gain and 32/nets['student'].gain), depth=int(np.shape(noisy[0])[2]), notes=ready[0]['notes'])
+                   top=float(32/nets['student'].gain), notes=ready[0]['notes'])
     return nn.ModuleDict(nets), learned, history
 
 # %% ../nbs/43_diffdenoise_scan.ipynb #0780870f
