@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BLIND_LOSS', 'stack_slices', 'unstack_slices', 'apply_slices', 'BlindDenoiser', 'blind_likelihood', 'blind_l1',
            'fit_blind_spot', 'channels_of', 'top_of', 'patch_size', 'blind_maps', 'reuse_pixel', 'ConditionalDiffusion',
-           'DrawNoise', 'noise_l1', 'fit_conditional', 'srds', 'risk_weights', 'unbiased_risk', 'Student', 'DrawProbe',
-           'copy_teacher', 'fit_student']
+           'DrawNoise', 'noise_l1', 'fit_conditional', 'srds', 'risk_weights', 'unbiased_risk', 'Student', 'one_way',
+           'DrawProbe', 'copy_teacher', 'fit_student']
 
 # %% ../nbs/43_diffdenoise.ipynb #fe1419b4
 import math
@@ -297,6 +297,10 @@ class Student(nn.Module):
 
     def forward(self, z): return self.net(self.gain*z)/self.gain
 
+def one_way(kernel):
+    "Does noise of this autocorrelation look different when the axes are swapped?"
+    return kernel is not None and not np.allclose(kernel, np.transpose(kernel), atol=.05)
+
 class DrawProbe:
     "Adds a random 'probe' with the correlation of the noise to a patch"
     def __init__(self,
@@ -344,5 +348,6 @@ def fit_student(
 )->tuple:                # (Student, history)
     "Stage 4: one pass instead of a walk"
     model = Student(size, top_of(states), channels_of(states[0]), seed)
-    data = PatchDataset([dict(noisy=s, target=t) for s, t in zip(states, targets)], patch_size(states, patch), steps*batch, seed, mask=weights, corrupt=DrawProbe(kernel) if risk else None)
+    turns = 'flips' if risk and one_way(kernel) else True  # the probe is not turned with the patch
+    data = PatchDataset([dict(noisy=s, target=t) for s, t in zip(states, targets)], patch_size(states, patch), steps*batch, seed, mask=weights, augment=turns, corrupt=DrawProbe(kernel) if risk else None)
     return model, fit(model, copy_teacher(risk, loss), data, steps, lr, folder, batch=batch, seed=seed, **run)
