@@ -424,6 +424,8 @@ def _std_needs(config):
     if config['form'] == 'series': return '' if config['probes'] else '--set probes 1 or more'
     return '' if config['samples'] > 1 and config['sampler'] == 'ancestral' else '--set sampler ancestral --set samples 2 or more'
 
+def _stages(config): return ('steps',) if config['form'] == 'series' else ('steps1',) if config['stage1_only'] else ('steps1', 'steps3')
+
 INFERENCE = ('sampler', 'sampling_steps', 'flips', 'samples', 'start', 'probes', 'ensemble')
 DDM2 = Method('ddm2', 'A diffusion series, no clean data; learns from the scan itself', 'scan', 'minutes of training on a CPU (laptop), then one pass', denoise_ddm2, dims=(4,), gives_std=True, std_needs=_std_needs,
-              presets=DDM2_PRESETS, fit=fit_ddm2, build=build_ddm2, at_inference=INFERENCE)
+              presets=DDM2_PRESETS, fit=fit_ddm2, build=build_ddm2, at_inference=INFERENCE, stages=_stages)

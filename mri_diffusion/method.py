@@ -33,6 +33,7 @@ class Method:
     build:callable=None   # build(config, learned) -> network with random weights
     std_needs:callable=None # config -> what must be set for an uncertainty map, '' if it gives one; None: always if `gives_std`
     at_inference:tuple=() # Settings that may be changed once the network is trained; any, if a method of pairs names none
+    stages:callable=None  # config -> names of the settings that count its optimizer steps; None: all named steps, steps1, steps2, …
 
     def __post_init__(self):
         require(self.needs in NEEDS, f'method {self.name}: needs={self.needs!r}; one of {", ".join(NEEDS)}')
