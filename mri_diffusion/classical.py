@@ -190,12 +190,12 @@ def patch2self(
     sigma=None,        # Used by `remove_bias` only
     mask=None,         # Where to denoise; None: everywhere (all voxels are used for the fit)
     bvals=None,        # (V,) s/mm2; None: all volumes are of one kind
-    how='dipy',        # 'dipy': its sketched regression, guarded; 'exact': the full one
+    how='dipy',        # 'dipy': its sketched regression, guarded; 'exact': the full one, taken also for 13, 14 and 19 volumes, where DIPY's fails
     remove_bias=False, # Take out the Rician bias; needs sigma
     n_coils=1,         # Coils of the magnitude, for `remove_bias`
     b0_threshold=50,   # s/mm2; at or below it a volume is a b0
     seed:int=0,        # Fixes DIPY's sketch
-    info=None,         # Not used
+    info=None,         # A dict: 'notes' says whether another regression than the asked one was taken
 )->np.ndarray:         # Denoised, float32, not negative; a single b0 comes back as it was
     "Patch2Self, each volume from all the others (arXiv:2011.01355)"
     data, sigma, mask = _open(data, sigma, mask, 'patch2self', dims=(4,))
@@ -207,6 +207,9 @@ def patch2self(
     if b0.all(): b0 = ~b0
     require((~b0).sum() >= 5, f'patch2self: {(~b0).sum()} volumes besides the b0s; at least 5 are needed')
     voxels = int(np.prod(data.shape[:3]))
+    if how == 'dipy' and n % 5 > n//5 > 1:  # its last n % 5 volumes are more than it holds at once
+        how = 'exact'
+        if info is not None: info['notes'] = [f"DIPY's regression fails for {n} volumes; the exact one was taken"]
     require(how == 'exact' or voxels >= 10*n, f"patch2self: {voxels} voxels are too few for DIPY's sketch of {n} volumes; use how='exact'")
     require(voxels > n, f'patch2self: {voxels} voxels cannot fit {n} volumes')
     with _numpy_seed(seed): denoised = _guarded(data, b0) if how == 'dipy' else _exact(data, b0)

@@ -124,7 +124,8 @@ def unit_of(
         sigma = found.sigma
         notes += [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
     top = np.percentile(np.abs(x), 99.9)
-    require(np.median(np.asarray(sigma)) > 1e-3*top, f'diffdenoise: the scan shows no noise (level {np.median(np.asarray(sigma)):.3g} for a brightness of {top:.3g}); there is nothing to remove')
+    known = np.asarray(sigma)[np.asarray(sigma) > 0]  # a map is 0 where nothing was measured
+    require(len(known) and np.median(known) > 1e-3*top, f'diffdenoise: the scan shows no noise (level {np.median(np.asarray(sigma)):.3g} for a brightness of {top:.3g}); there is nothing to remove')
     return UnitNoise(kind, sigma_slices(sigma, np.shape(data)), config['n_coils'] if kind == 'magnitude' else 1), notes
 
 # %% ../nbs/43_diffdenoise_scan.ipynb #eac68d16

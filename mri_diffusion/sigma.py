@@ -119,7 +119,7 @@ def _repeats(x, mask, n_coils, bvals):
     inside = inside & (r > 0).all(-1)
     share = np.maximum(ndimage.uniform_filter(inside.astype(float), 3, mode='constant'), 1e-9)
     mean, var = (ndimage.uniform_filter(np.where(inside, v, 0), 3, mode='constant')/share for v in (r.mean(-1), r.var(-1, ddof=1)))
-    sigma = np.where(inside, channel_sigma(mean, np.sqrt(var), n_coils), 0).astype(np.float32)
+    sigma = np.where(inside, channel_sigma(mean, np.sqrt(np.maximum(var, 0)), n_coils), 0).astype(np.float32)
     notes = [f'map over {len(which)} repeats, zero outside the object; motion and pulsation between repeats count as noise']
     return sigma, notes + ([] if bvals is not None else ['bvals absent: all volumes taken for repeats of one measurement'])
 
