@@ -32,7 +32,9 @@ class Risk:
     def matched(self):
         "Noise std, if the denoiser is the best one for it, or a projection that keeps the signal"
         return float(np.sqrt(self.residual/(1 - self.trace)))
-    def at(self, sigma):
+    def at(self,
+        sigma, # Noise std, image units
+    ):         # Mean squared error, image units squared
         "Stein's estimate with the same residual and trace, were the noise level `sigma`"
         return self.residual + (2*self.trace - 1)*sigma**2
     def __repr__(self): return f'{self.value:.4g} ± {self.error:.2g}' + ('' if np.isnan(self.level) else f', noise at most {self.level:.4g}')

@@ -43,8 +43,15 @@ def split_volumes(
     require(2 <= folds <= len(weighted), f'held-out volumes: {folds} folds of {len(weighted)} weighted volumes; give at least 2 folds and no more than volumes')
     return [np.sort(f) for f in np.array_split(np.random.default_rng(seed).permutation(weighted), folds)]
 
-def tensor_predict(series, bvals, bvecs, mask, new_bvals, new_bvecs):
-    "(voxels, N) predicted by a tensor, with the S0 that fits the series best"
+def tensor_predict(
+    series,     # (X, Y, Z, V) denoised, image units
+    bvals,      # (V,) s/mm²
+    bvecs,      # (V, 3) unit vectors
+    mask,       # (X, Y, Z) bool
+    new_bvals,  # (N,) s/mm²
+    new_bvecs,  # (N, 3) unit vectors
+)->np.ndarray:  # (voxels of the mask, N) image units
+    "New volumes by a tensor, with the S0 that fits the series best"
     from dipy.core.gradients import gradient_table
     fit = dipy_tensor(series, bvals, bvecs, mask)
     shape = lambda b, g: fit.predict(gradient_table(b, bvecs=g), S0=1.)[mask]
@@ -52,8 +59,15 @@ def tensor_predict(series, bvals, bvecs, mask, new_bvals, new_bvecs):
     s0 = (own*series[mask]).sum(-1)/(own**2).sum(-1)
     return s0[:, None]*shape(new_bvals, new_bvecs)
 
-def csd_predict(series, bvals, bvecs, mask, new_bvals, new_bvecs):
-    "(voxels, N) predicted by constrained spherical deconvolution; response from the tenth of the mask of largest FA, at most 300 voxels"
+def csd_predict(
+    series,     # (X, Y, Z, V) denoised, image units
+    bvals,      # (V,) s/mm²
+    bvecs,      # (V, 3) unit vectors
+    mask,       # (X, Y, Z) bool
+    new_bvals,  # (N,) s/mm²
+    new_bvecs,  # (N, 3) unit vectors
+)->np.ndarray:  # (voxels of the mask, N) image units
+    "New volumes by constrained spherical deconvolution; response from the tenth of the mask of largest FA, at most 300 voxels"
     from dipy.core.gradients import gradient_table
     from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel, response_from_mask_ssst
     weighted = bvals > max(50, 1.05*bvals.min())
