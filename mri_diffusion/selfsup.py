@@ -216,7 +216,7 @@ def corruption_target(
 # %% ../nbs/44_selfsup.ipynb #84ba275c
 N2N_PRESETS = presets_of(dict(repeats='auto', others='denoise'))
 NOISE2SCORE_PRESETS = presets_of(dict(first=1., last=.1), dict(last=.01))
-C2S_PRESETS = presets_of(dict(tau=5., refine=0., left=3**-.5), dict(tau=0., refine=.1))
+C2S_PRESETS = presets_of(dict(tau=2., refine=0., left=3**-.5), dict(tau=0., refine=.1))
 
 def build_selfsup(
     name:str,     # 'n2n', 'noise2score' or 'corruption2self'
