@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMS', 'DIFFDENOISE_PRESETS', 'AT_INFERENCE', 'USES', 'LEAST', 'SEEN', 'LITTLE', 'DIFFDENOISE', 'chosen',
            'as_slices', 'from_slices', 'sigma_slices', 'noise_kind', 'additive_level', 'unit_of', 'gate', 'weights_of',
-           'with_context', 'probe_of', 'guesses', 'teacher_weights', 'teacher_of', 'prepare', 'fit_diffdenoise',
-           'denoise_diffdenoise', 'doubt_sigma', 'build_diffdenoise']
+           'with_context', 'probe_of', 'guesses', 'teacher_weights', 'teacher_of', 'prepare', 'student_steps',
+           'fit_diffdenoise', 'denoise_diffdenoise', 'doubt_sigma', 'build_diffdenoise']
 
 # %% ../nbs/43_diffdenoise_scan.ipynb #bf46318e
 import hashlib, json, math
@@ -17,7 +17,7 @@ import numpy as np, torch
 from torch import nn
 from .core import InputError, atomic_path, generator, require
 from .blindspot import build_blind_spot
-from .diffdenoise import BlindDenoiser, ConditionalDiffusion, Student, apply_slices, blind_maps, channels_of, copy_teacher, fit_blind_spot, fit_conditional, fit_student, reuse_pixel, risk_weights, srds
+from .diffdenoise import BlindDenoiser, ConditionalDiffusion, Student, apply_slices, blind_maps, channels_of, copy_teacher, fit_blind_spot, fit_conditional, fit_student, patch_size, reuse_pixel, risk_weights, srds
 from .gate import blind_side, noise_kernel, predictable_from
 from .method import Method
 from .modes import draw_noise
@@ -30,7 +30,7 @@ FORMS = dict(reuse=dict(blind_loss='likelihood', diffused='residual', output='v'
              published=dict(blind_loss='l1', diffused='image', output='eps', own_pixel='no', student_loss='l1', std='disagreement'))
 _BASE = dict(form='reuse', use='student', std='', noise='auto', n_coils=1, gate='refuse', side=0, context=0, blind='dilated', blind_size='small', shuffle=1, blind_loss='', steps1=1000, lr1=2e-3,
              channels=(16, 32, 64), blocks=1, attention=(), diffused='', output='', conditioned=True, T=1000, steps2=400, lr2=1e-3, sampling_steps=10, pairs=1, own_pixel='',
-             student='small', risk=None, student_loss='', steps=1500, lr=2e-3, patch=64, batch=8, window=256, ema=.99, precision='no', checkpoint_every=100)
+             student='small', risk=None, student_loss='', passes=50., steps=1500, lr=2e-3, patch=64, batch=8, window=256, ema=.99, precision='no', checkpoint_every=100)
 DIFFDENOISE_PRESETS = dict(
     tiny=_BASE | dict(blind_size='tiny', steps1=12, channels=(8, 8), steps2=6, sampling_steps=2, student='tiny', steps=12, patch=16, batch=2),
     laptop=dict(_BASE),
@@ -38,7 +38,7 @@ DIFFDENOISE_PRESETS = dict(
                        student='paper', steps=50_000, lr=1e-4, patch=128, batch=16, ema=.999, precision='bf16', checkpoint_every=1000))
 AT_INFERENCE = ('use', 'std', 'sampling_steps', 'pairs', 'window')
 USES = ('student', 'mean', 'sample')
-LEAST = dict(n_coils=1, shuffle=1, steps1=1, T=1, sampling_steps=1, pairs=1, steps=1, patch=1, batch=1, window=16, checkpoint_every=1, side=0, context=0, steps2=0, blocks=0)
+LEAST = dict(n_coils=1, shuffle=1, steps1=1, T=1, sampling_steps=1, pairs=1, steps=1, patch=1, batch=1, window=16, checkpoint_every=1, side=0, context=0, steps2=0, blocks=0, passes=0)
 
 def chosen(
     config:dict, # Settings; '' and None mean: as the form says
@@ -255,6 +255,16 @@ def prepare(data, facts, config):
     require(np.isfinite(states).all(), 'diffdenoise: the scan does not fit its noise level; check --sigma')
     return dict(unit=unit, side=side, kernel=kernel, notes=notes, states=with_context(states, config['context'], shape[2]), weights=weights_of(data, mask))
 
+def student_steps(
+    states,      # List of (X, Y, Z[, C])
+    config:dict, # From `chosen`
+)->int:
+    "Optimizer steps of the student: the unbiased risk is so only for what was not fitted to it, so a small scan is not seen too often"
+    c = config
+    if not c['risk'] or not c['passes']: return c['steps']
+    voxels, seen = sum(np.prod(np.shape(s)[:3]) for s in states), c['batch']*np.prod(patch_size(states, c['patch']))
+    return min(c['steps'], max(1, int(c['passes']/c['risk']*voxels/seen)))
+
 def _kept(path, key, make):
     "Arrays that were made before with the same key, or made now and kept whole"
     if path is not None and path.is_file():
@@ -312,10 +322,11 @@ def fit_diffdenoise(
         asked = {'blind': nets['blind']} if abs(w.get('said', 1.)) < LITTLE else nets
         return [np.array([w.get(k, np.nan) for k in ('own', 'said')]), *[teacher_of(guesses(asked, s, c, seed, **how), c, w) for s in states]]
     told, *targets = _kept(None if folder is None else Path(folder)/'teacher.npz', _key(c, seed, kernel is None, nets), teach)
-    nets['student'], history = fit_student(states, targets, size=c['student'], risk=c['risk'], loss=c['student_loss'], kernel=kernel, steps=c['steps'], lr=c['lr'], folder=at('stage4'), callbacks=callbacks, **common)
+    steps = student_steps(states, c)
+    nets['student'], history = fit_student(states, targets, size=c['student'], risk=c['risk'], loss=c['student_loss'], kernel=kernel, steps=steps, lr=c['lr'], folder=at('stage4'), callbacks=callbacks, **common)
     unit = ready[0]['unit']
     learned = dict(side=side, kernel=kernel, channels=channels_of(states[0]), kind=unit.kind, curve=unit.curve, risk=c['risk'], weights={k: float(v) for k, v in zip(('own', 'said'), told) if np.isfinite(v)},
-                   top=float(32/nets['student'].gain), notes=ready[0]['notes'])
+                   top=float(32/nets['student'].gain), notes=ready[0]['notes'] + ([f'student: {steps} of {c["steps"]} steps, since the scan is small and its risk must not be fitted to its noise'] if steps < c['steps'] else []))
     return nn.ModuleDict(nets), learned, history
 
 # %% ../nbs/43_diffdenoise_scan.ipynb #0780870f
