@@ -357,7 +357,7 @@ def noise_warnings(
     "What the noise of `scan` has that `method` assumes it has not"
     from mri_diffusion.core import InputError
     from mri_diffusion.sigma import ASSUMES, describe_noise
-    if method not in ASSUMES or method == 'diffdenoise': return []  # its own gate has spoken
+    if method not in ASSUMES or method in ('diffdenoise', 'noise2score', 'corruption2self', 'dip'): return []  # their own gate has spoken
     try: return [w for w in describe_noise(scan)['warnings'] if w.startswith(f'{method} assumes ')]
     except InputError: return []
 

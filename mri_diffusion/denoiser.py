@@ -29,7 +29,7 @@ def _classical(name, info):
         found = {}
         out = info['function'](data, sigma=sigma, mask=mask, bvals=bvals, info=found, **(config or {}))
         lacking = ['no b-values were given: all volumes are taken as of one kind'] if 'bvals' in info['needs'] and bvals is None else []
-        return dict(denoised=out, notes=lacking, **({'sigma_found': found['sigma']} if 'sigma' in found else {}))
+        return dict(denoised=out, notes=lacking + found.get('notes', []), **({'sigma_found': found['sigma']} if 'sigma' in found else {}))
     return Method(name, info['use'], 'nothing', 'trivial' if name in ('identity', 'blur', 'floor') else 'seconds to minutes on a CPU', denoise,
                   needs_sigma='sigma' in info['needs'], dims=info['dims'], presets={p: dict(takes_settings) for p in PRESET_NAMES})
 
@@ -39,10 +39,14 @@ def methods():
     if not _registry:
         from mri_diffusion.ddm2_series import DDM2
         from mri_diffusion.diffdenoise_scan import DIFFDENOISE
+        from mri_diffusion.selfsup import SELFSUP
+        from mri_diffusion.selfsup_scan import DIP
         from mri_diffusion.supervised import SUPERVISED
         _registry.update(SUPERVISED)
         _registry['ddm2'] = DDM2
         _registry['diffdenoise'] = DIFFDENOISE
+        _registry.update(SELFSUP)
+        _registry['dip'] = DIP
         _registry.update({name: _classical(name, info) for name, info in CLASSICAL.items()})
     return dict(_registry)
 
