@@ -19,8 +19,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .core import InputError, atomic_path, check_output, environment, plain, require
+from .gate import noise_kernel
 from .metrics import evaluate, residual_stats
 from .scan import Scan
+from .trust import bad_slices
+from .trust_audit import NUMBERS, TITLES, audit
+from .trust_uncertainty import bad_volumes
 from .viz import get_slice, get_window
 
 # %% ../nbs/53_report.ipynb #2a26b315
@@ -267,6 +271,42 @@ def _scores_html(result, clean, mask):
     return (f'<h2>Scores against the clean reference</h2><p>Data range {e["data_range"]:.4g}: the largest clean value inside the mask.</p><div class="scroll"><table id="scores"><thead><tr><th></th><th>noisy, whole image</th>'
             f'<th>denoised, whole image</th><th>noisy, in mask</th><th>denoised, in mask</th></tr></thead><tbody>{body}</tbody></table></div>')
 
+# %% ../nbs/53_report.ipynb #fda8371f
+def _noise_kernel(noisy, mask):
+    "Correlation of the noise in one volume, the middle one of a series; None where the scan does not show it"
+    v = _volume(noisy, noisy.n_volumes//2)
+    try: return noise_kernel(v, mask)[0]
+    except InputError: return None
+
+def _limit(f):
+    "The limit of a finding as text"
+    side = NUMBERS[f.name][1]
+    return f'within ±{abs(f.threshold):.3g}' if side == 0 else f'{"at most" if side > 0 else "at least"} {f.threshold:.3g}'
+
+def _verdict_html(result, mask):
+    "The words, the reasons, the table of what was measured, and for a series what stands out"
+    if result.sigma is None: return '<h2>Verdict</h2><div class="verdict" id="verdict"><p><b>No verdict</b></p><p>No noise level is known; without it nothing can be said of what was removed.</p></div>' + _series_html(result, mask)
+    try: found = audit(result.noisy.data, result.denoised.data, result.sigma, mask, _noise_kernel(result.noisy, mask))
+    except InputError as e: return f'<h2>Verdict</h2><div class="verdict" id="verdict"><p><b>No verdict</b></p><p>{_text(e)}</p></div>'
+    kind = {'no fault found': 'ok', 'look': 'look', 'do not trust': 'bad'}[found.verdict]
+    reasons = ''.join(f'<li>{_text(r)}</li>' for r in found.reasons)
+    rows = ''.join(f'<tr{"" if f.ok else " class=beyond"}><th scope="row">{_text(TITLES[f.name])}</th><td>{_number(f.value)}</td><td>{_limit(f)}</td><td>{_text(f.sentence)}</td></tr>' for f in sorted(found.findings, key=lambda f: f.ok))
+    return (f'<h2>Verdict</h2><div class="verdict {kind}" id="verdict"><p><b>{found.verdict[0].upper() + found.verdict[1:]}</b></p>' + (f'<ul id="reasons">{reasons}</ul>' if reasons else '<p>What was removed looks like the noise and nothing else.</p>')
+            + ''.join(f'<p class="small">{_text(n)}</p>' for n in found.notes) + '</div>' + _series_html(result, mask)
+            + f'<details{"" if found.verdict == "no fault found" else " open"}><summary>What the verdict rests on</summary><div class="scroll" tabindex="0"><table id="findings" class="facts"><thead><tr><th>what</th><th>measured</th><th>limit</th><th>what it means</th></tr></thead><tbody>{rows}</tbody></table></div></details>')
+
+def _series_html(result, mask, most=20):
+    "Volumes and slices of a series that stand out"
+    noisy, rows = result.noisy, []
+    if noisy.data.ndim == 3: return ''
+    for when, find in (('before', lambda: bad_volumes(noisy.data, noisy.bvals, mask)), ('after', lambda: bad_slices(noisy.data, result.denoised.data, mask, result.sigma, bvals=noisy.bvals))):
+        try: table = find()
+        except InputError: continue
+        rows += [(f'{when} denoising', r.volume, 'all' if r.slice < 0 else r.slice, r.what, f'{r.score:.1f}') for r in table.head(most).itertuples()]
+    if not rows: return '<p id="outliers">No volume and no slice stands out.</p>'
+    body = ''.join('<tr>' + ''.join(f'<td>{_text(c)}</td>' for c in r) + '</tr>' for r in rows)
+    return f'<h3>Volumes and slices that stand out</h3><p class="small">Reported, not repaired. Score: distance from the others in robust standard deviations.</p><div class="scroll" tabindex="0"><table id="outliers"><thead><tr><th>when</th><th>volume</th><th>slice</th><th>what</th><th>score</th></tr></thead><tbody>{body}</tbody></table></div>'
+
 # %% ../nbs/53_report.ipynb #8c9dd996
 def _command(meta):
     "The command line, if one made this"
@@ -302,7 +342,7 @@ STYLE = '''
 h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;border-top:1px solid var(--line);padding-top:1rem}h3{font-size:1rem;margin:1.2rem 0 0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem}.tiles div{background:var(--band);border-radius:6px;padding:.6rem .9rem}.tiles b{display:block;font-size:1.5rem;line-height:1.3;font-variant-numeric:tabular-nums}.tiles span,.tiles small{display:block}
 .small,small,.label,figcaption{font-size:.85rem;color:var(--soft)}td small,th small,b small{display:block;font-weight:400;font-size:.8rem}
-.summary{font-size:1.1rem}.no-verdict{background:var(--band);border-left:4px solid #e07b00;padding:.6rem .9rem}
+.summary{font-size:1.1rem}.verdict{background:var(--band);border-left:5px solid #8a8a8a;padding:.6rem .9rem;margin:.6rem 0}.verdict p{margin:.3rem 0}.verdict ul{margin:.3rem 0;padding-left:1.2rem}.verdict b{font-size:1.3rem}.ok{border-color:#2a8a4a}.look{border-color:#e07b00}.bad{border-color:#c0392b}.beyond td{font-weight:700}details{margin:.6rem 0}summary{cursor:pointer}
 figure{margin:.6rem 0 1rem}figcaption{font-weight:600}.row{display:grid;gap:.4rem}.n1{grid-template-columns:minmax(0,20rem)}.n2{grid-template-columns:repeat(2,minmax(0,20rem))}.n3{grid-template-columns:repeat(3,minmax(0,1fr))}.n4{grid-template-columns:repeat(4,minmax(0,1fr))}
 .cell{background:#000;border-radius:4px;overflow:hidden;display:flex;flex-direction:column}.pic{position:relative;width:100%;margin:auto}.pic img{width:100%;height:100%;display:block;image-rendering:pixelated}
 .label{text-align:center;background:var(--band);color:var(--ink);padding:.15rem}
@@ -331,7 +371,7 @@ def _page(result, clean):
     pictures = ''.join(_triptych_html(result, v, name, mask, at(v)) for v, name in _shown_volumes(result.noisy).items())
     side = 'The patient\'s left is on the right of the picture (L).' if _oriented(result.noisy) else 'The file does not say how the patient lay: left and right are not known.'
     parts = [f'<h1>Denoised: {_text(p["input file"])}</h1><p class="summary">{_summary(result, p)}</p>',
-             '<p class="no-verdict"><b>No verdict is given.</b> The numbers below have no calibrated thresholds yet. Look at the residual first: it should be grey noise in which no anatomy can be recognised.</p>', _tiles_html(rows, has_sigma),
+             _verdict_html(result, mask), _tiles_html(rows, has_sigma),
              f'<h2>Pictures</h2><p class="small">{side} Noisy and denoised share one window. In the residual mid-grey is zero, white was removed, black was added. Air lighter than mid-grey means that the noise floor was subtracted there; evenly mid-grey means that nothing was touched.</p>', pictures,
              f'<h2>What was removed</h2><p class="small">Numbers are taken inside {mask_from}, {int(mask.sum())} voxels{" of each volume" if result.noisy.data.ndim == 4 else ""}. Axes are those of the file.</p>', _residual_html(rows, has_sigma),
              '<h3>Histogram of the residual</h3>', _chart(_draw_histogram(edges, density, has_sigma)), f'<p class="small">{100*outside:.2f} % of the voxels lie outside the chart.' + (' Narrower than the line: noise is left, or the signal is weak. Wider, or with long tails: structure was removed.' if has_sigma else '') + '</p>',

@@ -124,7 +124,7 @@ def kspace_consistency(
     n = np.bincount(band[seen], minlength=bands)
     return _chi2_table(np.linspace(0, .5, bands + 1)[1:], np.bincount(band[seen], power[seen], bands)/np.maximum(n, 1), n.astype(float))
 
-# %% ../nbs/52_trust_uncertainty.ipynb #b7a402e1
+# %% ../nbs/52_trust_uncertainty.ipynb #309ab672
 def _log_means(x, mask, least):
     "(slices, V) logarithm of the mean signal, NaN where there are few voxels; voxels per slice"
     n = mask.sum((0, 1))
@@ -166,7 +166,7 @@ def bad_volumes(
     noisy,        # (X, Y, Z, V) series, before any denoising
     bvals=None,   # (V,) s/mm²; None: all volumes are of one kind
     mask=None,    # (X, Y, Z) object; None: Otsu's
-    threshold=6., # Scores above it are reported
+    threshold=5., # Scores above it are reported
     least:int=20, # Slices with fewer voxels are not judged
 ):                # pandas DataFrame: volume, slice (-1: the whole volume), score, what; largest |score| first
     "Volumes and slices unlike the others of their b-value (four at least): signal lost, brightness changed, subject moved. Reported, never repaired"
