@@ -317,7 +317,7 @@ def copy_teacher(
     risk:float=0.,    # Weight of the unbiased risk, 0 to 1
     loss:str='l2',    # Distance to the teacher: 'l2' or 'l1'
     step:float=.05,   # Length of the probes, in units of the noise
-):                    # objective(model, batch); batch: noisy (B, C, H, W), target, probe (B, 1, H, W)
+):                    # objective(model, batch); batch: noisy (B, C, H, W), target, probe (B, 1, H, W), and valid (B, 1, H, W) where not all pixels hold noise
     "Distance to the teacher, and Stein's estimate of the distance to the truth"
     require(0 <= risk <= 1, f'diffdenoise: risk={risk}; 0 to 1')
     require(loss in ('l1', 'l2'), f"diffdenoise: student_loss={loss!r}; 'l1' or 'l2'")
@@ -326,8 +326,11 @@ def copy_teacher(
         off = out - batch['target']
         total = (1 - risk)*(off.abs() if loss == 'l1' else off.square()).mean() if risk < 1 else 0.
         if not risk: return total
-        moved = model(torch.cat([z[:, :1] + step*batch['probe'], z[:, 1:]], 1))
-        return total + risk*((out - z[:, :1]).square().mean() + 2*(batch['probe']*(moved - out)/step).mean())
+        valid, probe = batch.get('valid'), batch['probe']
+        if valid is not None: probe = probe*valid
+        moved = model(torch.cat([z[:, :1] + step*probe, z[:, 1:]], 1))
+        each = (out - z[:, :1]).square() + 2*probe*(moved - out)/step
+        return total + risk*(each.mean() if valid is None else (each*valid).sum()/valid.sum().clamp(min=1))
     return objective
 
 def fit_student(
@@ -338,6 +341,7 @@ def fit_student(
     risk:float=0.,       # Weight of the unbiased risk
     loss:str='l2',       # Distance to the teacher
     kernel=None,         # Autocorrelation of the noise, for the risk
+    valid=None,          # List of (X, Y, Z) bool: where there is noise, since the risk is wrong elsewhere; None: everywhere
     patch:int=64,        # Side of a patch
     batch:int=8,         # Patches a step
     steps:int=1000,      # Optimizer steps
@@ -349,5 +353,6 @@ def fit_student(
     "Stage 4: one pass instead of a walk"
     model = Student(size, top_of(states), channels_of(states[0]), seed)
     turns = 'flips' if risk and one_way(kernel) else True  # the probe is not turned with the patch
-    data = PatchDataset([dict(noisy=s, target=t) for s, t in zip(states, targets)], patch_size(states, patch), steps*batch, seed, mask=weights, augment=turns, corrupt=DrawProbe(kernel) if risk else None)
+    there = [{}]*len(states) if valid is None or not risk else [dict(valid=np.asarray(v, np.float32)) for v in valid]
+    data = PatchDataset([dict(noisy=s, target=t, **v) for s, t, v in zip(states, targets, there)], patch_size(states, patch), steps*batch, seed, mask=weights, augment=turns, corrupt=DrawProbe(kernel) if risk else None)
     return model, fit(model, copy_teacher(risk, loss), data, steps, lr, folder, batch=batch, seed=seed, **run)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMS', 'DIFFDENOISE_PRESETS', 'AT_INFERENCE', 'USES', 'LEAST', 'SEEN', 'LITTLE', 'DIFFDENOISE', 'chosen',
            'as_slices', 'from_slices', 'sigma_slices', 'noise_kind', 'additive_level', 'unit_of', 'gate', 'weights_of',
-           'with_context', 'probe_of', 'guesses', 'teacher_weights', 'teacher_of', 'prepare', 'student_steps',
-           'fit_diffdenoise', 'denoise_diffdenoise', 'doubt_sigma', 'build_diffdenoise']
+           'with_context', 'probe_of', 'guesses', 'teacher_weights', 'teacher_of', 'prepare', 'shows_noise',
+           'student_steps', 'fit_diffdenoise', 'denoise_diffdenoise', 'doubt_sigma', 'build_diffdenoise']
 
 # %% ../nbs/43_diffdenoise_scan.ipynb #bf46318e
 import hashlib, json, math
@@ -14,6 +14,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np, torch
+from scipy.ndimage import binary_dilation, uniform_filter
 from torch import nn
 from .core import InputError, atomic_path, generator, require
 from .blindspot import build_blind_spot
@@ -222,19 +223,22 @@ def teacher_weights(
     seed:int=0,  # Of probes and starts
     slices:int=4,# Slices that are looked at
     step:float=.1, # Length of the probe
+    valid=None,  # (X, Y, Z) bool: where there is noise; None: everywhere
     **how,       # window, device, quiet
 )->dict:         # own, said: weights
     "How much of each guess is right, by the unbiased risk"
     at = np.unique(np.linspace(0, states.shape[2] - 1, slices).round().astype(int))
     z = states if states.ndim == 3 else states[..., 0]
     part, b = states[:, :, at].copy(), probe_of((*states.shape[:2], len(at)), kernel, seed + 1)
+    share, inside = (1., None) if valid is None else (max(valid[:, :, at].mean(), 1e-6), valid[:, :, at])
+    if valid is not None: b = b*inside
     here = guesses(nets, part, config, seed, **how)
     names = [k for k in ('own', 'said') if k in here]
     if part.ndim == 3: part += np.float32(step)*b
     else: part[..., 0] += np.float32(step)*b
     moved = guesses(nets, part, config, seed, **how)
-    trace = [float((b*(moved[k] - here[k])).mean()/step) for k in ['mean', *names]]
-    return dict(zip(names, risk_weights(z[:, :, at], here['mean'], [here[k] for k in names], trace, bounds=[dict(own=(0, 2), said=(-1, 1))[k] for k in names]).tolist()))
+    trace = [float((b*(moved[k] - here[k])).mean()/step/share) for k in ['mean', *names]]
+    return dict(zip(names, risk_weights(z[:, :, at], here['mean'], [here[k] for k in names], trace, inside, bounds=[dict(own=(0, 2), said=(-1, 1))[k] for k in names]).tolist()))
 
 def teacher_of(found, config, weights):
     "The teacher's image in states"
@@ -254,6 +258,17 @@ def prepare(data, facts, config):
     states = unit.states(as_slices(data))
     require(np.isfinite(states).all(), 'diffdenoise: the scan does not fit its noise level; check --sigma')
     return dict(unit=unit, side=side, kernel=kernel, notes=notes, states=with_context(states, config['context'], shape[2]), weights=weights_of(data, mask))
+
+def shows_noise(
+    z,             # (X, Y, Z) states: noise of std one
+    width:int=7,   # Side of the window, pixels
+    least:float=.3,# Std below which there is none
+):                 # (X, Y, Z) bool, or None where all of it does
+    "Where the scan varies at least as noise does: blanked background and empty Poisson air do not"
+    near = lambda x: uniform_filter(x, (width, width, 1), mode='nearest')
+    z = np.asarray(z, np.float64)
+    silent = near(z**2) - near(z)**2 <= least**2
+    return ~binary_dilation(silent, np.ones((width, width, 1))) if silent.any() else None  # windows reach over the rim
 
 def student_steps(
     states,      # List of (X, Y, Z[, C])
@@ -317,13 +332,15 @@ def fit_diffdenoise(
         maps = [blind_maps(nets['blind'], s, **how) for s in states]
         network = {k: c[k] for k in ('channels', 'blocks', 'attention', 'diffused', 'output', 'conditioned', 'T')}
         nets['conditional'] = fit_conditional(states, maps, steps=c['steps2'], lr=c['lr2'], folder=at('stage2'), network=network, **common)[0]
+    valid = [shows_noise(s if s.ndim == 3 else s[..., 0]) for s in states]
     def teach():
-        w = teacher_weights(nets, states[0], c, kernel, seed, **how) if c['own_pixel'] == 'yes' else {}
+        w = teacher_weights(nets, states[0], c, kernel, seed, valid=valid[0], **how) if c['own_pixel'] == 'yes' else {}
         asked = {'blind': nets['blind']} if abs(w.get('said', 1.)) < LITTLE else nets
         return [np.array([w.get(k, np.nan) for k in ('own', 'said')]), *[teacher_of(guesses(asked, s, c, seed, **how), c, w) for s in states]]
     told, *targets = _kept(None if folder is None else Path(folder)/'teacher.npz', _key(c, seed, kernel is None, nets), teach)
     steps = student_steps(states, c)
-    nets['student'], history = fit_student(states, targets, size=c['student'], risk=c['risk'], loss=c['student_loss'], kernel=kernel, steps=steps, lr=c['lr'], folder=at('stage4'), callbacks=callbacks, **common)
+    holds = None if all(v is None for v in valid) else [np.ones(s.shape[:3], bool) if v is None else v for v, s in zip(valid, states)]
+    nets['student'], history = fit_student(states, targets, valid=holds, size=c['student'], risk=c['risk'], loss=c['student_loss'], kernel=kernel, steps=steps, lr=c['lr'], folder=at('stage4'), callbacks=callbacks, **common)
     unit = ready[0]['unit']
     learned = dict(side=side, kernel=kernel, channels=channels_of(states[0]), kind=unit.kind, curve=unit.curve, risk=c['risk'], weights={k: float(v) for k, v in zip(('own', 'said'), told) if np.isfinite(v)},
                    top=float(32/nets['student'].gain), notes=ready[0]['notes'] + ([f'student: {steps} of {c["steps"]} steps, since the scan is small and its risk must not be fitted to its noise'] if steps < c['steps'] else []))
@@ -359,7 +376,10 @@ def denoise_diffdenoise(
     out = student if student is not None else teacher_of(found, c, learned['weights']) if c['use'] == 'mean' else found['pair'].one
     spread = reuse_pixel(found['mean'], found['var'], z)[1] if c['std'] == 'posterior' else found['pair'].disagreement if sampled else None
     if sampled and 'pair' in found and found['pair'].rho is not None: notes.append(f'{c["pairs"]} symmetric pairs: correlation within pairs {found["pair"].rho:+.2f}, standard error of the mean {float(found["pair"].error.mean()):.3g} of the noise')
-    notes += doubt_sigma(found['var'], weights_of(data, mask) == 1) if c['blind_loss'] == 'likelihood' else []
+    inside = weights_of(data, mask) == 1
+    notes += doubt_sigma(found['var'], inside) if c['blind_loss'] == 'likelihood' else []
+    removed = float(np.sqrt(((z - out)[inside]**2).mean())) if inside.any() else 0.
+    if removed > 1.5 and not sampled: notes.append(f'{removed:.1f} times as much as the noise was removed: more than noise is missing; look at the residual, and compare with --set use mean')
     nonnegative = unit.kind == 'magnitude' or np.min(data) >= 0
     image = from_slices(unit.image(out), shape)
     return dict(denoised=np.maximum(image, 0) if nonnegative else image, std=None if spread is None else from_slices(unit.std(out, spread), shape), sigma_found=_level(unit, out, shape), notes=notes,
