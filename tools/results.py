@@ -23,7 +23,9 @@ def gather(runs, name, command, folder='results'):
         for k in ('clip', 'protocol', 'snr', 'group', 'noise', 'form'):
             column = 'b0_snr' if k == 'snr' and k in table else k  # `dti` has a column snr: that of the corpus callosum
             if k in known and column not in table: table.insert(0, column, known[k])
-        if 'costs' in (result := read_json(p.parent/'result.json')):
+        result = read_json(p.parent/'result.json')
+        if 'blind_error_over_noise' in result.get('headline', {}): table.loc[table.row == 'blind mean', 'error_over_noise'] = result['headline']['blind_error_over_noise']
+        if 'costs' in result:
             for k in ('parameters', 'train_seconds', 'training_steps', 'gflop_per_pass_of_a_patch'): table[k] = [result['costs'].get(m.split(',')[0], {}).get(k) for m in table.method]
         rows.append(table); params.append(known); env = read_json(p.parent/'env.json')
     folder = Path(folder)
