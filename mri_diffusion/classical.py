@@ -190,7 +190,7 @@ def patch2self(
     sigma=None,        # Used by `remove_bias` only
     mask=None,         # Where to denoise; None: everywhere (all voxels are used for the fit)
     bvals=None,        # (V,) s/mm2; None: all volumes are of one kind
-    how='dipy',        # 'dipy': its sketched regression, guarded; 'exact': the full one, taken also for 13, 14 and 19 volumes, where DIPY's fails
+    how='dipy',        # 'dipy': its sketched regression, guarded; 'exact': the full one, taken also for 14 volumes, where DIPY's fails
     remove_bias=False, # Take out the Rician bias; needs sigma
     n_coils=1,         # Coils of the magnitude, for `remove_bias`
     b0_threshold=50,   # s/mm2; at or below it a volume is a b0
@@ -207,7 +207,7 @@ def patch2self(
     if b0.all(): b0 = ~b0
     require((~b0).sum() >= 5, f'patch2self: {(~b0).sum()} volumes besides the b0s; at least 5 are needed')
     voxels = int(np.prod(data.shape[:3]))
-    if how == 'dipy' and n % 5 > n//5 > 1:  # its last n % 5 volumes are more than it holds at once
+    if how == 'dipy' and n == 14:  # it holds 2 volumes at once, has 4 left over, and wants to copy them
         how = 'exact'
         if info is not None: info['notes'] = [f"DIPY's regression fails for {n} volumes; the exact one was taken"]
     require(how == 'exact' or voxels >= 10*n, f"patch2self: {voxels} voxels are too few for DIPY's sketch of {n} volumes; use how='exact'")
