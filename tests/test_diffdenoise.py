@@ -14,7 +14,8 @@ from mri_diffusion import diffdenoise, diffdenoise_scan
 from mri_diffusion.classical import nearest_volumes
 from mri_diffusion.core import InputError, generator, read_json
 from mri_diffusion.denoiser import Denoiser
-from mri_diffusion.diffdenoise_scan import fit_diffdenoise
+from mri_diffusion.diffdenoise import copy_teacher
+from mri_diffusion.diffdenoise_scan import DIFFDENOISE_PRESETS, chosen, fit_diffdenoise, unit_of
 from mri_diffusion.kspace import add_kspace_noise, fft2c, ifft2c, zero_fill
 from mri_diffusion.noise import add_noise
 from mri_diffusion.phantom import load_t1
@@ -475,3 +476,23 @@ def test_python_of_arrays_and_errors(small):
     before = x.copy()
     assert d.denoise(x, sigma=np.full(x.shape, .05, np.float32)).denoised.shape == x.shape and np.array_equal(x, before)
     assert fit_diffdenoise([x], None, d.config | dict(steps1=1, steps2=0, steps=1), quiet=True)[1]['weights'].keys() == {'own'}
+
+def test_a_sigma_map_may_be_zero_outside_the_object():
+    rng = np.random.default_rng(0)
+    level = np.zeros((32, 32, 4), np.float32)
+    level[10:20, 10:20] = 2.
+    unit, _ = unit_of(np.abs(rng.normal(50, 2, level.shape)).astype(np.float32), level, chosen(DIFFDENOISE_PRESETS['tiny']))
+    assert np.all(unit.sigma == 2.)
+    with pytest.raises(InputError, match='no noise'): unit_of(np.ones((32, 32, 4), np.float32), 0*level + 1e-9, chosen(DIFFDENOISE_PRESETS['tiny']))
+
+def test_the_risk_is_not_asked_where_there_is_no_noise():
+    gen = torch.Generator().manual_seed(0)
+    z, probe = torch.randn(4, 1, 32, 32, generator=gen), torch.randn(4, 1, 32, 32, generator=gen)
+    valid = torch.ones_like(z)
+    valid[..., 16:] = 0
+    z[..., 16:] = 0
+    def cheat(x): return torch.cat([x[..., :16], -1000*x[..., 16:]], -1)  # same image, as steep as one likes in the blank half
+    batch = dict(noisy=z, target=z, probe=probe)
+    honest, cheating = (float(copy_teacher(1.)(f, batch | dict(valid=valid))) for f in (lambda x: x, cheat))
+    assert honest == cheating and abs(honest - 2) < .2
+    assert float(copy_teacher(1.)(cheat, batch)) < -100
