@@ -72,10 +72,7 @@ def summarise_board(
     mean, std = g.mean(), g.std()
     out = pd.concat([mean, std.add_suffix('_std')], axis=1)[[n + e for n in numbers for e in ('', '_std')]]
     out = out.sort_values(leading, ascending=not higher)
-    ahead, ranks = 0, []
-    for k, name in enumerate(out.index):
-        ranks.append(1 if standing.get(name) in ('best', 'tie') else k + 1)
-    out.insert(0, 'rank', ranks)
+    out.insert(0, 'rank', [1 if standing.get(name) in ('best', 'tie') else k + 1 for k, name in enumerate(out.index)])
     out.insert(1, 'standing', [standing.get(n, 'no value') for n in out.index])
     out.insert(2, 'seeds', table.groupby('method').seed.nunique().reindex(out.index))
     return out.reset_index()
