@@ -85,6 +85,20 @@ def flat_noise(
     for sign in (1, -1): out[tuple((sign*lags[:, :dims] + reach).T)] = found
     return out
 
+# %% ../nbs/17_gate.ipynb #15788915
+def _explained(kernel, side, reach):
+    "r' R^-1 r of the voxels outside the blind block"
+    half = np.array(kernel.shape)//2
+    at = np.array(list(np.ndindex(*[2*reach + 1]*kernel.ndim))) - reach
+    at = at[np.abs(at).max(1) > side//2]
+    if len(at) == 0: return 0.
+    def rho(lag):
+        inside = (np.abs(lag) <= half).all(-1)
+        return np.where(inside, kernel[tuple(np.moveaxis(np.where(inside[..., None], lag, 0) + half, -1, 0))], 0)
+    w, v = np.linalg.eigh(rho(at[:, None] - at[None]))
+    keep = w > 1e-6*w[-1]
+    return float(np.clip((((v.T@rho(at))[keep])**2/w[keep]).sum(), 0, 1))
+
 # %% ../nbs/17_gate.ipynb #fa574786
 def _valid(kernel, n, limit=.05, rounds=200):
     "A correlation: what has not ended at the rim taken off, chance set to 0, symmetric, its spectrum nowhere negative, 1 at the centre"
@@ -128,13 +142,20 @@ def _image_kernel(x, inside, dims, reach):
     near = min(reach, 3 if min(x.shape[:2]) < 128 else reach) # a small image has little flat tissue: fewer lags, smaller patches
     try: flat = np.pad(flat_noise(x, inside, dims, near, *((11, 4) if near < reach else ())), reach - near)
     except InputError as e: flat, why = None, e
-    if flat is not None and flat.max() > 1e-10*(x[inside].astype(float)**2).mean(): found['flat patches'] = _valid(flat, 4.5e3, .12)
+    if flat is not None and flat.max() > 1e-10*(x[inside].astype(float)**2).mean(): found['flat patches'] = _second_opinion(_valid(flat, 4.5e3, .12), x, inside, dims, reach)
     if air[0].sum() >= 20_000 and air[1] <= .2 and x[air[0]].std() > 0: found['air'] = _valid(*_air_kernel(x, air[0], dims, reach, flat))
     if flat is None: require(found, f'noise_kernel: no air, and {why}')
     require(found, 'noise_kernel: flat patches and air show no noise; the image needs no denoising')
     bare = 'air' in found and abs(x[air[0]].mean()) < .5*x[air[0]].std()  # not a magnitude: air is noise and nothing else
     source = 'air' if bare else min(found, key=lambda k: (found[k]**2).sum())
     return found[source], source
+
+def _second_opinion(kernel, x, inside, dims, reach, weak=.2):
+    "A correlation from flat patches, or that of smaller ones if they see little: they hold less anatomy, and no correlation of long range"
+    if _explained(kernel, 1, reach) < .05 or reach < 3 or min(x.shape[:2]) < 11: return kernel
+    try: less = _valid(np.pad(flat_noise(x, inside, dims, 3, 11, 4), reach - 3), 4.5e3, .12)
+    except InputError: return kernel
+    return less if _explained(less, 1, reach) < weak else kernel
 
 def _air_kernel(x, air, dims, reach, flat):
     "Correlation of one channel from air, and the number of voxels behind it; of a magnitude by its squares"
@@ -167,19 +188,6 @@ def noise_kernel(
     return _series_kernel(x, inside, bvals, dims, reach) if x.ndim == 4 else _image_kernel(x, inside, dims, reach)
 
 # %% ../nbs/17_gate.ipynb #9e874526
-def _explained(kernel, side, reach):
-    "r' R^-1 r of the voxels outside the blind block"
-    half = np.array(kernel.shape)//2
-    at = np.array(list(np.ndindex(*[2*reach + 1]*kernel.ndim))) - reach
-    at = at[np.abs(at).max(1) > side//2]
-    if len(at) == 0: return 0.
-    def rho(lag):
-        inside = (np.abs(lag) <= half).all(-1)
-        return np.where(inside, kernel[tuple(np.moveaxis(np.where(inside[..., None], lag, 0) + half, -1, 0))], 0)
-    w, v = np.linalg.eigh(rho(at[:, None] - at[None]))
-    keep = w > 1e-6*w[-1]
-    return float(np.clip((((v.T@rho(at))[keep])**2/w[keep]).sum(), 0, 1))
-
 def predictable_from(
     kernel,     # Correlation of the noise between voxels, odd sides, 1 at the centre; 0 beyond
     side:int=1, # Edge of the blind block in voxels, odd; 1: only the voxel itself
