@@ -375,6 +375,7 @@ def denoise_scan(
     noise_map=None,  # Also write the noise std at every voxel there
     std=None,        # Also write the uncertainty there, where the method gives one
     report=None,     # Also write one .html page there
+    report_notebook=None, # Notebook that writes the page; None: the experiment `report`
     seed=None,       # Fixes what is random; None: 0, or that of the model
     device='auto',   # auto, cpu, cuda, mps
     settings=None,   # dict of settings of the method
@@ -385,9 +386,10 @@ def denoise_scan(
     from mri_diffusion.core import require
     from mri_diffusion.denoiser import BIAS_FIELD, check_dims, get_method
     from mri_diffusion.method import make_config
+    from mri_diffusion.report_notebook import notebook_report
     maps, inputs = [p for p in (residual, noise_map, std) if p is not None], [path, bval, bvec, mask, sigma if _is_path(sigma) else None]
     check_files([*files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force, out)
-    require(report is None or str(report).lower().endswith('.html'), f'{report}: the name of a report must end in .html')
+    _check_report(report, report_notebook)
     require(bias_field in BIAS_FIELD, f'--bias-field {bias_field}: unknown; choose from {", ".join(BIAS_FIELD)}')
     scan = load_input(path, bval, bvec, mask)
     if method:
@@ -399,8 +401,20 @@ def denoise_scan(
     result = denoise_loaded(scan, level, opened, std is not None, noise_map is not None, bias_field)
     result.save(out, residual, noise_map, std, force)
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
-    if report is not None: result.report(report, force)
+    if report is not None:
+        found = notebook_report(result, report, force, report_notebook or 'report')
+        result.meta |= {k: found[k] for k in ('verdict', 'reasons') if k in found}
     return result
+
+def _check_report(report, notebook):
+    "Refuse a page that is none, and a notebook that is not there"
+    from mri_diffusion.core import require
+    from mri_diffusion.experiments import experiment_parameters
+    require(report is None or str(report).lower().endswith('.html'), f'{report}: the name of a report must end in .html')
+    if notebook is None: return
+    require(report is not None, f'--report-notebook {notebook}: writes the page of --report; give that too')
+    missing = {'noisy', 'denoised', 'sigma', 'record'} - set(experiment_parameters(notebook))
+    require(not missing, f'{notebook}: has no parameter {", ".join(sorted(missing))}; start from a copy of the notebook report')
 
 def denoise_loaded(
     scan,            # Scan
@@ -674,15 +688,17 @@ def _denoise(
     residual:_file('--residual', 'Also write noisy - denoised.')=None,
     noise_map:_file('--noise-map', 'Also write the noise std at every voxel.')=None,
     std:_file('--std', 'Also write the uncertainty, where the method gives one.')=None,
-    report:_file('--report', 'Also write one self-contained .html page.')=None,
+    report:_file('--report', 'Also write one self-contained .html page, with a verdict.')=None,
+    report_notebook:Annotated[str | None, _option('--report-notebook', metavar='NOTEBOOK', help='Notebook that writes the page: your copy of the experiment report.', show_default=False)]=None,
     seed:_OwnSeed=None, device:_Device='auto', set:_Set=None, force:_Force=False, json:_Json=False, quiet:_Quiet=False):
     "Denoise a scan."
     start = time.perf_counter()
-    result = denoise_scan(path, out, method, model, bval, bvec, mask, sigma, preset, residual, noise_map, std, report, seed, device, _pairs(set, '--set'), force, bias_field)
+    result = denoise_scan(path, out, method, model, bval, bvec, mask, sigma, preset, residual, noise_map, std, report, report_notebook, seed, device, _pairs(set, '--set'), force, bias_field)
     level, seconds = _level(result.sigma), time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))
     if json: return typer.echo(_json(dict(out=out, shape=result.denoised.shape, sigma=level, seconds=seconds, **{k: v for k, v in result.meta.items() if k != 'environment'})))
     typer.echo(f'{out}: {" x ".join(map(str, result.denoised.shape))}, {result.meta["method"]}, ' + (f'sigma {level:.4g}, ' if level else '') + f'{seconds:.1f} s')
+    if report is not None: typer.echo(f'{report}: ' + ' '.join([f'{result.meta.get("verdict") or "no verdict"}.', *result.meta.get('reasons', [])[:1]]))
 
 def _level(sigma):
     "One number for a noise level, None where there is none"

@@ -42,8 +42,10 @@ def experiment_parameters(
     import ast, logging
     logging.getLogger('papermill').setLevel(logging.ERROR)
     from papermill import inspect_notebook
-    found = {}
-    for k, p in inspect_notebook(_notebook(name)).items():
+    found, path = {}, _notebook(name)
+    try: parameters = inspect_notebook(path)
+    except Exception as e: raise InputError(f'{path}: not a notebook that can be run ({str(e).splitlines()[0] if str(e) else type(e).__name__}); open and save it in JupyterLab') from None
+    for k, p in parameters.items():
         try: found[k] = ast.literal_eval(p['default']), p['help'].strip()
         except (ValueError, SyntaxError): raise MriDiffusionError(f'{name}: parameter {k} = {p["default"]} is not a plain value') from None
     found.pop('out', None)

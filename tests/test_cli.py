@@ -1,6 +1,8 @@
 "The command line end to end, on files that are not in the project"
-import json, subprocess, sys
+import json, re, subprocess, sys
+from html import unescape
 
+import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from mri_diffusion.scan import Scan, auto_mask, read_nifti
 CONTRACT = dict(
     methods='--json', simulate='--noise --snr --coils --correlation --gfactor --seed --sigma-map', noise='--bval --mask --map --json',
     train='--out --clean --bval --bvec --mask --preset --steps --seed --device --resume --fresh',
-    denoise='--method --model --bval --bvec --mask --sigma --preset --bias-field --residual --noise-map --std --report --seed --device --force',
+    denoise='--method --model --bval --bvec --mask --sigma --preset --bias-field --residual --noise-map --std --report --report-notebook --seed --device --force',
     evaluate='--clean --repeats --noisy --mask --bval --bvec --json', run='-p --out --sweep --cluster',
     batch='--method --model --participant-label --suffix --per-field --cluster --jobs --preset --bias-field --set')
 
@@ -209,10 +211,30 @@ def test_experiments_are_listed(cli):
     got = cli('run')
     assert got.code == 0 and all(n in got.out for n in list_experiments())
 
-def test_report(made, cli, tmp_path):
-    pytest.importorskip('mri_diffusion.report')
-    got = cli('denoise', made/'noisy.nii.gz', tmp_path/'d.nii.gz', '--method', 'blur', '--report', tmp_path/'d.html')
-    assert got.code == 0 and '<html' in (tmp_path/'d.html').read_text().lower(), got.err
+def test_report(made, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['mri-diffusion', 'denoise', 'as typed'])
+    got = cli('denoise', made/'noisy.nii.gz', tmp_path/'d.nii.gz', '--method', 'blur', '--set', 'width', 1.5, '--sigma', 10, '--report', tmp_path/'d.html')
+    page = (tmp_path/'d.html').read_text()
+    assert got.code == 0 and '<html' in page.lower() and 'd.html: do not trust.' in got.out and 'Do not trust' in page, got.out + got.err
+    assert '<dt>input file</dt><dd>noisy.nii.gz</dd>' in page and unescape(re.search('<dt>command</dt><dd>(.*?)</dd>', page).group(1)) == "mri-diffusion denoise 'as typed'" and '/tmp/report-' not in page
+
+def test_a_report_notebook_of_ones_own(made, cli, tmp_path):
+    from mri_diffusion.experiments import experiments_folder
+    own = nbformat.read(experiments_folder()/'report.ipynb', 4)
+    last = next(c for c in own.cells if 'write_report(' in c.source)
+    last.source = "sections['verdict'] += '<p>seen by me</p>'\n" + last.source
+    nbformat.write(own, tmp_path/'own.ipynb')
+    words = ['denoise', made/'noisy.nii.gz', tmp_path/'d.nii.gz', '--method', 'blur', '--json']
+    got = cli(*words, '--report', tmp_path/'d.html', '--report-notebook', tmp_path/'own.ipynb')
+    assert got.code == 0 and '<p>seen by me</p>' in (tmp_path/'d.html').read_text() and json.loads(got.out)['verdict'] is None, got.err
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('x = 1', metadata=dict(tags=['parameters']))], metadata=own.metadata), tmp_path/'other.ipynb')
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('x = 1', metadata=dict(tags=['parameters']))]), tmp_path/'bare.ipynb')
+    (tmp_path/'text.ipynb').write_text('no JSON')
+    for more, said in ((['--report-notebook', tmp_path/'own.ipynb'], '--report'), (['--report', tmp_path/'e.html', '--report-notebook', tmp_path/'none.ipynb'], 'no such notebook'),
+                       (['--report', tmp_path/'e.html', '--report-notebook', tmp_path/'other.ipynb'], 'no parameter denoised'),
+                       *((['--report', tmp_path/'e.html', '--report-notebook', tmp_path/name], 'not a notebook that can be run') for name in ('bare.ipynb', 'text.ipynb'))):
+        got = cli(*[tmp_path/'e.nii.gz' if w == tmp_path/'d.nii.gz' else w for w in words], *more)
+        assert got.code == 2 and said in got.err and not (tmp_path/'e.nii.gz').exists() and not (tmp_path/'e.html').exists(), got.err
 
 def test_the_gate_warns_of_correlated_noise(made, cli, tmp_path):
     for name, mm in (('white', 0), ('smooth', 7)):
