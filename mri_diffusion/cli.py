@@ -381,6 +381,7 @@ def denoise_scan(
     settings=None,   # dict of settings of the method
     force=False,     # Replace existing files
     bias_field='keep', # keep, correct or restore
+    choices=None,    # dict: a setting, or 'level' -> candidates; that of least unbiased risk is taken
 ):                   # Result
     "Denoise a scan on disk"
     from mri_diffusion.core import require
@@ -398,7 +399,7 @@ def denoise_scan(
     if scan.bvals is not None: check_files([f for p in (out, *maps) for f in files_of(p)[2:]], inputs, force=force)
     level = read_sigma(sigma, scan)
     opened = dict(out=out, method=method, model=model, preset=preset, seed=seed, device=device, settings=settings, force=force)
-    result = denoise_loaded(scan, level, opened, std is not None, noise_map is not None, bias_field)
+    result = denoise_loaded(scan, level, opened, std is not None, noise_map is not None, bias_field, choices)
     result.save(out, residual, noise_map, std, force)
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
     if report is not None:
@@ -423,6 +424,7 @@ def denoise_loaded(
     wants_std,       # Refuse a method without an uncertainty map
     wants_sigma,     # Estimate the noise level if the method did not need it
     bias_field,      # keep, correct or restore
+    choices=None,    # As in `denoise_scan`
 ):                   # Result
     "Denoise a scan in memory, without its bias field if asked"
     from mri_diffusion.core import require
@@ -431,13 +433,30 @@ def denoise_loaded(
     flat, level, field = (scan, sigma, None) if bias_field == 'keep' else without_field(scan, sigma)
     denoiser = open_denoiser(flat, sigma=level, **opened)
     if wants_std: denoiser.method.check_std(denoiser.config)
-    result = denoiser.denoise(flat, level)
-    result.meta['notes'] += noise_warnings(flat, denoiser.method.name)
+    told, said = _chosen(denoiser, flat, level, choices)
+    result = denoiser.denoise(flat, told)
+    if said and level is not None: result.sigma = level
+    result.meta['notes'] += said + noise_warnings(flat, denoiser.method.name)
     if result.sigma is None and wants_sigma: result.sigma = estimate_sigma(flat.data, mask=flat.mask, bvals=flat.bvals).sigma
     if field is None: return result
     inside = field[flat.foreground()]
     result.meta |= dict(bias_field=bias_field, notes=result.meta['notes'] + [f'bias field (N4) {BIAS_FIELD[bias_field]}: {inside.min():.3g} to {inside.max():.3g} of its median'])
     return with_field(result, scan, field) if bias_field == 'restore' else result
+
+def _chosen(denoiser, scan, sigma, choices):
+    "Settings of least risk put into the denoiser, one after the other; the noise level to tell it, and notes"
+    from mri_diffusion.choice import LEVEL, choose_setting
+    from mri_diffusion.sigma import estimate_sigma
+    told, notes = sigma, []
+    for name, values in (choices or {}).items():
+        if sigma is None and name == LEVEL: sigma = told = estimate_sigma(scan.data, mask=scan.mask, bvals=scan.bvals).sigma
+        best, table = choose_setting(denoiser, scan, name, values, sigma, scan.mask)
+        if name == LEVEL: told = sigma*best
+        else: denoiser.config[name] = best
+        alike = [str(v) for v in table.index[table['alike'].astype(bool)] if v != best]
+        notes.append(f'{name} = {best} chosen of {", ".join(map(str, table.index))} by the unbiased risk, {table["risk"][best]:.3g} of the noise variance' + (f' ({", ".join(alike)} as good)' if alike else '')
+                     + ('; the network learned from this scan, which the risk does not see' if denoiser.method.needs == 'scan' else ''))
+    return told, notes
 
 def _is_path(sigma):
     try: return sigma is not None and float(sigma) is None
@@ -540,7 +559,7 @@ def spread_words(
     several = dict(train=['--clean'], batch=['--participant-label', '--also']).get(next((w for w in words if not w.startswith('-')), ''), [])
     while words:
         w = words.pop(0)
-        if w in ('-p', '--set') and len(words) > 1 and '=' not in words[0]: out += [w, f'{words.pop(0)}={words.pop(0)}']
+        if w in ('-p', '--set', '--choose') and len(words) > 1 and '=' not in words[0]: out += [w, f'{words.pop(0)}={words.pop(0)}']
         elif w in several and words and not words[0].startswith('-'):
             while words and not words[0].startswith('-'): out += [w, words.pop(0)]
         else: out.append(w)
@@ -690,10 +709,12 @@ def _denoise(
     std:_file('--std', 'Also write the uncertainty, where the method gives one.')=None,
     report:_file('--report', 'Also write one self-contained .html page, with a verdict.')=None,
     report_notebook:Annotated[str | None, _option('--report-notebook', metavar='NOTEBOOK', help='Notebook that writes the page: your copy of the experiment report.', show_default=False)]=None,
-    seed:_OwnSeed=None, device:_Device='auto', set:_Set=None, force:_Force=False, json:_Json=False, quiet:_Quiet=False):
+    seed:_OwnSeed=None, device:_Device='auto', set:_Set=None,
+    choose:Annotated[list[str] | None, _option('--choose', metavar='NAME V1,V2,...', help='Take the value of a setting with the least unbiased risk on this scan; level: factors on the noise level that the method is told.', show_default=False)]=None,
+    force:_Force=False, json:_Json=False, quiet:_Quiet=False):
     "Denoise a scan."
     start = time.perf_counter()
-    result = denoise_scan(path, out, method, model, bval, bvec, mask, sigma, preset, residual, noise_map, std, report, report_notebook, seed, device, _pairs(set, '--set'), force, bias_field)
+    result = denoise_scan(path, out, method, model, bval, bvec, mask, sigma, preset, residual, noise_map, std, report, report_notebook, seed, device, _pairs(set, '--set'), force, bias_field, {k: v.split(',') for k, v in _pairs(choose, '--choose').items()})
     level, seconds = _level(result.sigma), time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))
     if json: return typer.echo(_json(dict(out=out, shape=result.denoised.shape, sigma=level, seconds=seconds, **{k: v for k, v in result.meta.items() if k != 'environment'})))

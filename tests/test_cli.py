@@ -13,7 +13,7 @@ from mri_diffusion.scan import Scan, auto_mask, read_nifti
 CONTRACT = dict(
     methods='--json', simulate='--noise --snr --coils --correlation --gfactor --seed --sigma-map', noise='--bval --mask --map --json',
     train='--out --clean --bval --bvec --mask --preset --steps --seed --device --resume --fresh',
-    denoise='--method --model --bval --bvec --mask --sigma --preset --bias-field --residual --noise-map --std --report --report-notebook --seed --device --force',
+    denoise='--method --model --bval --bvec --mask --sigma --preset --bias-field --residual --noise-map --std --report --report-notebook --seed --device --choose --force',
     evaluate='--clean --repeats --noisy --mask --bval --bvec --json', run='-p --out --sweep --cluster',
     batch='--method --model --participant-label --suffix --per-field --cluster --jobs --preset --bias-field --set')
 
@@ -268,3 +268,18 @@ def test_a_parameter_may_be_empty():
     assert _pairs(spread_words(['run', 'x', '-p', 'ceilings', ''])[3:], '-p') == {'ceilings': ''}
     for word in ('=3', 'steps'):
         with pytest.raises(InputError, match='takes a name and a value'): _pairs([word], '-p')
+
+
+def test_choose_a_setting_by_the_risk(made, cli, tmp_path):
+    sigma = read_json(made/'noisy.json')['Sigma']
+    words = ['denoise', made/'noisy.nii.gz', tmp_path/'d.nii.gz', '--sigma', sigma]
+    got = cli(*words, '--method', 'blur', '--choose', 'width', '.2,.4,3')
+    note = next(n for n in read_json(tmp_path/'d.json')['Notes'] if 'chosen of' in n)
+    assert got.code == 0 and note.startswith('width = 0.') and read_json(tmp_path/'d.json')['Parameters']['width'] < 3, got.err
+    direct = cli('denoise', made/'noisy.nii.gz', tmp_path/'e.nii.gz', '--method', 'blur', '--set', 'width', read_json(tmp_path/'d.json')['Parameters']['width'])
+    assert direct.code == 0 and np.array_equal(read_nifti(tmp_path/'d.nii.gz')[0], read_nifti(tmp_path/'e.nii.gz')[0])
+    got = cli(*words, '--method', 'nlmeans', '--choose', 'level=.5,1', '--force')
+    assert got.code == 0 and 'level = ' in got.err and read_json(tmp_path/'d.json')['Sigma'] == pytest.approx(sigma), got.err
+    for name, values, said in (('size', '1,2', 'no such setting'), ('width', '1', 'two values'), ('width', 'a,b', 'width')):
+        got = cli(*words[:2], tmp_path/'none.nii.gz', '--sigma', sigma, '--method', 'blur', '--choose', name, values)
+        assert got.code == 2 and said in got.err and not (tmp_path/'none.nii.gz').exists(), got.err
