@@ -6,6 +6,8 @@
 __all__ = ['LEVEL', 'strong_signal', 'choose_setting']
 
 # %% ../nbs/60_choice.ipynb #bc3a4ecc
+from copy import copy
+
 import numpy as np
 from scipy import ndimage
 
@@ -33,14 +35,17 @@ def _candidates(denoiser, name, values):
     require(not m.learns or not m.at_inference or name in m.at_inference, f'choose {name}: {m.name} is trained with it; what can be chosen now: {", ".join(m.at_inference)}, {LEVEL}')
     return [as_type_of(denoiser.config[name], v, name) for v in values]
 
+def _smooth(data):
+    "Each volume by a Gaussian of two voxels"
+    return ndimage.gaussian_filter(np.asarray(data, np.float32), [2.*(n > 1) for n in data.shape[:3]] + [0]*(data.ndim - 3))
+
 def strong_signal(
     data,        # (X, Y, Z[, V])
     sigma,       # What broadcasts over it
     least=3.,    # Smoothed signal over sigma
 )->np.ndarray:   # bool, shape of the data
     "Where a magnitude is nearly Gaussian"
-    wide = ndimage.gaussian_filter(np.asarray(data, np.float32), [2.*(n > 1) for n in data.shape[:3]] + [0]*(data.ndim - 3))
-    return wide > least*sigma
+    return _smooth(data) > least*sigma
 
 def choose_setting(
     denoiser:Denoiser, # Ready to denoise; its settings are left as they are
@@ -59,15 +64,18 @@ def choose_setting(
     sigma = estimate_sigma(data, mask=scan.mask, bvals=scan.bvals, n_coils=n_coils).sigma if sigma is None else sigma
     s = np.asarray(sigma, np.float32)
     wide = s[..., None] if s.ndim == 3 and data.ndim == 4 else s
+    known = np.broadcast_to(wide > 0, data.shape)       # a map is 0 where nothing was measured
+    wide = np.where(wide > 0, wide, np.median(s[s > 0])).astype(np.float32)
     kind = 'gaussian' if data.min() < 0 else 'rician' if n_coils == 1 else 'ncchi'
     where = strong_signal(data, wide) if kind != 'gaussian' else np.ones(data.shape, bool)
+    where = where & known
     if mask is not None: where = where & (np.asarray(mask, bool)[..., None] if data.ndim == 4 else np.asarray(mask, bool))
     require(where.sum() >= 500, f'choose {name}: only {int(where.sum())} voxels with a signal of three sigma; at least 500 are needed')
-    std = noise_moments(np.maximum(ndimage.gaussian_filter(data, [2.*(n > 1) for n in data.shape[:3]] + [0]*(data.ndim - 3)), 0) if kind != 'gaussian' else data, wide, kind, n_coils)[1]
+    std = noise_moments(np.maximum(_smooth(data), 0) if kind != 'gaussian' else data, wide, kind, n_coils)[1]
     level = np.broadcast_to(np.maximum(std, 1e-6*std.max()), data.shape)
     def candidate(value):
-        d = Denoiser.__new__(Denoiser)
-        d.__dict__.update(denoiser.__dict__, config=denoiser.config if name == LEVEL else {**denoiser.config, name: value}, quiet=True)
+        d = copy(denoiser)
+        d.config, d.quiet = denoiser.config if name == LEVEL else {**denoiser.config, name: value}, True
         told = sigma*value if name == LEVEL else sigma
         def run(y):
             x = d.denoise(scan.with_data(y if kind == 'gaussian' else np.maximum(y, 0)), told).denoised.data

@@ -387,7 +387,6 @@ def denoise_scan(
     from mri_diffusion.core import require
     from mri_diffusion.denoiser import BIAS_FIELD, check_dims, get_method
     from mri_diffusion.method import make_config
-    from mri_diffusion.report_notebook import notebook_report
     maps, inputs = [p for p in (residual, noise_map, std) if p is not None], [path, bval, bvec, mask, sigma if _is_path(sigma) else None]
     check_files([*files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force, out)
     _check_report(report, report_notebook)
@@ -402,10 +401,18 @@ def denoise_scan(
     result = denoise_loaded(scan, level, opened, std is not None, noise_map is not None, bias_field, choices)
     result.save(out, residual, noise_map, std, force)
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
-    if report is not None:
-        found = notebook_report(result, report, force, report_notebook or 'report')
-        result.meta |= {k: found[k] for k in ('verdict', 'reasons') if k in found}
+    if report is not None: result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
     return result
+
+def _report_of(result, path, out, report, force, notebook):
+    "Write the page; if that fails, say that the denoised scan is there and how to get the page later"
+    from mri_diffusion.core import MriDiffusionError
+    from mri_diffusion.report_notebook import notebook_report
+    try: found = notebook_report(result, report, force, notebook)
+    except MriDiffusionError as e:
+        e.args = (f'{e}; {out} is written, and the page can be made later: mri-diffusion run {notebook} -p noisy {path} -p denoised {out} --out FOLDER',)
+        raise
+    return {k: found[k] for k in ('verdict', 'reasons') if k in found}
 
 def _check_report(report, notebook):
     "Refuse a page that is none, and a notebook that is not there"

@@ -87,13 +87,14 @@ def notebook_report(
     force:bool=False,   # Replace an existing file
     notebook='report',  # Notebook with the parameters of `report`, which writes report.html into its run folder
     clean=None,         # Scan or array of the shape of the scan, where it is known
+    quiet=None,         # No progress; None: ask the environment (MRI_DIFFUSION_QUIET)
 )->dict:                # What the notebook concluded: verdict, reasons, findings
     "The page about a result, written by a notebook; whole or not at all"
     path = Path(path)
     require(path.suffix.lower() in ('.html', '.htm'), f'{path}: end the name of a report in .html')
     check_output(path, force)
     with tempfile.TemporaryDirectory(prefix='report-') as folder:
-        found = run_experiment(notebook, Path(folder)/'run', pack_result(result, Path(folder)/'result', clean), quiet=True)
+        found = run_experiment(notebook, Path(folder)/'run', pack_result(result, Path(folder)/'result', clean), quiet)
         page = Path(folder)/'run'/'report.html'
         require(page.is_file(), f'{notebook}: wrote no report.html into its run folder; end it as the notebook report does')
         with atomic_path(path, force) as tmp: tmp.write_bytes(page.read_bytes())

@@ -227,6 +227,10 @@ def test_a_report_notebook_of_ones_own(made, cli, tmp_path):
     words = ['denoise', made/'noisy.nii.gz', tmp_path/'d.nii.gz', '--method', 'blur', '--json']
     got = cli(*words, '--report', tmp_path/'d.html', '--report-notebook', tmp_path/'own.ipynb')
     assert got.code == 0 and '<p>seen by me</p>' in (tmp_path/'d.html').read_text() and json.loads(got.out)['verdict'] is None, got.err
+    last.source = 'raise RuntimeError("my own mistake")'
+    nbformat.write(own, tmp_path/'broken.ipynb')
+    got = cli('denoise', made/'noisy.nii.gz', tmp_path/'b.nii.gz', '--method', 'blur', '--report', tmp_path/'b.html', '--report-notebook', tmp_path/'broken.ipynb')
+    assert got.code == 1 and 'my own mistake' in got.err and 'b.nii.gz is written' in got.err and (tmp_path/'b.nii.gz').is_file() and not (tmp_path/'b.html').exists(), got.err
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('x = 1', metadata=dict(tags=['parameters']))], metadata=own.metadata), tmp_path/'other.ipynb')
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('x = 1', metadata=dict(tags=['parameters']))]), tmp_path/'bare.ipynb')
     (tmp_path/'text.ipynb').write_text('no JSON')
