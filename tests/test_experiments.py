@@ -44,7 +44,8 @@ def notebook(tmp_path):
 
 def start(notebook, out, steps):
     env = os.environ | dict(TQDM_MININTERVAL='0.1')
-    return subprocess.Popen([sys.executable, '-c', CALL, str(notebook), str(out), str(steps)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    return subprocess.Popen([sys.executable, '-c', CALL, str(notebook), str(out), str(steps)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # tests started in the background would hand on a Ctrl-C that is ignored
 
 def test_bars_arrive_while_it_runs_and_ctrl_c_can_be_continued(notebook, tmp_path):
     out, run = tmp_path/'run', start(notebook, tmp_path/'run', 600)
