@@ -384,6 +384,7 @@ def denoise_scan(
     choices=None,    # dict: a setting, or 'level' -> candidates; that of least unbiased risk is taken
 ):                   # Result
     "Denoise a scan on disk"
+    from mri_diffusion.choice import check_choice
     from mri_diffusion.core import require
     from mri_diffusion.denoiser import BIAS_FIELD, check_dims, get_method
     from mri_diffusion.method import make_config
@@ -394,6 +395,7 @@ def denoise_scan(
     scan = load_input(path, bval, bvec, mask)
     if method:
         check_dims(get_method(method), scan)
+        for name, values in (choices or {}).items(): check_choice(get_method(method), make_config(get_method(method), preset or 'laptop'), name, values)
         if std is not None and not (model and has_finished(model)): get_method(method).check_std(make_config(get_method(method), preset or 'laptop', **(settings or {})))
     if scan.bvals is not None: check_files([f for p in (out, *maps) for f in files_of(p)[2:]], inputs, force=force)
     level = read_sigma(sigma, scan)
@@ -440,9 +442,10 @@ def denoise_loaded(
     flat, level, field = (scan, sigma, None) if bias_field == 'keep' else without_field(scan, sigma)
     denoiser = open_denoiser(flat, sigma=level, **opened)
     if wants_std: denoiser.method.check_std(denoiser.config)
-    told, said = _chosen(denoiser, flat, level, choices)
+    known, told, said = _chosen(denoiser, flat, level, choices)
     result = denoiser.denoise(flat, told)
-    if said and level is not None: result.sigma = level
+    if said and known is not None: result.sigma = known
+    if said and level is None and known is not None: result.meta['sigma_from'] = 'estimated from the scan'
     result.meta['notes'] += said + noise_warnings(flat, denoiser.method.name)
     if result.sigma is None and wants_sigma: result.sigma = estimate_sigma(flat.data, mask=flat.mask, bvals=flat.bvals).sigma
     if field is None: return result
@@ -451,7 +454,7 @@ def denoise_loaded(
     return with_field(result, scan, field) if bias_field == 'restore' else result
 
 def _chosen(denoiser, scan, sigma, choices):
-    "Settings of least risk put into the denoiser, one after the other; the noise level to tell it, and notes"
+    "Settings of least risk put into the denoiser, one after the other; the noise level, that to tell it, and notes"
     from mri_diffusion.choice import LEVEL, choose_setting
     from mri_diffusion.sigma import estimate_sigma
     told, notes = sigma, []
@@ -463,7 +466,7 @@ def _chosen(denoiser, scan, sigma, choices):
         alike = [str(v) for v in table.index[table['alike'].astype(bool)] if v != best]
         notes.append(f'{name} = {best} chosen of {", ".join(map(str, table.index))} by the unbiased risk, {table["risk"][best]:.3g} of the noise variance' + (f' ({", ".join(alike)} as good)' if alike else '')
                      + ('; the network learned from this scan, which the risk does not see' if denoiser.method.needs == 'scan' else ''))
-    return told, notes
+    return sigma, told, notes
 
 def _is_path(sigma):
     try: return sigma is not None and float(sigma) is None

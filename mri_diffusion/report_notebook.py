@@ -6,7 +6,7 @@
 __all__ = ['load_result', 'pack_result', 'notebook_report', 'in_notebook']
 
 # %% ../nbs/61_report_notebook.ipynb #7eade2d2
-import base64, json, tempfile
+import base64, tempfile
 from pathlib import Path
 
 import numpy as np

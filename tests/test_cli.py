@@ -9,6 +9,7 @@ import pytest
 
 from mri_diffusion.core import read_json
 from mri_diffusion.scan import Scan, auto_mask, read_nifti
+from mri_diffusion.sigma import estimate_sigma
 
 CONTRACT = dict(
     methods='--json', simulate='--noise --snr --coils --correlation --gfactor --seed --sigma-map', noise='--bval --mask --map --json',
@@ -284,6 +285,10 @@ def test_choose_a_setting_by_the_risk(made, cli, tmp_path):
     assert direct.code == 0 and np.array_equal(read_nifti(tmp_path/'d.nii.gz')[0], read_nifti(tmp_path/'e.nii.gz')[0])
     got = cli(*words, '--method', 'nlmeans', '--choose', 'level=.5,1', '--force')
     assert got.code == 0 and 'level = ' in got.err and read_json(tmp_path/'d.json')['Sigma'] == pytest.approx(sigma), got.err
+    got = cli('denoise', made/'noisy.nii.gz', tmp_path/'f.nii.gz', '--method', 'blur', '--choose', 'level', '.5,2', '--json')
+    assert got.code == 0 and read_json(tmp_path/'f.json')['Sigma'] == pytest.approx(estimate_sigma(Scan.load(made/'noisy.nii.gz').data).number), got.err  # the level found, not the one told
+    got = cli('denoise', made/'noisy.nii.gz', tmp_path/'g.nii.gz', '--method', 'diffdenoise', '--preset', 'tiny', '--choose', 'steps', '1,2')
+    assert got.code == 2 and 'trained with it' in got.err and not (tmp_path/'g_diffdenoise').exists(), got.err  # said before the training
     for name, values, said in (('size', '1,2', 'no such setting'), ('width', '1', 'two values'), ('width', 'a,b', 'width')):
         got = cli(*words[:2], tmp_path/'none.nii.gz', '--sigma', sigma, '--method', 'blur', '--choose', name, values)
         assert got.code == 2 and said in got.err and not (tmp_path/'none.nii.gz').exists(), got.err

@@ -47,7 +47,7 @@ def test_spread_directions_of_a_real_table(scan):
 @real
 def test_real_callosum_is_in_the_middle(scan):
     mask = scan.foreground()
-    found = corpus_callosum(dipy_tensor(scan.data, scan.bvals, scan.bvecs, mask, least=None), mask)
+    found = corpus_callosum(dipy_tensor(scan.data, scan.bvals, scan.bvecs, mask), mask)
     where = np.argwhere(found).mean(0)/scan.shape[:3]
     assert 100 < found.sum() < 5000 and abs(where[0] - .5) < .1
 
