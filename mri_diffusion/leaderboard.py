@@ -42,21 +42,25 @@ def ties(
     table,                # DataFrame: one row a method and seed
     column:str,           # What is compared
     higher:bool=True,     # Larger is better
-    level:float=.05,      # Chance of calling equals different, over all comparisons
-)->dict:                  # Method -> 'best', 'tie', 'behind', or 'not known' (fewer than two seeds)
-    "Which methods cannot be told from the best, paired over seeds"
+    level:float=.05,      # Largest chance of calling the truly best method behind
+)->dict:                  # Method -> 'best' (of the means), 'tie', 'behind' (some method beats it), or 'not known' (fewer than two seeds)
+    "Which methods may be the best, paired over seeds"
     from scipy.stats import t as student
     require({'method', 'seed', column} <= set(table), f'leaderboard: the table needs the columns method, seed and {column}')
     wide = table.pivot(index='seed', columns='method', values=column).dropna(axis=1, how='all')
     require(wide.shape[1], f'leaderboard: {column} has no value')
     best = wide.mean().idxmax() if higher else wide.mean().idxmin()
     out = {best: 'best'}
-    for name in wide.columns.drop(best):
-        d = ((wide[best] - wide[name])*(1 if higher else -1)).dropna().to_numpy()
-        if len(d) < 2: out[name] = 'not known'; continue
+    def chance(a, b):
+        "That a looks so much better than b without being so; None: fewer than two seeds"
+        d = ((wide[a] - wide[b])*(1 if higher else -1)).dropna().to_numpy()
+        if len(d) < 2: return None
         s = d.std(ddof=1)
-        p = student.sf(d.mean()*math.sqrt(len(d))/s, len(d) - 1) if s > 0 else float(d.mean() <= 0)
-        out[name] = 'behind' if p < level/(wide.shape[1] - 1) else 'tie'
+        return student.sf(d.mean()*math.sqrt(len(d))/s, len(d) - 1) if s > 0 else float(d.mean() <= 0)
+    for name in wide.columns.drop(best):
+        chances = [chance(other, name) for other in wide.columns.drop(name)]
+        beaten = any(p is not None and p < level/(wide.shape[1] - 1) for p in chances)
+        out[name] = 'behind' if beaten else 'not known' if chance(best, name) is None else 'tie'
     return out
 
 # %% ../nbs/53_leaderboard.ipynb #b8c2b8d0

@@ -238,7 +238,8 @@ for _p in (SUPERVISED_PRESETS, NAFNET_PRESETS): _p['paper'].update(precision='bf
 def _supervised(kind, use, cost):
     return Method(kind, use, 'pairs', cost, denoise_supervised, needs_sigma=kind == 'diffusion', presets=NAFNET_PRESETS if kind == 'nafnet' else SUPERVISED_PRESETS,
                   fit=lambda noisy, clean, config, **run: fit_supervised(noisy, clean, config, kind, **run),
-                  build=lambda config, learned: network_of(kind, config['size']))
+                  build=lambda config, learned: network_of(kind, config['size']),
+                  at_inference=('window', 'overlap', 'flips') + (('inference_steps',) if kind == 'diffusion' else ()))
 
 SUPERVISED = dict(
     unet=_supervised('unet', 'Pairs at hand, or clean scans like yours; the fast one', 'one pass a window'),

@@ -43,7 +43,7 @@ def notebook(tmp_path):
     return tmp_path/'tiny.ipynb'
 
 def start(notebook, out, steps):
-    env = os.environ | dict(TQDM_MININTERVAL='0.1')
+    env = {k: v for k, v in os.environ.items() if k != 'MRI_DIFFUSION_QUIET'} | dict(TQDM_MININTERVAL='0.1')
     return subprocess.Popen([sys.executable, '-c', CALL, str(notebook), str(out), str(steps)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # tests started in the background would hand on a Ctrl-C that is ignored
 

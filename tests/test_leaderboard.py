@@ -1,0 +1,71 @@
+"The leaderboard on scans of one's own: every kind of truth, going on after an interruption, a method from another package, what is refused"
+import subprocess, sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mri_diffusion.core import InputError, read_json
+from mri_diffusion.experiments import run_experiment
+from mri_diffusion.scan import Scan
+
+PACKAGE = '''import numpy as np
+from mri_diffusion.method import PRESET_NAMES, Method
+HALF = Method('half', 'In tests', 'nothing', 'nothing', lambda data, sigma, config=None, **facts: dict(denoised=data*np.float32(config['factor'])), presets={p: dict(factor=.5) for p in PRESET_NAMES})
+'''
+
+def board(out, **parameters): return run_experiment('leaderboard', out, {k: str(v) for k, v in dict(seeds=2, budget=4, **parameters).items()}, quiet=True)
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    "Something like an installed package that brings a method"
+    info = tmp_path/'site'/'halves-1.0.dist-info'
+    info.mkdir(parents=True)
+    (info/'METADATA').write_text('Metadata-Version: 2.1\nName: halves\nVersion: 1.0\n')
+    (info/'entry_points.txt').write_text('[mri_diffusion.methods]\nhalf = halves:HALF\n')
+    (tmp_path/'site'/'halves.py').write_text(PACKAGE)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path/'site'))
+    return tmp_path/'site'
+
+def test_clean_scan_interruption_and_a_method_of_another_package(made, tmp_path, package):
+    out, call = tmp_path/'run', dict(data=made/'clean.nii.gz', truth='given', methods='identity,blur,unet,half')
+    first = board(out, **call)
+    rows = pd.read_csv(out/'metrics.csv')
+    assert rows.groupby('method').seed.nunique().to_dict() == dict(identity=2, blur=2, unet=2, half=2) and first['refused'] == {}
+    table = {r['method']: r for r in first['boards']['clean.nii.gz']}
+    assert abs(table['identity']['leak'] - 1) < .02 and table['unet']['steps'] == 4 and table['unet']['parameters'] > 1000 and table['unet']['train_seconds'] > 0 and table['half']['psnr'] < table['identity']['psnr']
+    assert table[first['table'][0]['method']]['standing'] == 'best' and (out/'leaderboard.html').read_text().count('<tr') == 5
+    kept = out/'checkpoint/rows/clean.nii.gz-blur-0.json'
+    lost, before = out/'checkpoint/rows/clean.nii.gz-unet-1.json', kept.stat().st_mtime_ns
+    old = read_json(lost)
+    for file in (lost, out/'result.json'): file.unlink()                # as if interrupted before that row was written
+    again = board(out, **call)
+    new = read_json(lost)
+    assert kept.stat().st_mtime_ns == before and new['psnr'] == old['psnr'] and new['train_seconds'] >= old['train_seconds']
+    assert [r['psnr'] for r in again['table']] == [r['psnr'] for r in first['table']]
+
+def test_repeats_series_and_a_scan_without_truth(made, tmp_path):
+    one = Scan.load(made/'clean.nii.gz')
+    noise = np.random.default_rng(0).normal(0, .05*one.data.max(), (2, *one.shape, 4))
+    one.with_data(np.hypot(one.data[..., None] + noise[0], noise[1]).astype(np.float32)).save(tmp_path/'repeats.nii.gz')
+    r = {b['method']: b for b in board(tmp_path/'a', data=tmp_path/'repeats.nii.gz', truth='repeats', methods='identity,blur')['boards']['repeats.nii.gz']}
+    assert r['identity']['leaky'] > r['identity']['psnr'] > r['identity']['left_out'] - 1e-9 and r['blur']['left_out'] < r['blur']['psnr']
+    m = {b['method']: b for b in board(tmp_path/'b', data=made/'series_clean.nii.gz', truth='made', methods='identity,mppca', crop='1:13,1:15,1:11')['boards']['series_clean.nii.gz']}
+    assert m['mppca']['psnr'] > m['identity']['psnr'] and m['mppca']['fa_error'] < m['identity']['fa_error'] and {'bias', 'leak', 'md_error'} <= set(m['mppca'])
+    n = board(tmp_path/'c', data=made/'noisy.nii.gz', truth='none', methods='identity,blur')
+    assert n['boards'] == {} and {'method', 'seed', 'train_seconds'} <= set(pd.read_csv(tmp_path/'c/metrics.csv'))
+
+@pytest.mark.parametrize('parameters, said', [(dict(data='noisy.nii.gz'), 'say what it is'), (dict(data='noisy.nii.gz', truth='given', methods='ddm2'), 'cannot take this scan'),
+                                              (dict(data='noisy.nii.gz', truth='repeats'), 'at least 3 repeats'), (dict(data='no.nii.gz', truth='given'), 'no such file'), (dict(data='t1', crop='0:4,0:4,0:4'), 'scan of your own')])
+def test_refused(made, tmp_path, parameters, said):
+    if '.nii' in parameters['data']: parameters = parameters | dict(data=made/parameters['data'])
+    with pytest.raises(InputError, match=said): board(tmp_path/'x', **parameters)
+    assert not (tmp_path/'x/result.json').exists()
+
+def test_another_package_is_listed_and_a_broken_one_named(package):
+    def listed(): return subprocess.run([sys.executable, '-c', 'import sys; from mri_diffusion.cli import main; sys.exit(main(["methods"]))'], capture_output=True, text=True)
+    p = listed()
+    assert p.returncode == 0 and 'half' in p.stdout
+    (package/'halves.py').write_text('import nothing_like_that')
+    p = listed()
+    assert p.returncode == 2 and 'halves' in p.stderr and 'nothing_like_that' in p.stderr and len(p.stderr.strip().splitlines()) == 1
