@@ -6,6 +6,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
+import headline # noqa: E402
 import project  # noqa: E402
 import readme   # noqa: E402
 
@@ -35,6 +36,9 @@ def imported(tree):
 
 def test_readme_is_not_stale():
     assert not readme.stale(), 'run make readme'
+
+def test_the_table_of_the_index_page_is_that_of_the_results():
+    assert not headline.stale(), 'run tools/headline.py and make readme'
 
 def test_every_experiment_has_one_parameters_cell():
     assert experiments

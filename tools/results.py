@@ -23,6 +23,7 @@ def gather(runs, name, command, folder='results'):
         for k in ('clip', 'protocol', 'snr', 'group', 'noise', 'form'):
             column = 'b0_snr' if k == 'snr' and k in table else k  # `dti` has a column snr: that of the corpus callosum
             if k in known and column not in table: table.insert(0, column, known[k])
+        if known.get('truth') in ('repeats', 'none'): table = table.assign(noise='of the scan', snr=None)  # nothing was added
         result = read_json(p.parent/'result.json')
         if 'blind_error_over_noise' in result.get('headline', {}): table.loc[table.row == 'blind mean', 'error_over_noise'] = result['headline']['blind_error_over_noise']
         if 'costs' in result:
