@@ -35,7 +35,7 @@ def check_choice(
     if name == LEVEL:
         try: values = [float(v) for v in values]
         except ValueError: values = [0.]
-        require(min(values) > 0, f'choose {LEVEL}: factors on the noise level, above 0')
+        require(all(0 < v < np.inf for v in values), f'choose {LEVEL}: factors on the noise level, above 0')
         return values
     require(name in config, f'choose {name}: {m.name} has no such setting; it has {", ".join(config) or "none"}, and {LEVEL}')
     require(not m.learns or not m.at_inference or name in m.at_inference, f'choose {name}: {m.name} is trained with it; what can be chosen now: {", ".join(m.at_inference)}, {LEVEL}')
@@ -88,6 +88,7 @@ def choose_setting(
             return x if kind == 'gaussian' else noise_moments(np.maximum(x, 0), wide, kind, n_coils)[0]
         return run
     best, table = choose({v: candidate(v) for v in found}, data, sigma=level, kernel=kernel, mask=where, probes=probes, seed=seed)
+    require(table['risk'].nunique() > 1, f'choose {name}: {denoiser.method.name} gives the same whatever it is; there is nothing to choose')
     unit = float((level[where].astype(float)**2).mean())
     table = table.assign(**{k: table[k]/unit for k in ('risk', 'error', 'behind', 'behind_error') if k in table})
     return best, table.rename_axis(name)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'files_of', 'load_input', 'check_files', 'simulate_scan', 'scan_noise', 'noise_text', 'training_scans',
            'has_finished', 'claim_model', 'training_record', 'train_method', 'open_denoiser', 'read_sigma',
-           'noise_warnings', 'denoise_scan', 'denoise_loaded', 'evaluate_scan', 'evaluation_text', 'spread_words',
-           'batch_denoise', 'batch_train', 'batch_text', 'sweep_text', 'experiments_text', 'result_text', 'error_line',
-           'main']
+           'noise_warnings', 'coil_warnings', 'denoise_scan', 'denoise_loaded', 'evaluate_scan', 'evaluation_text',
+           'spread_words', 'batch_denoise', 'batch_train', 'batch_text', 'sweep_text', 'experiments_text',
+           'result_text', 'error_line', 'main']
 
 # %% ../nbs/62_cli.ipynb #16a567e3
 import functools, hashlib, os, shutil, sys, time, warnings
@@ -361,6 +361,18 @@ def noise_warnings(
     try: return [w for w in describe_noise(scan)['warnings'] if w.startswith(f'{method} assumes ')]
     except InputError: return []
 
+def coil_warnings(
+    scan,   # Noisy scan
+    method, # Name
+)->list:    # A line, or none
+    "Said where the air looks like a sum of squares of coils, whose floor no method here takes out"
+    from mri_diffusion.core import InputError
+    from mri_diffusion.sigma import coils_in_air
+    if method == 'identity' or scan.data.min() < 0: return []
+    try: coils = coils_in_air(scan.data if scan.data.ndim == 3 else scan.data[..., scan.n_volumes//2], scan.mask)
+    except InputError: return []
+    return [f'the air looks like {coils:.1f} coils (root of the sum of squares); {method} takes the noise for that of one channel, so the dark stays too bright; give the sigma that `mri-diffusion noise` says by --sigma'] if coils and round(coils) >= 2 else []
+
 def denoise_scan(
     path,            # Noisy scan
     out,             # Denoised scan to write, with its record beside it
@@ -400,7 +412,7 @@ def denoise_scan(
     if scan.bvals is not None: check_files([f for p in (out, *maps) for f in files_of(p)[2:]], inputs, force=force)
     level = read_sigma(sigma, scan)
     opened = dict(out=out, method=method, model=model, preset=preset, seed=seed, device=device, settings=settings, force=force)
-    result = denoise_loaded(scan, level, opened, std is not None, noise_map is not None, bias_field, choices)
+    result = denoise_loaded(scan, level, opened, std is not None, noise_map is not None or report is not None, bias_field, choices)
     result.save(out, residual, noise_map, std, force)
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
     if report is not None: result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
@@ -409,10 +421,13 @@ def denoise_scan(
 def _report_of(result, path, out, report, force, notebook):
     "Write the page; if that fails, say that the denoised scan is there and how to get the page later"
     from mri_diffusion.core import MriDiffusionError
+    from mri_diffusion.experiments import Interrupted
     from mri_diffusion.report_notebook import notebook_report
+    later = f'{out} is written, and the page can be made later: mri-diffusion run {notebook} -p noisy {path} -p denoised {out} --out FOLDER'
     try: found = notebook_report(result, report, force, notebook)
+    except (Interrupted, KeyboardInterrupt): raise Interrupted(f'interrupted while the page was written; {later}') from None
     except MriDiffusionError as e:
-        e.args = (f'{e}; {out} is written, and the page can be made later: mri-diffusion run {notebook} -p noisy {path} -p denoised {out} --out FOLDER',)
+        e.args = (f'{e}; {later}',)
         raise
     return {k: found[k] for k in ('verdict', 'reasons') if k in found}
 
@@ -446,8 +461,8 @@ def denoise_loaded(
     result = denoiser.denoise(flat, told)
     if said and known is not None: result.sigma = known
     if said and level is None and known is not None: result.meta['sigma_from'] = 'estimated from the scan'
-    result.meta['notes'] += said + noise_warnings(flat, denoiser.method.name)
-    if result.sigma is None and wants_sigma: result.sigma = estimate_sigma(flat.data, mask=flat.mask, bvals=flat.bvals).sigma
+    result.meta['notes'] += said + noise_warnings(flat, denoiser.method.name) + coil_warnings(flat, denoiser.method.name)
+    if result.sigma is None and wants_sigma: result.sigma, result.meta['sigma_from'] = estimate_sigma(flat.data, mask=flat.mask, bvals=flat.bvals).sigma, 'estimated from the scan'
     if field is None: return result
     inside = field[flat.foreground()]
     result.meta |= dict(bias_field=bias_field, notes=result.meta['notes'] + [f'bias field (N4) {BIAS_FIELD[bias_field]}: {inside.min():.3g} to {inside.max():.3g} of its median'])
@@ -456,12 +471,17 @@ def denoise_loaded(
 def _chosen(denoiser, scan, sigma, choices):
     "Settings of least risk put into the denoiser, one after the other; the noise level, that to tell it, and notes"
     from mri_diffusion.choice import LEVEL, choose_setting
+    from mri_diffusion.report import report_mask, scan_coils, scan_kernel
     from mri_diffusion.sigma import estimate_sigma
     told, notes = sigma, []
+    if choices:
+        mask = report_mask(scan)[0]
+        level = estimate_sigma(scan.data, mask=scan.mask, bvals=scan.bvals).sigma if sigma is None else sigma
+        kernel, (coils, said) = scan_kernel(scan, mask), scan_coils(scan, level, mask)
+        notes += ([] if kernel is not None else ['the scan does not show whether its noise is correlated; the choice took it as independent between voxels']) + ([said] if said else [])
     for name, values in (choices or {}).items():
-        if sigma is None and name == LEVEL: sigma = told = estimate_sigma(scan.data, mask=scan.mask, bvals=scan.bvals).sigma
-        best, table = choose_setting(denoiser, scan, name, values, sigma, scan.mask)
-        if name == LEVEL: told = sigma*best
+        best, table = choose_setting(denoiser, scan, name, values, level, scan.mask, coils, kernel)
+        if name == LEVEL: sigma, told = level, level*best
         else: denoiser.config[name] = best
         alike = [str(v) for v in table.index[table['alike'].astype(bool)] if v != best]
         notes.append(f'{name} = {best} chosen of {", ".join(map(str, table.index))} by the unbiased risk, {table["risk"][best]:.3g} of the noise variance' + (f' ({", ".join(alike)} as good)' if alike else '')

@@ -43,17 +43,20 @@ def ties(
     column:str,           # What is compared
     higher:bool=True,     # Larger is better
     level:float=.05,      # Largest chance of calling the truly best method behind
-)->dict:                  # Method -> 'best' (of the means), 'tie', 'behind' (some method beats it), or 'not known' (fewer than two seeds)
+)->dict:                  # Method -> 'best' (of the means), 'tie', 'behind' (some method beats it), 'not known' (fewer than two seeds), 'incomplete' (a seed of the others is missing)
     "Which methods may be the best, paired over seeds"
     from scipy.stats import t as student
     require({'method', 'seed', column} <= set(table), f'leaderboard: the table needs the columns method, seed and {column}')
     wide = table.pivot(index='seed', columns='method', values=column).dropna(axis=1, how='all')
     require(wide.shape[1], f'leaderboard: {column} has no value')
+    out = {name: 'incomplete' for name in wide.columns[wide.isna().any()]}
+    if len(out) == wide.shape[1]: return out
+    wide = wide.drop(columns=list(out))
     best = wide.mean().idxmax() if higher else wide.mean().idxmin()
-    out = {best: 'best'}
+    out[best] = 'best'
     def chance(a, b):
         "That a looks so much better than b without being so; None: fewer than two seeds"
-        d = ((wide[a] - wide[b])*(1 if higher else -1)).dropna().to_numpy()
+        d = (wide[a] - wide[b]).to_numpy()*(1 if higher else -1)
         if len(d) < 2: return None
         s = d.std(ddof=1)
         return student.sf(d.mean()*math.sqrt(len(d))/s, len(d) - 1) if s > 0 else float(d.mean() <= 0)
@@ -75,7 +78,8 @@ def summarise_board(
     g = table.groupby('method', sort=False)[numbers]
     mean, std = g.mean(), g.std()
     out = pd.concat([mean, std.add_suffix('_std')], axis=1)[[n + e for n in numbers for e in ('', '_std')]]
-    out = out.sort_values(leading, ascending=not higher)
+    whole = [standing.get(name) not in (None, 'incomplete') for name in out.index]
+    out = out.assign(whole=whole).sort_values(['whole', leading], ascending=[False, not higher]).drop(columns='whole')
     out.insert(0, 'rank', [1 if standing.get(name) in ('best', 'tie') else k + 1 for k, name in enumerate(out.index)])
     out.insert(1, 'standing', [standing.get(n, 'no value') for n in out.index])
     out.insert(2, 'seeds', table.groupby('method').seed.nunique().reindex(out.index))
@@ -105,7 +109,7 @@ def board_html(
         head = ''.join(f'<th>{html.escape(h)}</th>' for h in ('rank', 'method', 'standing', *(h for h, _ in shown.values())))
         rows = ''.join(f'<tr{" class=first" if r["rank"] == 1 else ""}><td>{r["rank"]}</td><td>{html.escape(r["method"])}</td><td>{html.escape(r["standing"])}</td>'
                        + ''.join(f'<td>{_cell(r[c], r.get(c + "_std"), d)}</td>' for c, (_, d) in shown.items()) + '</tr>' for _, r in b.iterrows())
-        parts.append(f'<h2>{html.escape(title)}</h2><div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
+        parts.append(f'<h2>{html.escape(title)}</h2><div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
     said = ''.join(f'<p>{html.escape(n)}</p>' for n in notes)
     return f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1"><title>Leaderboard</title><style>{BOARD_STYLE}</style><h1>Leaderboard</h1>{said}{"".join(parts)}</html>'
 

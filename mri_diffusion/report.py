@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXPECTED', 'NAMES', 'PLANES', 'STYLE', 'SECTIONS', 'report_mask', 'residual_table', 'residual_histogram',
-           'judge_result', 'provenance', 'ReportFacts', 'figure_html', 'report_page', 'write_report']
+           'scan_kernel', 'scan_coils', 'judge_result', 'provenance', 'ReportFacts', 'figure_html', 'report_page',
+           'write_report']
 
 # %% ../nbs/53_report.ipynb #ac2de796
 import base64, hashlib, html, shlex, sys
@@ -23,6 +24,7 @@ from .core import InputError, atomic_path, check_output, environment, plain, req
 from .gate import noise_kernel
 from .metrics import evaluate, residual_stats
 from .scan import Scan
+from .sigma import coils_in_air, find_air
 from .trust import bad_slices
 from .trust_audit import NUMBERS, TITLES, audit
 from .trust_uncertainty import bad_volumes
@@ -273,11 +275,30 @@ def _scores_html(result, clean, mask):
             f'<th>denoised, whole image</th><th>noisy, in mask</th><th>denoised, in mask</th></tr></thead><tbody>{body}</tbody></table></div>')
 
 # %% ../nbs/53_report.ipynb #fda8371f
-def _noise_kernel(noisy, mask):
-    "Correlation of the noise in one volume, the middle one of a series; None where the scan does not show it"
+def scan_kernel(
+    noisy, # Scan
+    mask,  # (X, Y, Z) object
+):         # As from `noise_kernel`, within slices; None where the scan does not show it
+    "Correlation of the noise in one volume, the middle one of a series"
     v = _volume(noisy, noisy.n_volumes//2)
     try: return noise_kernel(v, mask)[0]
     except InputError: return None
+
+def scan_coils(
+    noisy, # Scan
+    sigma, # Noise std of one channel: number, one a volume, or a map
+    mask,  # (X, Y, Z) object
+)->tuple:  # coils of a sum of squares (1: one channel, or not seen), a line about them or None
+    "What the air says: both its shape and its power over sigma must ask for more than one coil"
+    if noisy.data.min() < 0: return 1, None
+    v = noisy.n_volumes//2
+    x, s = _volume(noisy, v), _level(_sigma_of(sigma, v), mask)
+    shape = coils_in_air(x, mask)
+    n = max(1, round(shape or 1))
+    if n == 1 or not s: return 1, None
+    power = float((x[find_air(x, mask)[0]].astype(float)**2).mean()/(2*s**2))
+    if abs(power/n - 1) < .3: return n, f'The air looks like {shape:.1f} coils (root of the sum of squares): judged as {n}.'
+    return 1, f'The air looks like {shape:.1f} coils (root of the sum of squares), but is too {"dark" if power < n else "bright"} for them at this sigma: judged as one channel. Was sigma estimated as for one, or the magnitude interpolated?'
 
 def _limit(f):
     "The limit of a finding as text"
@@ -287,12 +308,16 @@ def _limit(f):
 def judge_result(
     result,    # With noisy, denoised, sigma
     mask=None, # (X, Y, Z); None: `report_mask`
+    n_coils=0, # Coils of a sum of squares; 0: read from the air
 ):             # `Audit`, or a sentence that says why there is no verdict
-    "The audit of a result, with the correlation that its noise shows"
+    "The audit of a result, with the correlation and the coils that its noise shows"
     if result.sigma is None: return 'No noise level is known; without it nothing can be said of what was removed.'
     mask = report_mask(result.noisy)[0] if mask is None else mask
-    try: return audit(result.noisy.data, result.denoised.data, result.sigma, mask, _noise_kernel(result.noisy, mask))
+    n, said = (n_coils, None) if n_coils else scan_coils(result.noisy, result.sigma, mask)
+    try: found = audit(result.noisy.data, result.denoised.data, result.sigma, mask, scan_kernel(result.noisy, mask), 'ncchi' if n > 1 else None, n)
     except InputError as e: return str(e)
+    found.notes += [said] if said else []
+    return found
 
 def _verdict_html(result, mask, found=None):
     "The words, the reasons, the table of what was measured, and for a series what stands out"
@@ -377,14 +402,15 @@ class ReportFacts:
     def __init__(self,
         result,    # With noisy, denoised, sigma, std, meta
         clean=None,# Array of the shape of the scan, where it is known
+        n_coils=0, # As in `judge_result`
     ):
-        self.result, self.clean, self.has_sigma = result, clean, result.sigma is not None
+        self.result, self.clean, self.has_sigma, self.n_coils = result, clean, result.sigma is not None, n_coils
         self.mask, self.mask_from = report_mask(result.noisy)
         self.provenance, self.rows = provenance(result), residual_table(result, self.mask)
     @cached_property
     def found(self):
         "`judge_result` of the result"
-        return judge_result(self.result, self.mask)
+        return judge_result(self.result, self.mask, self.n_coils)
 
 def _title_html(f): return f'<h1>Denoised: {_text(f.provenance["input file"])}</h1><p class="summary">{_summary(f.result, f.provenance)}</p>'
 

@@ -22,12 +22,16 @@ def _record_of(denoised, record):
     "The record that was named, or lies beside the image; and whether it is one made for a report"
     if record: return read_json(record), True
     beside = Path(denoised).parent/f'{stem(denoised)}.json'
-    return (read_json(beside), False) if beside.is_file() else ({}, False)
+    try: found = read_json(beside) if beside.is_file() else {}
+    except InputError: found = {}
+    return found if isinstance(found, dict) else {}, False  # what another program wrote there need not be a record
 
 def _meta_of(side, noisy):
     "The facts of a report from the record that `Scan.save` writes"
     facts = dict(method=side.get('Method'), preset=side.get('Preset'), config=side.get('Parameters'), seed=side.get('Seed'), environment=side.get('Environment'), bias_field=side.get('BiasField'))
-    return {k: v for k, v in facts.items() if v is not None} | dict(source=noisy, notes=list(side.get('Notes', [])))
+    facts = {k: {'as recorded': v} if k in ('config', 'environment') and not isinstance(v, dict) else v for k, v in facts.items() if v is not None}
+    notes = side.get('Notes', [])
+    return facts | dict(source=noisy, notes=[str(n) for n in (notes if isinstance(notes, list) else [notes])])
 
 def _sigma_from(sigma, scan):
     "A number, one a volume (a list), or the map at a path"

@@ -16,10 +16,11 @@ from scipy import ndimage
 from .classical import nlmeans
 from .core import generator, require
 from .hallucination import insert_lesions
+from .metrics import lag_correlation
 from .noise import add_noise, correct_bias, noise_moments, rician_mean
 from .phantom import load_t1, load_tissues, shapes_phantom
 from .scan import auto_mask
-from .trust import residual_anatomy, slice_rmse, stripes
+from .trust import slice_rmse, stripes
 
 # %% ../nbs/52_trust_audit.ipynb #2641054d
 def _cube(kernel):
@@ -156,12 +157,12 @@ def _structure(z, denoised, mask, k):
     peak = max(float(np.abs(t[mask]).max() - np.sqrt(2*np.log(max(n/w**thick, 2)))) for w, t in means.items())
     return dict(edges=(float((means[1.][steep]**2).mean()), chance(1., steep.sum())), local=(float((means[2.][mask]**2).mean()), chance(2., n)), blob=(peak, .3))
 
-def _whiteness(z, denoised, mask, k):
+def _whiteness(z, mask, k):
     "lag, flat, band: colour beyond that of the noise"
     if z[mask].std() < 1e-6: return dict(lag=(0., 0.), flat=(1., 0.), band=(0., 0.))
     centre = [n//2 for n in k.shape]
     at = lambda a: k[tuple(c + (b == a) for b, c in enumerate(centre))] if k.shape[a] > 1 else 0.
-    lags = residual_anatomy(z.astype(np.float32), denoised, mask)['lag1']
+    lags = [round(lag_correlation(z.astype(np.float32), a, mask), 4) for a in range(3)]
     power = z[mask].var()
     lag = power*max((l - at(a) for a, l in enumerate(lags) if np.isfinite(l)), key=abs, default=0.)
     _, ratio, modes = band_ratio(z, mask, k)
@@ -197,7 +198,7 @@ def _numbers(z, d, floor, s, mask, k):
     around = _slice_log(z, mask)
     odd = float(np.nanmax(np.abs(around))) if np.isfinite(around).any() else np.nan
     fewest = mask.sum((0, 1))[np.isfinite(around)].min(initial=mask.sum())
-    return dict(left=(size, chance), taken=(size, chance), **_brightness(z, d, s, mask, k), **_whiteness(z, d, mask, k), **_structure(z, d, mask, k),
+    return dict(left=(size, chance), taken=(size, chance), **_brightness(z, d, s, mask, k), **_whiteness(z, mask, k), **_structure(z, d, mask, k),
                 stripes=_steps(z, mask, k), slice=(odd, float(np.sqrt((k**2).sum()/(2*fewest)))), floor=(floor, 0.))
 
 # %% ../nbs/52_trust_audit.ipynb #6b96b449
@@ -462,7 +463,7 @@ SAY = dict( # name -> what it means within the limit, and beyond
     signal=('What was removed does not follow the image.', 'What was removed follows the image (correlation {value:+.2f}).'),
     lag=('What was removed is as fine as the noise.', 'What was removed is {coarse} than the noise (correlation of neighbours {value:+.2f}).'),
     flat=('All spatial frequencies of the noise were removed alike.', 'Some spatial frequencies were treated differently from others (flatness {value:.2f}).'),
-    floor=('The noise floor in the dark was taken out.', 'The noise floor was kept: where there is no signal the image still holds {value:.2f} of the noise power, so dark tissue is too bright. It matters for diffusion and relaxation; `correct_bias` takes it out.'))
+    floor=('The noise floor in the dark was taken out.', 'The noise floor was kept: where there is no signal the image still holds {value:.2f} of the noise power, so dark tissue is too bright. It matters for diffusion and relaxation; the function correct_bias takes it out.'))
 
 TITLES = dict( # name -> what is measured, in a few words
     scale='brightness in proportion to the signal', blob='largest local mean beyond that of noise', edges='energy on edges over that of noise', taken='size of the residual over that of the noise', stripes='steps between slices, sigma',
@@ -497,6 +498,21 @@ def _open_audit(noisy, denoised, sigma, mask, kind):
     require((s > 0).all() if s.ndim < 2 else True, 'audit: sigma must be above zero')
     return y, d, mask, kind or ('gaussian' if (y[mask] < 0).any() else 'rician')
 
+def _standing_out(y, d, sigma, mask):
+    "Volumes whose residual has another size or mean than that of most, or follows its image otherwise; the oddest first"
+    def row(v):
+        r = ((y[..., v] - d[..., v])/np.where(sigma_v > 0, sigma_v, 1) for sigma_v in [_level(sigma, v, mask.shape)])
+        r, x = next(r)[mask].astype(float), d[..., v][mask].astype(float)
+        return r.std(), r.mean(), np.corrcoef(r, x)[0, 1]*r.std() if r.std() > 0 and x.std() > 0 else 0.
+    rows = np.array([row(v) for v in range(y.shape[3])])
+    away = np.abs(rows - np.median(rows, 0))
+    score = (away/np.maximum(1.4826*np.median(away, 0), .02)).max(1)
+    return [int(v) for v in np.argsort(-score) if score[v] > 5]
+
+def _law(kind, n_coils):
+    "The law of the noise, in words"
+    return 'The noise was taken for ' + dict(gaussian='Gaussian', rician='Rician (a magnitude of one channel)', ncchi=f'that of {n_coils} coils (root of the sum of squares)')[kind] + '.'
+
 def _place(z, mask, kernel):
     "Where the largest local mean of the residual is, and its sign"
     t = max((local_mean(z, mask, kernel, w) for w in (1., 2., 3.)), key=lambda t: np.abs(t).max())
@@ -512,12 +528,12 @@ def audit(
     kind=None,       # 'gaussian', 'rician' or 'ncchi'; None: Rician if nothing is negative
     n_coils:int=1,   # Coils, for 'ncchi'
     limits=None,     # From `calibrate`; None: `CALIBRATED`
-    most:int=8,      # Volumes judged at most
+    most:int=8,      # Volumes judged, evenly spaced; with them as many of those that stand out
 )->Audit:
     "Is what was removed noise and nothing else? A verdict with its reasons"
     y, d, mask, kind = _open_audit(noisy, denoised, sigma, mask, kind)
     limits, n = limits or CALIBRATED['limits'], y.shape[3]
-    volumes = np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist()
+    volumes = sorted({*np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist(), *(_standing_out(y, d, sigma, mask)[:most] if n > most else [])})
     full = lambda x, v: x[..., v].astype(float)
     levels = {v: np.where(s > 0, s, 1) for v in volumes for s in [_level(sigma, v, mask.shape)]}
     judged, k = {v: _judged(full(y, v), full(d, v), levels[v], mask, kind, n_coils) for v in volumes}, _fitted(kernel, mask.shape)
@@ -525,7 +541,7 @@ def audit(
     excess = {v: {name: float(_deviation(name, *found)/limits[name]) for name, found in numbers[v].items()} for v in volumes}
     findings, slices = _findings(numbers, excess, limits, zs, mask, k), _odd_slices(zs, mask, k, limits)
     snr = float(np.median((y[..., volumes[0]]/levels[volumes[0]])[mask]))
-    return Audit(*_conclude(findings, excess), findings, slices, volumes, snr, _notes(snr, volumes, n, kernel, mask))
+    return Audit(*_conclude(findings, excess), findings, slices, volumes, snr, _notes(snr, volumes, n, kernel, mask) + [_law(kind, n_coils)])
 
 # %% ../nbs/52_trust_audit.ipynb #800055c9
 def _findings(numbers, excess, limits, zs, mask, k):
