@@ -477,7 +477,7 @@ def _chosen(denoiser, scan, sigma, choices):
     if choices:
         mask = report_mask(scan)[0]
         level = estimate_sigma(scan.data, mask=scan.mask, bvals=scan.bvals).sigma if sigma is None else sigma
-        kernel, (coils, said) = scan_kernel(scan, mask), scan_coils(scan, level, mask)
+        kernel, (coils, said) = scan_kernel(scan, mask, 3 if scan.shape[2] > 10 else 2), scan_coils(scan, level, mask)
         notes += ([] if kernel is not None else ['the scan does not show whether its noise is correlated; the choice took it as independent between voxels']) + ([said] if said else [])
     for name, values in (choices or {}).items():
         best, table = choose_setting(denoiser, scan, name, values, level, scan.mask, coils, kernel)

@@ -276,12 +276,13 @@ def _scores_html(result, clean, mask):
 
 # %% ../nbs/53_report.ipynb #fda8371f
 def scan_kernel(
-    noisy, # Scan
-    mask,  # (X, Y, Z) object
-):         # As from `noise_kernel`, within slices; None where the scan does not show it
+    noisy,      # Scan
+    mask,       # (X, Y, Z) object
+    dims:int=2, # 2: within slices, as the limits of the audit were set; 3: across them too
+):              # As from `noise_kernel`; None where the scan does not show it
     "Correlation of the noise in one volume, the middle one of a series"
     v = _volume(noisy, noisy.n_volumes//2)
-    try: return noise_kernel(v, mask)[0]
+    try: return noise_kernel(v, mask, dims=dims)[0]
     except InputError: return None
 
 def scan_coils(
