@@ -86,10 +86,11 @@ def summarise_board(
     return out.reset_index()
 
 # %% ../nbs/53_leaderboard.ipynb #2a470354
-BOARD_STYLE = '''body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1a1a1a;background:#fff}
+BOARD_STYLE = '''body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:100rem;padding:0 1rem;color:#1a1a1a;background:#fff}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ccc;white-space:nowrap}
+th:nth-child(2),td:nth-child(2){position:sticky;left:0;background:#fff}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2),th:nth-child(3),td:nth-child(3){text-align:left}.scroll{overflow-x:auto}.first td{font-weight:600}small{opacity:.7}code{overflow-wrap:anywhere}
-@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}th,td{border-color:#444}}'''
+@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}th,td{border-color:#444}th:nth-child(2),td:nth-child(2){background:#161616}}'''
 
 def _cell(mean, std, digits):
     "mean +- std as text"
@@ -101,6 +102,7 @@ def board_html(
     boards:dict,   # Title -> DataFrame of `summarise_board`
     columns:dict,  # Column -> (heading, digits)
     notes=(),      # Lines above the tables
+    legend='',     # Below them
 )->str:
     "The leaderboard as one page"
     parts = []
@@ -111,15 +113,16 @@ def board_html(
                        + ''.join(f'<td>{_cell(r[c], r.get(c + "_std"), d)}</td>' for c, (_, d) in shown.items()) + '</tr>' for _, r in b.iterrows())
         parts.append(f'<h2>{html.escape(title)}</h2><div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
     said = ''.join(f'<p>{html.escape(n)}</p>' for n in notes)
-    return f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1"><title>Leaderboard</title><style>{BOARD_STYLE}</style><h1>Leaderboard</h1>{said}{"".join(parts)}</html>'
+    return f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1"><title>Leaderboard</title><style>{BOARD_STYLE}</style><h1>Leaderboard</h1>{said}{"".join(parts)}<p><small>{html.escape(legend)}</small></p></html>'
 
 def write_board(
     path,         # .html
     boards:dict,  # Title -> DataFrame of `summarise_board`
     columns:dict, # Column -> (heading, digits)
     notes=(),     # Lines above the tables
+    legend='',    # Below them
     force=False,  # Replace an existing file
 ):
     "Write the leaderboard's page, whole or not at all"
     check_output(path, force)
-    with atomic_path(path, force=force) as p: p.write_text(board_html(boards, columns, notes), encoding='utf-8')
+    with atomic_path(path, force=force) as p: p.write_text(board_html(boards, columns, notes, legend), encoding='utf-8')
