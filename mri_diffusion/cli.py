@@ -365,13 +365,13 @@ def coil_warnings(
     scan,   # Noisy scan
     method, # Name
 )->list:    # A line, or none
-    "Said where the air looks like a sum of squares of coils, whose floor no method here takes out"
+    "Said where the air is not that of one channel"
     from mri_diffusion.core import InputError
     from mri_diffusion.sigma import coils_in_air
     if method == 'identity' or scan.data.min() < 0: return []
     try: coils = coils_in_air(scan.data if scan.data.ndim == 3 else scan.data[..., scan.n_volumes//2], scan.mask)
     except InputError: return []
-    return [f'the air looks like {coils:.1f} coils (root of the sum of squares); {method} takes the noise for that of one channel, so the dark stays too bright; give the sigma that `mri-diffusion noise` says by --sigma'] if coils and round(coils) >= 2 else []
+    return [f'the air looks like {coils:.1f} coils (root of the sum of squares), or like a magnitude that was interpolated; {method} takes the noise for that of one channel: of a sum of squares the dark stays too bright, and sigma is best given (--sigma, from `mri-diffusion noise`)'] if coils and round(coils) >= 2 else []
 
 def denoise_scan(
     path,            # Noisy scan

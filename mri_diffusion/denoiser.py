@@ -44,7 +44,7 @@ def methods():
         from mri_diffusion.selfsup_scan import DIP
         from mri_diffusion.supervised import SUPERVISED
         found = {**SUPERVISED, 'ddm2': DDM2, 'diffdenoise': DIFFDENOISE, **SELFSUP, 'dip': DIP, **{name: _classical(name, info) for name, info in CLASSICAL.items()}}
-        for entry in entry_points(group='mri_diffusion.methods'): _enter(found, _of_package(entry))
+        for entry in entry_points(group='mri_diffusion.methods'): _enter_package(found, entry)
         _registry.update(found)
     return dict(_registry)
 
@@ -61,9 +61,9 @@ def register(
     methods()
     _enter(_registry, method)
 
-def _of_package(entry):
+def _enter_package(table, entry):
     "The Method that an installed package names in its entry points"
-    try: return entry.load()
+    try: _enter(table, entry.load())
     except Exception as e: raise InputError(f'{entry.name} = {entry.value} (entry point mri_diffusion.methods of {entry.dist.name}): {type(e).__name__}: {e}; mend or uninstall that package') from e
 
 def get_method(

@@ -22,9 +22,10 @@ def _record_of(denoised, record):
     "The record that was named, or lies beside the image; and whether it is one made for a report"
     if record: return read_json(record), True
     beside = Path(denoised).parent/f'{stem(denoised)}.json'
-    try: found = read_json(beside) if beside.is_file() else {}
-    except InputError: found = {}
-    return found if isinstance(found, dict) else {}, False  # what another program wrote there need not be a record
+    if not beside.is_file(): return {}, False
+    try: found = read_json(beside)
+    except InputError: found = None
+    return found if isinstance(found, dict) else dict(Notes=[f'{beside.name} beside the denoised scan is not a record of this library; it was not used']), False
 
 def _meta_of(side, noisy):
     "The facts of a report from the record that `Scan.save` writes"

@@ -496,13 +496,14 @@ def _open_audit(noisy, denoised, sigma, mask, kind):
     require(mask.sum() >= 500, f'audit: {int(mask.sum())} voxels in the mask with sigma above zero; at least 500 are needed')
     require(np.isfinite(y[mask]).all() and np.isfinite(d[mask]).all(), 'audit: NaN or infinite values inside the mask; look at the images')
     require((s > 0).all() if s.ndim < 2 else True, 'audit: sigma must be above zero')
+    require(kind in (None, 'gaussian', 'rician', 'ncchi'), f'audit: noise {kind!r}; it knows the laws of gaussian, rician and ncchi noise')
     return y, d, mask, kind or ('gaussian' if (y[mask] < 0).any() else 'rician')
 
 def _standing_out(y, d, sigma, mask):
-    "Volumes whose residual has another size or mean than that of most, or follows its image otherwise; the oddest first"
+    "Volumes more than five robust standard deviations from the others in size, mean or covariance with the image of the residual; the oddest first"
     def row(v):
-        r = ((y[..., v] - d[..., v])/np.where(sigma_v > 0, sigma_v, 1) for sigma_v in [_level(sigma, v, mask.shape)])
-        r, x = next(r)[mask].astype(float), d[..., v][mask].astype(float)
+        y_v, x, s = (a[mask].astype(float) for a in (y[..., v], d[..., v], _level(sigma, v, mask.shape)))
+        r = (y_v - x)/s
         return r.std(), r.mean(), np.corrcoef(r, x)[0, 1]*r.std() if r.std() > 0 and x.std() > 0 else 0.
     rows = np.array([row(v) for v in range(y.shape[3])])
     away = np.abs(rows - np.median(rows, 0))
@@ -528,18 +529,19 @@ def audit(
     kind=None,       # 'gaussian', 'rician' or 'ncchi'; None: Rician if nothing is negative
     n_coils:int=1,   # Coils, for 'ncchi'
     limits=None,     # From `calibrate`; None: `CALIBRATED`
-    most:int=8,      # Volumes judged, evenly spaced; with them as many of those that stand out
+    most:int=8,      # Volumes judged, evenly spaced; up to as many that stand out are judged alone
 )->Audit:
     "Is what was removed noise and nothing else? A verdict with its reasons"
     y, d, mask, kind = _open_audit(noisy, denoised, sigma, mask, kind)
     limits, n = limits or CALIBRATED['limits'], y.shape[3]
-    volumes = sorted({*np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist(), *(_standing_out(y, d, sigma, mask)[:most] if n > most else [])})
+    even = sorted({*np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()})
+    volumes = sorted({*even, *(_standing_out(y, d, sigma, mask)[:most] if n > most else [])})
     full = lambda x, v: x[..., v].astype(float)
     levels = {v: np.where(s > 0, s, 1) for v in volumes for s in [_level(sigma, v, mask.shape)]}
     judged, k = {v: _judged(full(y, v), full(d, v), levels[v], mask, kind, n_coils) for v in volumes}, _fitted(kernel, mask.shape)
     zs, numbers = {v: z for v, (z, *_) in judged.items()}, {v: _numbers(*judged[v], levels[v], mask, k) for v in volumes}
     excess = {v: {name: float(_deviation(name, *found)/limits[name]) for name, found in numbers[v].items()} for v in volumes}
-    findings, slices = _findings(numbers, excess, limits, zs, mask, k), _odd_slices(zs, mask, k, limits)
+    findings, slices = _findings({v: numbers[v] for v in even}, excess, limits, zs, mask, k), _odd_slices(zs, mask, k, limits)
     snr = float(np.median((y[..., volumes[0]]/levels[volumes[0]])[mask]))
     return Audit(*_conclude(findings, excess), findings, slices, volumes, snr, _notes(snr, volumes, n, kernel, mask) + [_law(kind, n_coils)])
 

@@ -70,14 +70,15 @@ def test_coils_are_told_to_the_judge(made, tmp_path):
     assert any('8 coils' in n for n in found.notes) and any('one channel' in n for n in wrong.notes)
     assert 'judged as 8' in scan_coils(noisy, sigma, clean.mask)[1] and scan_coils(noisy, 3*sigma, clean.mask)[0] == 1
 
-def test_repeats_series_and_a_scan_without_truth(made, tmp_path):
+def test_repeats_series_and_a_scan_without_truth(made, tmp_path, package):
     one = Scan.load(made/'clean.nii.gz')
     noise = np.random.default_rng(0).normal(0, .05*one.data.max(), (2, *one.shape, 4))
     one.with_data(np.hypot(one.data[..., None] + noise[0], noise[1]).astype(np.float32)).save(tmp_path/'repeats.nii.gz')
     r = {b['method']: b for b in board(tmp_path/'a', data=tmp_path/'repeats.nii.gz', truth='repeats', methods='identity,blur')['boards']['repeats.nii.gz']}
     assert r['identity']['leaky'] > r['identity']['psnr'] > r['identity']['left_out'] - 1e-9 and r['blur']['left_out'] < r['blur']['psnr']
-    m = {b['method']: b for b in board(tmp_path/'b', data=made/'series_clean.nii.gz', truth='made', methods='identity,mppca', crop='1:13,1:15,1:11')['boards']['series_clean.nii.gz']}
+    m = {b['method']: b for b in board(tmp_path/'b', data=made/'series_clean.nii.gz', truth='made', methods='identity,mppca,flat', crop='1:13,1:15,1:11')['boards']['series_clean.nii.gz']}
     assert m['mppca']['psnr'] > m['identity']['psnr'] and m['mppca']['fa_error'] < m['identity']['fa_error'] and {'bias', 'leak', 'md_error'} <= set(m['mppca'])
+    assert m['flat']['doubt'] == 2 and m['flat']['rank'] == 3                                                             # one volume for all, constant: judged like the others
     with pytest.raises(InputError, match='4 repeats for 5 seeds'): board(tmp_path/'d', data=tmp_path/'repeats.nii.gz', truth='repeats', methods='identity', seeds=5)
     n = board(tmp_path/'c', data=made/'noisy.nii.gz', truth='none', methods='identity,blur')
     page = (tmp_path/'c/leaderboard.html').read_text()
@@ -95,7 +96,8 @@ def test_refused(made, tmp_path, parameters, said):
 def test_another_package_is_listed_and_a_broken_one_named(package):
     def listed(): return subprocess.run([sys.executable, '-c', 'import sys; from mri_diffusion.cli import main; sys.exit(main(["methods"]))'], capture_output=True, text=True)
     p = listed()
-    assert p.returncode == 0 and 'half' in p.stdout
-    (package/'halves.py').write_text('import nothing_like_that')
-    p = listed()
-    assert p.returncode == 2 and 'halves' in p.stderr and 'nothing_like_that' in p.stderr and len(p.stderr.strip().splitlines()) == 1
+    assert p.returncode == 0 and {'half', 'flat', 'breaks'} <= {line.split()[0] for line in p.stdout.splitlines() if line.strip()}
+    for text, said in (('import nothing_like_that', 'nothing_like_that'), ('HALF = FLAT = BREAKS = 3', 'is no Method'), (PACKAGE.replace("made('half'", "made('blur'"), 'taken')):
+        (package/'halves.py').write_text(text)
+        p = listed()
+        assert p.returncode == 2 and 'halves' in p.stderr and said in p.stderr and len(p.stderr.strip().splitlines()) == 1, p.stderr

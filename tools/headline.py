@@ -35,7 +35,7 @@ def table():
     def cost(name, key): return max(float(b.loc[name, key]) for b in (found['T1'], found['phantom']) if name in b.index)
     order = sorted(known, key=lambda n: tuple(-b.psnr.get(n, -99) for b in found.values()))
     label = lambda n: f'`{n}`' + (' (supervised)' if known[n].needs == 'pairs' else '')
-    head = ['method', *found, 'lesions kept', 'parameters', 'training, s (phantom or T1)']
+    head = ['method', *found, 'lesions kept', 'parameters', 'training, s (the longer of T1 and phantom)']
     lines = [head, ['---']*len(head)] + [[label(n), *(cell(b, n) for b in found.values()), f'{kept[n]:.2f}' if n in kept else '', f'{cost(n, "parameters"):,.0f}', f'{cost(n, "train_seconds"):.0f}'] for n in order]
     return '\n'.join('| ' + ' | '.join(x) + ' |' if x[0] != '---' else '|' + '|'.join(x) + '|' for x in lines)
 
