@@ -17,5 +17,9 @@ setup(
     python_requires=f">={cfg['min_python']}", install_requires=shlex.split(cfg['requirements']), extras_require=extras,
     packages=[*find_packages(include=['mri_diffusion*']), 'mri_diffusion.notebooks'],
     package_dir={'mri_diffusion.notebooks': 'nbs/experiments'}, package_data={'mri_diffusion.notebooks': ['*.ipynb']},
-    entry_points=dict(console_scripts=shlex.split(cfg['console_scripts'])), zip_safe=False,
+    entry_points=dict(
+        console_scripts=shlex.split(cfg['console_scripts']),
+        nbdev=[f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],  # names on the site become links
+    ),
+    zip_safe=False,
 )

@@ -9,9 +9,10 @@ from types import SimpleNamespace  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from mri_diffusion.cli import main, simulate_scan, train_method  # noqa: E402
-from mri_diffusion.phantom import load_t1, make_gradients, simulate_dmri  # noqa: E402
-from mri_diffusion.scan import Scan  # noqa: E402
+from mri_diffusion.app.cli import main
+from mri_diffusion.app.jobs import simulate_scan, train_method  # noqa: E402
+from mri_diffusion.phantoms.heads import load_t1, make_gradients, simulate_dmri  # noqa: E402
+from mri_diffusion.scans.nifti import Scan  # noqa: E402
 
 @pytest.fixture(scope='session')
 def made(tmp_path_factory):

@@ -5,9 +5,9 @@ import torch
 
 SCRIPT = '''import os, sys
 import numpy as np, torch
-from mri_diffusion.data import PatchDataset
-from mri_diffusion.networks import build_network
-from mri_diffusion.train import fit
+from mri_diffusion.scans.patches import PatchDataset
+from mri_diffusion.nets.unet import build_network
+from mri_diffusion.learn.train import fit
 rng = np.random.default_rng(0)
 clean = rng.random((20, 20, 20), np.float32)
 noisy = clean + .1*rng.standard_normal(clean.shape, np.float32)

@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mri_diffusion.scan import Scan
+from mri_diffusion.scans.nifti import Scan
 
 def image(path, data, affine=None):
     nib.save(nib.Nifti1Image(np.asarray(data, np.float32), np.eye(4) if affine is None else affine), path)
@@ -222,7 +222,7 @@ def test_folder_that_cannot_be_written(files, cli):
     assert got.code == 2 and 'cannot make this folder' in got.err and got.err.count('\n') == 1
 
 def test_failures_are_one_line_too(files, cli, monkeypatch):
-    from mri_diffusion import cli as module
+    from mri_diffusion.app import cli as module
     for error, code, said in ((MemoryError(), 1, 'memory'), (OSError(28, 'No space left on device', 'out.nii'), 1, 'No space left'), (KeyboardInterrupt(), 130, 'interrupted'), (KeyError('x'), 1, 'MRI_DIFFUSION_DEBUG')):
         def fail(*a, **k): raise error
         monkeypatch.setattr(module, 'denoise_scan', fail)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from mri_diffusion import denoiser as registry
-from mri_diffusion.batch import run_batch
-from mri_diffusion.cli import batch_denoise
+from mri_diffusion.app import denoiser as registry
+from mri_diffusion.app.batch import run_batch
+from mri_diffusion.app.cli import batch_denoise
 from mri_diffusion.core import InputError, read_json, require
-from mri_diffusion.method import FACTS, Method
-from mri_diffusion.scan import Scan, read_nifti
-from mri_diffusion.train import fit
+from mri_diffusion.methods.method import FACTS, Method
+from mri_diffusion.scans.nifti import Scan, read_nifti
+from mri_diffusion.learn.train import fit
 
 told, steps_done = [], []
 
@@ -140,7 +140,7 @@ def test_another_scan_under_the_same_name(own, files, cli):
     assert cli('denoise', files/'series_clean.nii.gz', files/'o.nii.gz', *DENOISE, '--force').code == 0 and len(told) == 2
 
 def test_interrupted_by_ctrl_c_it_goes_on_to_the_same_result(own, files, cli):
-    start = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_batch; test_batch.register(); from mri_diffusion.cli import main; sys.exit(main())'
+    start = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_batch; test_batch.register(); from mri_diffusion.app.cli import main; sys.exit(main())'
     words = lambda name: ['denoise', files/'series.nii.gz', files/f'{name}.nii.gz', *DENOISE, '--std', files/f'{name}_std.nii.gz']
     run = subprocess.run([sys.executable, '-c', start, *map(str, words('a')), '--quiet'], capture_output=True, text=True, env=os.environ | dict(OTHERS_STOP='3', OMP_NUM_THREADS='1'))
     assert run.returncode == 130 and run.stderr.count('\n') == 1 and 'interrupted after step 3' in run.stderr and 'same command again continues' in run.stderr and not run.stdout, run
@@ -287,7 +287,7 @@ def test_a_result_of_unknown_origin_is_not_replaced(study, cli, tmp_path):
 def test_registered_for_others_only(): assert 'others' not in registry.methods() and OTHERS.name == 'others'
 
 def test_sigma_in_the_python_door(own, files):
-    from mri_diffusion.denoiser import Denoiser
+    from mri_diffusion.app.denoiser import Denoiser
     scan = Scan.load(files/'series.nii.gz')
     d = Denoiser('others', 'tiny', quiet=True).fit([scan, scan], sigma=[2, 3])
     assert [f['sigma'] for f in told[0]] == [2, 3] and d.learned['bvals'] == scan.bvals.tolist()

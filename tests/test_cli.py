@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mri_diffusion.core import read_json
-from mri_diffusion.scan import Scan, auto_mask, read_nifti
-from mri_diffusion.sigma import estimate_sigma
+from mri_diffusion.scans.nifti import Scan, auto_mask, read_nifti
+from mri_diffusion.noise.sigma import estimate_sigma
 
 CONTRACT = dict(
     methods='--json', simulate='--noise --snr --coils --correlation --gfactor --seed --sigma-map', noise='--bval --mask --map --json',
@@ -21,7 +21,7 @@ CONTRACT = dict(
 def outside(code): return subprocess.run([sys.executable, '-X', 'importtime', '-c', code], capture_output=True, text=True, check=True)
 
 def test_help_loads_nothing_heavy():
-    run = outside('import sys; from mri_diffusion.cli import main; sys.exit(main(["--help"]))')
+    run = outside('import sys; from mri_diffusion.app.cli import main; sys.exit(main(["--help"]))')
     loaded = {line.split('|')[-1].strip().split('.')[0] for line in run.stderr.splitlines() if line.startswith('import time')}
     assert not loaded & {'numpy', 'torch', 'nibabel', 'pandas', 'scipy', 'matplotlib', 'rich'}
     assert set(CONTRACT) == {line.split()[0] for line in run.stdout.split('Commands:')[1].splitlines() if line.strip()}
@@ -42,7 +42,7 @@ def test_the_installed_command_says_one_line():
 def test_the_main_job_in_processes_of_its_own(made, tmp_path):
     "simulate, train, denoise, evaluate: stderr of a quiet run is empty"
     def run(*words):
-        done = subprocess.run([sys.executable, '-c', 'import sys; from mri_diffusion.cli import main; sys.exit(main())', *map(str, words), '--quiet'], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, '-c', 'import sys; from mri_diffusion.app.cli import main; sys.exit(main())', *map(str, words), '--quiet'], capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, done.stderr
         return done.stdout
     clean, noisy, den = made/'clean.nii.gz', tmp_path/'n.nii.gz', tmp_path/'d.nii.gz'
@@ -162,7 +162,7 @@ def test_evaluate_by_repeats(made, cli, tmp_path, noisy):
 def test_run(cli, tmp_path):
     import nbformat
     cell = nbformat.v4.new_code_cell("steps = 3 # Steps\npreset = 'tiny' # Size\nout = None # Folder", metadata=dict(tags=['parameters']))
-    body = nbformat.v4.new_code_cell("from mri_diffusion.experiments import RunDir\nRunDir(out, dict(steps=steps, preset=preset)).result(dict(score=steps/8, rows=[dict(method='a', psnr=steps), dict(method=preset, psnr=2.)]))")
+    body = nbformat.v4.new_code_cell("from mri_diffusion.app.experiments import RunDir\nRunDir(out, dict(steps=steps, preset=preset)).result(dict(score=steps/8, rows=[dict(method='a', psnr=steps), dict(method=preset, psnr=2.)]))")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell, body], metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3'))), tmp_path/'e.ipynb')
     listed = cli('run', tmp_path/'e.ipynb', '--list')
     assert listed.code == 0 and "steps" in listed.out and "'tiny'" in listed.out and 'Size' in listed.out
@@ -179,7 +179,7 @@ def test_run(cli, tmp_path):
 def test_a_refused_value_does_not_keep_the_folder_of_a_run(cli, tmp_path):
     import nbformat
     cell = nbformat.v4.new_code_cell("preset = 'tiny' # Size\nout = None # Folder", metadata=dict(tags=['parameters']))
-    body = nbformat.v4.new_code_cell("from mri_diffusion.core import require\nfrom mri_diffusion.experiments import RunDir\nrun = RunDir(out, dict(preset=preset))\nrun.path('figures/first.png').write_bytes(b'')\nrequire(preset == 'tiny', 'preset: unknown')\nrun.result(dict(score=1.))")
+    body = nbformat.v4.new_code_cell("from mri_diffusion.core import require\nfrom mri_diffusion.app.experiments import RunDir\nrun = RunDir(out, dict(preset=preset))\nrun.path('figures/first.png').write_bytes(b'')\nrequire(preset == 'tiny', 'preset: unknown')\nrun.result(dict(score=1.))")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell, body], metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3'))), tmp_path/'e.ipynb')
     bad = cli('run', tmp_path/'e.ipynb', '-p', 'preset', 'huge', '--out', tmp_path/'run', '--quiet')
     assert bad.code == 2 and bad.err == 'mri-diffusion: error: preset: unknown\n'
@@ -208,7 +208,7 @@ def test_what_was_assumed_is_said(made, cli, tmp_path):
     assert 'Where it came from: given by the caller' in (tmp_path/'d.html').read_text()
 
 def test_experiments_are_listed(cli):
-    from mri_diffusion.experiments import list_experiments
+    from mri_diffusion.app.experiments import list_experiments
     got = cli('run')
     assert got.code == 0 and all(n in got.out for n in list_experiments())
 
@@ -220,7 +220,7 @@ def test_report(made, cli, tmp_path, monkeypatch):
     assert '<dt>input file</dt><dd>noisy.nii.gz</dd>' in page and unescape(re.search('<dt>command</dt><dd>(.*?)</dd>', page).group(1)) == "mri-diffusion denoise 'as typed'" and '/tmp/report-' not in page
 
 def test_a_report_notebook_of_ones_own(made, cli, tmp_path):
-    from mri_diffusion.experiments import experiments_folder
+    from mri_diffusion.app.experiments import experiments_folder
     own = nbformat.read(experiments_folder()/'report.ipynb', 4)
     last = next(c for c in own.cells if 'write_report(' in c.source)
     last.source = "sections['verdict'] += '<p>seen by me</p>'\n" + last.source
@@ -250,7 +250,7 @@ def test_the_gate_warns_of_correlated_noise(made, cli, tmp_path):
     assert len(said) == 1 or len(said) == len({line.split(' assume')[1] for line in said})
 
 def test_evaluate_a_series_by_its_tensor(made, cli, tmp_path):
-    from mri_diffusion.dti import map_errors, tensor_fit
+    from mri_diffusion.judge.tensors import map_errors, tensor_fit
     series, clean = Scan.load(made/'series.nii.gz'), Scan.load(made/'series_clean.nii.gz')
     cli('denoise', made/'series.nii.gz', tmp_path/'d.nii.gz', '--method', 'blur', '--set', 'width', .4)
     got = cli('evaluate', tmp_path/'d.nii.gz', '--clean', made/'series_clean.nii.gz', '--noisy', made/'series.nii.gz', '--json', tmp_path/'j.json')
@@ -268,7 +268,7 @@ def test_evaluate_a_series_by_its_tensor(made, cli, tmp_path):
     assert got.code == 0 and 'no tensor maps: tensor: the gradient table fixes' in got.out
 
 def test_a_parameter_may_be_empty():
-    from mri_diffusion.cli import _pairs, spread_words
+    from mri_diffusion.app.cli import _pairs, spread_words
     from mri_diffusion.core import InputError
     assert _pairs(spread_words(['run', 'x', '-p', 'ceilings', ''])[3:], '-p') == {'ceilings': ''}
     for word in ('=3', 'steps'):
@@ -295,10 +295,10 @@ def test_choose_a_setting_by_the_risk(made, cli, tmp_path):
 
 def test_choice_knows_that_the_noise_is_correlated(cli, tmp_path):
     "Taken as white, correlated noise makes every blur look better than it is"
-    from mri_diffusion.choice import choose_setting
-    from mri_diffusion.cli import simulate_scan
-    from mri_diffusion.denoiser import Denoiser
-    from mri_diffusion.phantom import load_t1
+    from mri_diffusion.app.choice import choose_setting
+    from mri_diffusion.app.jobs import simulate_scan
+    from mri_diffusion.app.denoiser import Denoiser
+    from mri_diffusion.phantoms.heads import load_t1
     load_t1(downsample=4).save(tmp_path/'clean.nii.gz')
     simulate_scan(tmp_path/'clean.nii.gz', tmp_path/'corr.nii.gz', snr=12, correlation=3.2)
     sigma = read_json(tmp_path/'corr.json')['Sigma']
@@ -306,14 +306,14 @@ def test_choice_knows_that_the_noise_is_correlated(cli, tmp_path):
     chosen = read_json(tmp_path/'d.json')['Parameters']['width']
     scan, clean = Scan.load(tmp_path/'corr.nii.gz'), Scan.load(tmp_path/'clean.nii.gz').data
     def true_error(width):
-        from mri_diffusion.noise import rician_mean
+        from mri_diffusion.noise.models import rician_mean
         x = Denoiser('blur', width=width).denoise(scan).denoised.data
         return ((x - rician_mean(clean, sigma))[clean > 3*sigma]**2).mean()/sigma**2
     white = choose_setting(Denoiser('blur'), scan, 'width', (.2, .3, .4, .5, .6, .8), sigma)[0]
     assert got.code == 0 and true_error(chosen) < true_error(white) - .05 and chosen < white, (chosen, white)
 
 def test_report_of_files_with_a_sidecar_of_another_program(made, tmp_path):
-    from mri_diffusion.report_notebook import load_result
+    from mri_diffusion.app.report_notebook import load_result
     for p in ('noisy', 'clean'): nib.save(nib.load(made/f'{p}.nii.gz'), tmp_path/f'{p}.nii.gz')
     for text, method, notes in (('{"Parameters": "-a 3", "Notes": "by hand", "Method": "theirs"}', 'theirs', ['by hand']), ('[1, 2]', None, ['clean.json']), ('not JSON', None, ['clean.json']), ('{"Parameters": [1], "Notes": [3]}', None, ['3'])):
         (tmp_path/'clean.json').write_text(text)
@@ -323,8 +323,8 @@ def test_report_of_files_with_a_sidecar_of_another_program(made, tmp_path):
         assert '<html' in (tmp_path/'page.html').read_text()
 
 def test_eight_coils_are_said(cli, tmp_path):
-    from mri_diffusion.cli import simulate_scan
-    from mri_diffusion.phantom import load_t1
+    from mri_diffusion.app.jobs import simulate_scan
+    from mri_diffusion.phantoms.heads import load_t1
     load_t1(downsample=5).save(tmp_path/'clean.nii.gz')
     for n, said in ((8, True), (1, False)):
         simulate_scan(tmp_path/'clean.nii.gz', tmp_path/f'{n}.nii.gz', noise='ncchi', coils=n, snr=15)

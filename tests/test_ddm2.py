@@ -5,17 +5,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mri_diffusion.classical import nearest_volumes
+from mri_diffusion.methods.classical import nearest_volumes
 from mri_diffusion.core import InputError, generator, read_json
-from mri_diffusion.denoiser import Denoiser
-from mri_diffusion.metrics import psnr
-from mri_diffusion.noise import add_rician_noise
-from mri_diffusion.phantom import make_gradients, simulate_dmri
-from mri_diffusion.scan import Scan, read_nifti
+from mri_diffusion.app.denoiser import Denoiser
+from mri_diffusion.judge.scores import psnr
+from mri_diffusion.noise.models import add_rician_noise
+from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
+from mri_diffusion.scans.nifti import Scan, read_nifti
 
 FORMS = dict(series=[], published=['--set', 'form', 'published'])
 DDM2 = ['--method', 'ddm2', '--preset', 'tiny', '--device', 'cpu']
-START = [sys.executable, '-c', 'import sys; from mri_diffusion.cli import main; sys.exit(main())']
+START = [sys.executable, '-c', 'import sys; from mri_diffusion.app.cli import main; sys.exit(main())']
 both = pytest.mark.parametrize('form', FORMS)
 
 def take(scan, volumes): return Scan.from_array(scan.data[..., volumes], scan.affine, scan.bvals[volumes], scan.bvecs[volumes], scan.mask)
@@ -40,7 +40,7 @@ def where(clean, tmp_path_factory):
 @pytest.fixture(scope='module')
 def trained(where):
     "One denoised scan of each form, its maps, its report, and the model beside it"
-    from mri_diffusion.cli import main
+    from mri_diffusion.app.cli import main
     for form, words in FORMS.items():
         o = where/form
         code = main([*map(str, ['denoise', where/'noisy.nii', o/'out.nii', *DDM2, *words, *(['--set', 'samples', 2] if form == 'published' else []), '--quiet',
@@ -100,7 +100,7 @@ def test_trained_folder_denoises_without_training(trained, clean, cli, tmp_path,
     model = trained/form/'out_ddm2'
     before = {p: p.stat().st_mtime_ns for p in model.rglob('*') if p.is_file()}
     def never(*a, **k): raise AssertionError('trained again')
-    for name in ('mri_diffusion.ddm2.fit', 'mri_diffusion.ddm2_series.fit'): monkeypatch.setattr(name, never)
+    for name in ('mri_diffusion.methods.ddm2.fit', 'mri_diffusion.methods.r2r.fit'): monkeypatch.setattr(name, never)
     again = cli('denoise', trained/'noisy.nii', tmp_path/'again.nii', '--model', model, *(['--set', 'samples', 2] if form == 'published' else []))
     other = cli('denoise', trained/'other.nii', tmp_path/'other.nii', '--method', 'ddm2', '--model', model)
     assert again.code == other.code == 0 and 'training:' not in again.err + other.err, (again, other)

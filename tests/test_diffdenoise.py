@@ -10,17 +10,20 @@ from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter
 from test_images import series as dicom_series, slice_of, write
 
-from mri_diffusion import diffdenoise, diffdenoise_scan
-from mri_diffusion.classical import nearest_volumes
+from mri_diffusion.methods import diffdenoise
+from mri_diffusion.methods import diffdenoise_scan
+from mri_diffusion.methods.classical import nearest_volumes
 from mri_diffusion.core import InputError, generator, read_json
-from mri_diffusion.denoiser import Denoiser
-from mri_diffusion.diffdenoise import copy_teacher
-from mri_diffusion.diffdenoise_scan import DIFFDENOISE_PRESETS, chosen, fit_diffdenoise, unit_of
-from mri_diffusion.kspace import add_kspace_noise, fft2c, ifft2c, zero_fill
-from mri_diffusion.noise import add_noise
-from mri_diffusion.phantom import load_t1
-from mri_diffusion.scan import Scan, read_nifti
-from mri_diffusion.task import image_task
+from mri_diffusion.app.denoiser import Denoiser
+from mri_diffusion.methods.diffdenoise import copy_teacher
+from mri_diffusion.methods.diffdenoise_scan import DIFFDENOISE_PRESETS, chosen, fit_diffdenoise
+from mri_diffusion.methods.slicewise import unit_of
+from mri_diffusion.noise.kspace import add_kspace_noise
+from mri_diffusion.scans.fourier import fft2c, ifft2c, zero_fill
+from mri_diffusion.noise.models import add_noise
+from mri_diffusion.phantoms.heads import load_t1
+from mri_diffusion.scans.nifti import Scan, read_nifti
+from mri_diffusion.learn.tasks import image_task
 
 TINY = ['--preset', 'tiny', '--device', 'cpu']
 DENOISE = ['--method', 'diffdenoise', *TINY]
@@ -50,7 +53,7 @@ def noisy_of(clean, level=.05, kind='rician', seed=0, **how): return add_noise(c
 @pytest.fixture(scope='module')
 def where(small, tmp_path_factory):
     "A noisy volume of 37 x 44, and what is trained on it, denoised with all its maps; no test changes them"
-    from mri_diffusion.cli import main
+    from mri_diffusion.app.cli import main
     d = tmp_path_factory.mktemp('diffdenoise')
     put(d/'noisy.nii.gz', noisy_of(small)), put(d/'other.nii.gz', noisy_of(small[:, :, ::-1], seed=1))
     words = ['denoise', d/'noisy.nii.gz', d/'out.nii.gz', *DENOISE, '--quiet', '--residual', d/'residual.nii.gz', '--noise-map', d/'sigma.nii.gz', '--std', d/'std.nii.gz', '--report', d/'report.html']

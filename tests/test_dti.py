@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from mri_diffusion.core import InputError
-from mri_diffusion.dti import corpus_callosum, crop_scan, dipy_tensor, direction_condition, known_truth, score_series, six_direction_protocol, snr_cnr_ddm2, tensor_fit
-from mri_diffusion.experiments import run_experiment
-from mri_diffusion.phantom import make_gradients, shared_data, simulate_dmri
-from mri_diffusion.scan import Scan
+from mri_diffusion.judge.tensors import corpus_callosum, dipy_tensor, direction_condition, six_direction_protocol, snr_cnr_ddm2, tensor_fit
+from mri_diffusion.judge.truth import crop_scan, known_truth, score_series
+from mri_diffusion.app.experiments import run_experiment
+from mri_diffusion.phantoms.heads import make_gradients, shared_data, simulate_dmri
+from mri_diffusion.scans.nifti import Scan
 
 CROP = '44:64,50:70,26:38'
 folder = shared_data('dti32')

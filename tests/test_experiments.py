@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 
 from mri_diffusion.core import InputError, MriDiffusionError, read_json
-from mri_diffusion.experiments import collect, grid, run_experiment, summarise, sweep
+from mri_diffusion.app.experiments import collect, grid, run_experiment, summarise, sweep
 
 PARAMETERS = '''steps = 3    # Steps to take
 fail = ''    # Raise this
 out = None   # Folder of the run'''
 BODY = '''import json, os, time
 from mri_diffusion.core import InputError, progress
-from mri_diffusion.experiments import RunDir
+from mri_diffusion.app.experiments import RunDir
 run = RunDir(out, dict(steps=steps))
 state = run.checkpoint/'state.json'
 run.checkpoint.mkdir(exist_ok=True)
@@ -29,7 +29,7 @@ finally:
 run.result(dict(begin=begin, score=steps/10))'''
 CALL = '''import sys
 from mri_diffusion.core import MriDiffusionError
-from mri_diffusion.experiments import run_experiment
+from mri_diffusion.app.experiments import run_experiment
 try: print(run_experiment(sys.argv[1], sys.argv[2], dict(steps=sys.argv[3])))
 except MriDiffusionError as e:
     print(e, file=sys.stderr)
@@ -76,7 +76,7 @@ def test_bad_calls_leave_nothing(notebook, tmp_path):
     with pytest.raises(InputError): run_experiment(notebook, tmp_path/'file', quiet=True)
 
 def test_kernel_that_does_not_start_is_tried_once_more(notebook, tmp_path, monkeypatch):
-    from mri_diffusion import experiments
+    from mri_diffusion.app import experiments
     real, calls = experiments._papermill, []
     def flaky(*args):
         calls.append(args)

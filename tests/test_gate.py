@@ -1,13 +1,13 @@
-"The noise gate where pages cannot prove it: whole volumes, real scans, thin images, and what it refuses"
+"The noise check_correlation where pages cannot prove it: whole volumes, real scans, thin images, and what it refuses"
 import nibabel as nib
 import numpy as np
 import pytest
 
 from mri_diffusion.core import InputError, generator
-from mri_diffusion.gate import blind_side, flat_noise, noise_kernel, predictable_from
-from mri_diffusion.noise import add_gaussian_noise, add_noise, correlated_noise
-from mri_diffusion.phantom import load_t1, shared_data
-from mri_diffusion.scan import auto_mask
+from mri_diffusion.noise.correlation import blind_spot_size, flat_noise, noise_kernel, predictable_from
+from mri_diffusion.noise.models import add_gaussian_noise, add_noise, correlated_noise
+from mri_diffusion.phantoms.heads import load_t1, shared_data
+from mri_diffusion.scans.nifti import auto_mask
 
 def smoothed(width, reach=5):
     "Exact correlation along one axis of white noise filtered by a sampled Gaussian"
@@ -54,7 +54,7 @@ def test_real_repeats_agree_with_a_part_of_themselves():
     assert source == 'difference of repeats' and abs(all_six[6, 5] - .27) < .05 and abs(all_six[5, 6] - .38) < .05
     assert np.allclose(noise_kernel(x[..., :4], bvals=np.zeros(4))[0][4:7, 4:7], all_six[4:7, 4:7], atol=.03)
     assert 0 < alone[6, 5] - all_six[6, 5] < .2 and 0 < alone[5, 6] - all_six[5, 6] < .2  # errs towards more
-    assert blind_side(all_six) > 1 and blind_side(alone) > 1
+    assert blind_spot_size(all_six) > 1 and blind_spot_size(alone) > 1
 
 def test_three_axes():
     "A volume smoothed along z alone: seen with dims=3, and not with dims=2"
@@ -62,7 +62,7 @@ def test_three_axes():
     image, whole = 100 + 5*noise, np.ones(noise.shape, bool)
     flat, solid = noise_kernel(image, whole)[0], noise_kernel(image, whole, dims=3)[0]
     assert flat.sum() == 1 and solid.shape == (11, 11, 11) and abs(solid[5, 5, 6] - smoothed(.8)[6]) < .07 and abs(solid[6, 5, 5]) < .06
-    assert blind_side(flat) == 1 and predictable_from(solid, 1) > .5
+    assert blind_spot_size(flat) == 1 and predictable_from(solid, 1) > .5
 
 def test_one_slice_and_a_thin_volume():
     image = add_gaussian_noise(np.full((80, 80, 1), 50.), 2., generator(0))

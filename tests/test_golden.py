@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from mri_diffusion.core import generator
-from mri_diffusion.data import PatchDataset
-from mri_diffusion.metrics import psnr, ssim
-from mri_diffusion.noise import add_noise, ncchi_mean, rician_mean, rician_var
-from mri_diffusion.phantom import load_t1, make_gradients, shapes_phantom, simulate_dmri
-from mri_diffusion.schedule import make_schedule
-from mri_diffusion.train import batches_from
+from mri_diffusion.scans.patches import PatchDataset
+from mri_diffusion.judge.scores import psnr, ssim
+from mri_diffusion.noise.models import add_noise, ncchi_mean, rician_mean, rician_var
+from mri_diffusion.phantoms.heads import load_t1, make_gradients, shapes_phantom, simulate_dmri
+from mri_diffusion.learn.schedule import make_schedule
+from mri_diffusion.learn.train import batches_from
 
 def digest(a): return hashlib.sha256(np.ascontiguousarray(a)).hexdigest()[:12]
 

@@ -2,10 +2,11 @@
 import numpy as np
 import pytest
 
-from mri_diffusion.classical import nearest_volumes
-from mri_diffusion.denoiser import Denoiser, methods
-from mri_diffusion.dti import make_truth
-from mri_diffusion.phantom import make_gradients, simulate_dmri
+from mri_diffusion.methods.classical import nearest_volumes
+from mri_diffusion.app.denoiser import Denoiser
+from mri_diffusion.methods.registry import methods
+from mri_diffusion.judge.truth import make_truth
+from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
 
 SERIES = [name for name, m in methods().items() if 4 in m.dims and m.needs in ('nothing', 'scan')]
 

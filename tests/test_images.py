@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, MRImageStorage, generate_uid
 
 from mri_diffusion.core import InputError, read_json
-from mri_diffusion.images import read_images
-from mri_diffusion.scan import Scan
+from mri_diffusion.scans.slices import read_images
+from mri_diffusion.scans.nifti import Scan
 
 NAMES = [f'img{k}.png' for k in (1, 2, 3, 10, 11, 12)]
 

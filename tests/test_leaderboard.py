@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 
 from mri_diffusion.core import InputError, generator, read_json
-from mri_diffusion.denoiser import Result
-from mri_diffusion.experiments import run_experiment
-from mri_diffusion.noise import add_noise
-from mri_diffusion.phantom import load_t1
-from mri_diffusion.report import judge_result, scan_coils
-from mri_diffusion.scan import Scan
+from mri_diffusion.app.denoiser import Result
+from mri_diffusion.app.experiments import run_experiment
+from mri_diffusion.noise.models import add_noise
+from mri_diffusion.phantoms.heads import load_t1
+from mri_diffusion.judge.report import judge_result, scan_coils
+from mri_diffusion.scans.nifti import Scan
 
 PACKAGE = '''import numpy as np
-from mri_diffusion.method import PRESET_NAMES, Method
+from mri_diffusion.methods.method import PRESET_NAMES, Method
 def made(name, denoise): return Method(name, 'In tests', 'nothing', 'nothing', lambda data, sigma, config=None, **facts: dict(denoised=denoise(data, config)), presets={p: dict(factor=.5) for p in PRESET_NAMES})
 HALF, FLAT, BREAKS = made('half', lambda x, c: x*np.float32(c['factor'])), made('flat', lambda x, c: np.full_like(x, x.mean())), made('breaks', lambda x, c: x.reshape(-1, 7, 11, 13))
 '''
@@ -94,7 +94,7 @@ def test_refused(made, tmp_path, parameters, said):
     assert not (tmp_path/'x/result.json').exists()
 
 def test_another_package_is_listed_and_a_broken_one_named(package):
-    def listed(): return subprocess.run([sys.executable, '-c', 'import sys; from mri_diffusion.cli import main; sys.exit(main(["methods"]))'], capture_output=True, text=True)
+    def listed(): return subprocess.run([sys.executable, '-c', 'import sys; from mri_diffusion.app.cli import main; sys.exit(main(["methods"]))'], capture_output=True, text=True)
     p = listed()
     assert p.returncode == 0 and {'half', 'flat', 'breaks'} <= {line.split()[0] for line in p.stdout.splitlines() if line.strip()}
     for text, said in (('import nothing_like_that', 'nothing_like_that'), ('HALF = FLAT = BREAKS = 3', 'is no Method'), (PACKAGE.replace("made('half'", "made('blur'"), 'taken')):

@@ -12,8 +12,15 @@ import readme   # noqa: E402
 
 pages = project.notebooks()
 experiments = {p: nb for p, nb in pages.items() if p.parts[0] == 'experiments'}
-modules = sorted((root/'mri_diffusion').glob('*.py'))
-code = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in modules if not p.stem.startswith('_')}
+package = root/'mri_diffusion'
+modules = sorted(package.rglob('*.py'))
+
+def dotted(path):
+    "`noise.sigma` for mri_diffusion/noise/sigma.py"
+    return '.'.join(path.relative_to(package).with_suffix('').parts)
+
+code = {dotted(p): ast.parse(p.read_text(encoding='utf-8')) for p in modules if not p.stem.startswith('_')}
+ROOMS = ('scans', 'phantoms', 'noise', 'nets', 'learn', 'methods', 'judge', 'app')
 
 def functions(tree):
     return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
@@ -23,16 +30,15 @@ def body_lines(function):
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
-def imported(tree):
-    "Names of this library's modules that a module imports, at the top or inside a function"
-    found = set()
-    for n in ast.walk(tree):
-        if isinstance(n, ast.Import): found |= {a.name.split('.')[1] for a in n.names if a.name.startswith('mri_diffusion.')}
+def imported(module):
+    "Modules of this library that a module imports, at the top or inside a function"
+    here, found = ('mri_diffusion', *module.split('.')), set()
+    for n in ast.walk(code[module]):
+        if isinstance(n, ast.Import): found |= {a.name for a in n.names}
         if not isinstance(n, ast.ImportFrom): continue
-        inside = n.level or (n.module or '').split('.')[0] == 'mri_diffusion'
-        name = (n.module or '') if n.level else (n.module or '').partition('.')[2]
-        if inside: found |= {name.split('.')[0]} if name else {a.name for a in n.names}
-    return found
+        base = '.'.join([*here[:len(here) - n.level]*bool(n.level), *([n.module] if n.module else [])])
+        found |= {base} | {f'{base}.{a.name}' for a in n.names}
+    return {f.removeprefix('mri_diffusion.') for f in found} & code.keys()
 
 def test_readme_is_not_stale():
     assert not readme.stale(), 'run make readme'
@@ -48,7 +54,7 @@ def test_every_experiment_has_one_parameters_cell():
         assert any(line.split('#')[0].replace(' ', '') == 'out=None' for line in tagged[0].source.splitlines()), f'{path}: out = None is missing'
 
 def test_experiments_parameters_can_be_read():
-    from mri_diffusion.experiments import experiment_parameters, list_experiments
+    from mri_diffusion.app.experiments import experiment_parameters, list_experiments
     assert set(list_experiments()) == {p.stem for p in experiments}
     for name in list_experiments(): assert all(help for _, help in experiment_parameters(name).values()), f'{name}: a parameter has no comment'
 
@@ -57,10 +63,22 @@ def test_functions_are_short(module):
     assert not [f'{f.name}: {body_lines(f)} lines' for f in functions(code[module]) if body_lines(f) > 40]
 
 @pytest.mark.parametrize('module', code)
-def test_a_module_imports_only_from_lower_pages(module):
-    order = {name: (number, name) for name, number in project.modules().items()}
-    above = [m for m in imported(code[module]) & order.keys() if order[m] >= order[module]]
+def test_a_module_imports_only_from_pages_before_it(module):
+    order = list(project.modules())
+    later = [m for m in imported(module) if order.index(m) >= order.index(module)]
+    assert not later, f'{module} imports {later}'
+
+@pytest.mark.parametrize('module', code)
+def test_a_room_imports_only_from_rooms_before_it(module):
+    def floor(name): return -1 if '.' not in name else ROOMS.index(name.split('.')[0])
+    above = [m for m in imported(module) if floor(m) > floor(module)]
     assert not above, f'{module} imports {above}'
+
+def test_every_room_is_a_folder_of_pages_and_of_modules():
+    assert {p.parent.name for p in modules if p.parent != package} == set(ROOMS)
+    for name, page in project.modules().items():
+        room, _, leaf = name.rpartition('.')
+        assert page.parent == Path(room) and page.stem.partition('_')[2] == leaf, f'{page} exports {name}'
 
 @pytest.mark.parametrize('module', code)
 def test_exported_code_needs_no_development_package(module):
@@ -104,7 +122,7 @@ def built(tmp_path_factory):
 @pytest.mark.install
 def test_wheel_holds_modules_and_experiments(built):
     names = set(zipfile.ZipFile(built[1]).namelist())
-    assert {f'mri_diffusion/{p.name}' for p in modules} <= names
+    assert {f'mri_diffusion/{p.relative_to(package)}' for p in modules} <= names
     assert {f'mri_diffusion/notebooks/{p.name}' for p in experiments} <= names
     assert not [n for n in names if n.startswith(('nbs/', 'tests/', 'tools/'))]
 
@@ -112,6 +130,6 @@ def test_wheel_holds_modules_and_experiments(built):
 def test_wheel_installs_and_finds_its_experiments(built, tmp_path):
     pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', str(tmp_path), str(built[1])]
     subprocess.run(pip, check=True, capture_output=True)
-    ask = 'import sys; sys.path.insert(0, sys.argv[1]); from mri_diffusion.experiments import *; print(experiments_folder(), *list_experiments())'
+    ask = 'import sys; sys.path.insert(0, sys.argv[1]); from mri_diffusion.app.experiments import *; print(experiments_folder(), *list_experiments())'
     folder, *names = subprocess.run([sys.executable, '-c', ask, str(tmp_path)], cwd='/', capture_output=True, text=True, check=True).stdout.split()
     assert Path(folder) == tmp_path/'mri_diffusion'/'notebooks' and set(names) == {p.stem for p in experiments}

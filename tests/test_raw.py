@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from mri_diffusion.core import InputError
-from mri_diffusion.experiments import run_experiment
-from mri_diffusion.kspace import apply_mask, coil_maps, fft2c
-from mri_diffusion.phantom import load_t1
-from mri_diffusion.scan import Scan
+from mri_diffusion.app.experiments import run_experiment
+from mri_diffusion.noise.kspace import apply_mask, coil_maps
+from mri_diffusion.scans.fourier import fft2c
+from mri_diffusion.phantoms.heads import load_t1
+from mri_diffusion.scans.nifti import Scan
 
 @pytest.fixture(scope='module')
 def m4raw(tmp_path_factory):

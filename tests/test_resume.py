@@ -3,7 +3,7 @@ import os, re, signal, subprocess, sys
 
 from safetensors.numpy import load_file
 
-START = [sys.executable, '-c', 'import sys; from mri_diffusion.cli import main; sys.exit(main())']
+START = [sys.executable, '-c', 'import sys; from mri_diffusion.app.cli import main; sys.exit(main())']
 
 def words(made, out): return ['train', 'unet', made/'noisy.nii.gz', '--clean', made/'clean.nii.gz', '--out', out, '--preset', 'tiny', '--steps', 60, '--seed', 3, '--device', 'cpu']
 
@@ -53,7 +53,7 @@ def test_fresh_and_force_replace(files, cli):
     assert got.code == 2 and 'other scans' in got.err
 
 def test_a_second_training_that_is_interrupted_does_not_pass_for_the_first(files, cli, monkeypatch):
-    from mri_diffusion.denoiser import Denoiser
+    from mri_diffusion.app.denoiser import Denoiser
     train = ['train', 'unet', files/'noisy.nii.gz', '--clean', files/'clean.nii.gz', '--out', files/'model', '--preset', 'tiny', '--steps', 2]
     def stop(*a, **k): raise KeyboardInterrupt
     with monkeypatch.context() as m:

@@ -4,7 +4,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from mri_diffusion.core import InputError, generator
-from mri_diffusion.risk import blind, choose, draw_probe, recorrupted, sure, unsure
+from mri_diffusion.learn.risk import blind, choose, draw_probe, recorrupted, sure, unsure
 
 SHAPE, SIGMA = (40, 36), 1.7
 X, Y = np.meshgrid(np.arange(SHAPE[0]), np.arange(SHAPE[1]), indexing='ij')

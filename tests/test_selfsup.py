@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from mri_diffusion import selfsup, selfsup_scan
+from mri_diffusion.methods import selfsup
+from mri_diffusion.methods import dip as selfsup_scan
 from mri_diffusion.core import InputError, generator, read_json
-from mri_diffusion.data import PatchDataset
-from mri_diffusion.denoiser import Denoiser, get_method, methods
-from mri_diffusion.diffdenoise import DrawProbe, apply_slices
-from mri_diffusion.noise import add_noise
-from mri_diffusion.phantom import load_t1
-from mri_diffusion.scan import Scan
-from mri_diffusion.selfsup import DrawPair, ScoreNet, corruption_target, other_repeat, read_back, repeat_groups, residual_score
-from mri_diffusion.selfsup_scan import DIP_PRESETS, Prior, Twins, denoise_dip, fit_dip, hash_of, random_code
-from mri_diffusion.train import fit, validation
+from mri_diffusion.scans.patches import PatchDataset
+from mri_diffusion.app.denoiser import Denoiser
+from mri_diffusion.methods.registry import get_method, methods
+from mri_diffusion.learn.risk import DrawProbe
+from mri_diffusion.methods.slicewise import apply_slices
+from mri_diffusion.noise.models import add_noise
+from mri_diffusion.phantoms.heads import load_t1
+from mri_diffusion.scans.nifti import Scan
+from mri_diffusion.methods.selfsup import DrawPair, ScoreNet, corruption_target, other_repeat, read_back, repeat_groups, residual_score
+from mri_diffusion.methods.dip import DIP_PRESETS, Prior, Twins, denoise_dip, fit_dip, hash_of, random_code
+from mri_diffusion.learn.train import fit, validation
 
 TINY = ['--preset', 'tiny', '--device', 'cpu', '--quiet']
 ALL = ['n2n', 'noise2score', 'corruption2self', 'dip']

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from mri_diffusion.classical import blur
+from mri_diffusion.methods.classical import blur
 from mri_diffusion.core import InputError, generator
-from mri_diffusion.dti import KnownTruth, crop_scan, make_truth
-from mri_diffusion.modes import series_sigma
-from mri_diffusion.noise import add_gaussian_noise, add_rician_noise
-from mri_diffusion.phantom import TISSUES, eigenvalues, make_gradients, shared_data, simulate_dmri
-from mri_diffusion.scan import Scan
-from mri_diffusion.series_scores import bias_precision, edge_response, floor_bias, fwhm, held_out_table, point_response, predict_held_out, split_volumes, volume_response
+from mri_diffusion.judge.truth import KnownTruth, crop_scan, make_truth
+from mri_diffusion.noise.components import series_sigma
+from mri_diffusion.noise.models import add_gaussian_noise, add_rician_noise
+from mri_diffusion.phantoms.heads import TISSUES, eigenvalues, make_gradients, shared_data, simulate_dmri
+from mri_diffusion.scans.nifti import Scan
+from mri_diffusion.judge.series import bias_precision, edge_response, floor_bias, fwhm, held_out_table, point_response, predict_held_out, split_volumes, volume_response
 
 GRADIENTS = make_gradients({1000: 18}, 2)
 WIDTH = np.sqrt(8*np.log(2))

@@ -8,12 +8,15 @@ import pytest
 from scipy import ndimage
 
 from mri_diffusion.core import generator
-from mri_diffusion.gate import noise_kernel
-from mri_diffusion.noise import add_noise, correct_bias, rician_mean
-from mri_diffusion.report import write_report
-from mri_diffusion.scan import Scan
-from mri_diffusion.task import t1_task
-from mri_diffusion.trust_audit import CALIBRATED, FAULTS, GOOD, NUMBERS, SAY, TITLES, answer, audit, error_rates, gaussian_kernel, make_case, residual_numbers, run_cases, set_limits, simulation_maps, true_error
+from mri_diffusion.noise.correlation import noise_kernel
+from mri_diffusion.noise.models import add_noise, rician_mean
+from mri_diffusion.noise.rician_bias import correct_bias
+from mri_diffusion.judge.report import write_report
+from mri_diffusion.scans.nifti import Scan
+from mri_diffusion.learn.tasks import t1_task
+from mri_diffusion.judge.audit import SAY, TITLES, audit
+from mri_diffusion.judge.calibration import CALIBRATED, FAULTS, GOOD, NUMBERS, answer, error_rates, make_case, run_cases, set_limits, simulation_maps, true_error
+from mri_diffusion.judge.residual_numbers import gaussian_kernel, residual_numbers
 
 @pytest.fixture(scope='module')
 def maps(): return simulation_maps()

@@ -4,12 +4,12 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from mri_diffusion.classical import blur
+from mri_diffusion.methods.classical import blur
 from mri_diffusion.core import generator
-from mri_diffusion.kspace import coil_maps, simulate_kspace
-from mri_diffusion.noise import add_noise
-from mri_diffusion.phantom import load_t1, make_gradients, shared_data, simulate_dmri
-from mri_diffusion.trust_uncertainty import bad_volumes, calibrate_std, consistency, coverage, kspace_consistency
+from mri_diffusion.noise.kspace import coil_maps, simulate_kspace
+from mri_diffusion.noise.models import add_noise
+from mri_diffusion.phantoms.heads import load_t1, make_gradients, shared_data, simulate_dmri
+from mri_diffusion.judge.uncertainty import bad_volumes, calibrate_std, consistency, coverage, kspace_consistency
 
 @pytest.fixture(scope='module')
 def head(): return load_t1(downsample=3)
@@ -98,7 +98,7 @@ def test_a_volume_that_moved(phantom):
 def test_a_real_series_of_directions():
     path = shared_data('dti32')
     if path is None: pytest.skip('shared/data is not on this machine')
-    from mri_diffusion.scan import Scan
+    from mri_diffusion.scans.nifti import Scan
     scan = Scan.load(next(p for p in sorted(path.iterdir()) if p.name.endswith(('.nii', '.nii.gz'))))
     if scan.bvals is None or scan.data.ndim != 4: pytest.skip('no gradient table beside it')
     cut = scan.data[..., :40]

@@ -7,7 +7,7 @@ from project import copy_to, root
 
 def generated(base):
     "Path -> content of every notebook and every module"
-    paths = [*base.glob('nbs/**/*.ipynb'), *base.glob('mri_diffusion/*.py')]
+    paths = [*base.glob('nbs/**/*.ipynb'), *base.glob('mri_diffusion/**/*.py')]
     return {str(p.relative_to(base)): p.read_bytes() for p in paths if '.ipynb_checkpoints' not in p.parts}
 
 def differences():

@@ -5,19 +5,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
-
-from project import copy_to, notebooks, process, stored_errors
+from project import copy_to, notebooks, process, sidebar_targets, stored_errors
 
 _link = re.compile(r'(?<!\\)\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)')
-
-def sidebar_targets(base):
-    "Pages named in the sidebar, relative to nbs"
-    def walk(x):
-        if isinstance(x, str): return [x] if x.endswith(('.ipynb', '.qmd', '.md')) else []
-        if isinstance(x, dict): return [t for k in ('contents', 'href', 'file') if k in x for t in walk(x[k])]
-        return [t for y in x for t in walk(y)]
-    return walk(yaml.safe_load((base/'nbs/sidebar.yml').read_text())['website']['sidebar'])
 
 def sidebar_problems(base):
     "Targets that are missing, and pages that the sidebar forgets"

@@ -3,8 +3,8 @@ import json, re
 
 import pandas as pd
 
-from mri_diffusion.denoiser import methods
-from mri_diffusion.leaderboard import summarise_board
+from mri_diffusion.methods.registry import methods
+from mri_diffusion.judge.leaderboard import summarise_board
 from project import root
 
 SCANS = {'T1': 't1', 'phantom': 'phantom', 'real anatomy': 'dwi.nii.gz', 'repeats': 'brain_b100_x6.nii.gz'}

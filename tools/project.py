@@ -2,7 +2,7 @@
 import re, shutil, subprocess
 from pathlib import Path
 
-import nbformat
+import nbformat, yaml
 
 root = Path(__file__).resolve().parent.parent
 _built = ('.git', '.venv', '_proc', '_docs', 'build', 'dist', 'runs', '__pycache__', '.ipynb_checkpoints', '.pytest_cache')
@@ -27,13 +27,26 @@ def notebooks(base=root):
     keep = [p for p in paths if not any(s.startswith(('.', '_')) for s in p.relative_to(base/'nbs').parts)]
     return {p.relative_to(base/'nbs'): nbformat.read(p, 4) for p in keep}
 
+def exported(nb):
+    "Module that a page exports, as in `noise.sigma`; None if it exports none"
+    first = '\n'.join(c.source for c in nb.cells[:2])
+    named = re.search(r'^#\|\s*default_exp\s+([\w.]+)', first, re.M)
+    return named[1] if named else None
+
 def modules():
-    "Exporting notebooks: module name -> number of its notebook"
-    found = {}
-    for path, nb in notebooks().items():
-        named = re.search(r'^#\|\s*default_exp\s+(\w+)', '\n'.join(c.source for c in nb.cells[:2]), re.M)
-        if named: found[named[1]] = int(path.stem.split('_')[0])
-    return found
+    "Modules in reading order, which is that of the sidebar: dotted name -> page"
+    pages = notebooks()
+    found = {exported(pages[p]): p for p in map(Path, sidebar_targets()) if p in pages}
+    return {name: page for name, page in found.items() if name}
+
+def sidebar_targets(base=root):
+    "Pages named in the sidebar, relative to nbs"
+    def walk(x):
+        if isinstance(x, str): return [x] if x.endswith(('.ipynb', '.qmd', '.md')) else []
+        if isinstance(x, dict):
+            return [t for k in ('contents', 'href', 'file') if k in x for t in walk(x[k])]
+        return [t for y in x for t in walk(y)]
+    return walk(yaml.safe_load((base/'nbs/sidebar.yml').read_text())['website']['sidebar'])
 
 def stored_errors(base=root):
     "Pages that hold an error output"
