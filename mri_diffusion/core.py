@@ -7,7 +7,11 @@ __all__ = ['MriDiffusionError', 'InputError', 'require', 'check_output', 'atomic
            'generator', 'progress', 'environment']
 
 # %% ../nbs/00_core.ipynb #b5aa6f63
-import json, os, platform, sys, tempfile
+import json
+import os
+import platform
+import sys
+import tempfile
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -17,41 +21,50 @@ import numpy as np
 # %% ../nbs/00_core.ipynb #9a181254
 class MriDiffusionError(Exception):
     "Something failed, in one line; exit code 1"
+
     exit_code = 1
+
 
 class InputError(MriDiffusionError, ValueError):
     "The input cannot be used, in one line: what, where, what to do; exit code 2"
+
     exit_code = 2
 
 # %% ../nbs/00_core.ipynb #349daef0
 def require(
-    ok,          # Anything with a truth value
-    message:str, # What is wrong, where, what to do
+    ok,  # Anything with a truth value
+    message: str,  # What is wrong, where, what to do
 ):
     "Raise `InputError(message)` unless `ok`"
-    if not ok: raise InputError(message)
+    if not ok:
+        raise InputError(message)
 
 # %% ../nbs/00_core.ipynb #077528c5
 def check_output(
-    path,             # Where a result will go
-    force:bool=False, # Replace an existing file
-)->Path:              # The same path
+    path,  # Where a result will go
+    force: bool = False,  # Replace an existing file
+) -> Path:  # The same path
     "Refuse, before any work is done, an output that exists or whose folder cannot be written"
     path = Path(path)
-    require(force or not path.exists(), f'{path}: exists; use --force (force=True) to replace it')
+    if not force and path.exists():
+        raise InputError(f'{path}: exists; use --force (force=True) to replace it')
     parent = path.parent
-    try: parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f'{parent}: cannot make this folder ({e.strerror})') from None
-    try: tempfile.TemporaryFile(dir=parent).close()
-    except OSError as e: raise InputError(f'{parent}: cannot write there ({e.strerror})') from None
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f'{parent}: cannot make this folder ({e.strerror})') from None
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as e:
+        raise InputError(f'{parent}: cannot write there ({e.strerror})') from None
     return path
 
 # %% ../nbs/00_core.ipynb #069efda4
 @contextmanager
 def atomic_path(
-    path,             # Final name
-    force:bool=False, # Replace an existing file
-):                    # Yields a temporary path with the same ending, in the same folder
+    path,  # Final name
+    force: bool = False,  # Replace an existing file
+):  # Yields a temporary path with the same ending, in the same folder
     "Write to the yielded path; it gets its final name only if the block ends without an error"
     path = check_output(path, force)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix='.tmp-', suffix='-' + path.name)
@@ -60,8 +73,11 @@ def atomic_path(
         yield Path(tmp)
         os.chmod(tmp, 0o666 & ~_umask())
         os.replace(tmp, path)
-    except OSError as e: raise MriDiffusionError(f'{path}: could not be written ({e.strerror or e})') from None
-    finally: Path(tmp).unlink(missing_ok=True)
+    except OSError as e:
+        raise MriDiffusionError(f'{path}: could not be written ({e.strerror or e})') from None
+    finally:
+        Path(tmp).unlink(missing_ok=True)
+
 
 def _umask():
     mask = os.umask(0)
@@ -70,67 +86,95 @@ def _umask():
 
 # %% ../nbs/00_core.ipynb #62795ae8
 def plain(
-    x, # Any nesting of dicts, sequences, arrays, numbers, paths
-):     # The same with plain Python values only
+    x,  # Any nesting of dicts, sequences, arrays, numbers, paths
+):  # The same with plain Python values only
     "Plain JSON values; not finite becomes None"
-    if isinstance(x, dict): return {str(k): plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple, set)): return [plain(v) for v in x]
-    if hasattr(x, 'tolist'): return plain(x.tolist())
-    if isinstance(x, float): return x if np.isfinite(x) else None
-    if x is None or isinstance(x, (str, int, bool)): return x
+    if isinstance(x, dict):
+        return {str(k): plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple, set)):
+        return [plain(v) for v in x]
+    if hasattr(x, 'tolist'):
+        return plain(x.tolist())
+    if isinstance(x, float):
+        return x if np.isfinite(x) else None
+    if x is None or isinstance(x, (str, int, bool)):
+        return x
     return str(x)
 
+
 def write_json(
-    path,            # File to write
-    obj,             # What `plain` accepts
-    force:bool=True, # Replace an existing file
+    path,  # File to write
+    obj,  # What `plain` accepts
+    force: bool = True,  # Replace an existing file
 ):
     "Write `obj` as indented JSON, whole or not at all"
-    with atomic_path(path, force) as p: p.write_text(json.dumps(plain(obj), indent=1) + '\n')
+    with atomic_path(path, force) as p:
+        p.write_text(json.dumps(plain(obj), indent=1) + '\n')
+
 
 def read_json(
-    path, # File to read
-):        # What it holds
+    path,  # File to read
+):  # What it holds
     "Read a JSON file; `InputError` if it is missing or broken"
     path = Path(path)
-    require(path.is_file(), f'{path}: no such file')
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, UnicodeDecodeError): raise InputError(f'{path}: not valid JSON') from None
+    if not path.is_file():
+        raise InputError(f'{path}: no such file')
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, UnicodeDecodeError):
+        raise InputError(f'{path}: not valid JSON') from None
 
 # %% ../nbs/00_core.ipynb #7d4beb37
 def generator(
-    seed:int,     # Any whole number
-    device='cpu', # Where the draws will be made
-):                # torch.Generator
+    seed: int,  # Any whole number
+    device='cpu',  # Where the draws will be made
+):  # torch.Generator
     "A random generator of its own, so that nothing depends on what was drawn elsewhere"
     import torch
+
     return torch.Generator(device=device).manual_seed(int(seed))
 
 # %% ../nbs/00_core.ipynb #54e3e743
 def progress(
-    items,           # What to go through
-    desc:str='',     # Said before the bar
-    total=None,      # Number of items if `items` has no length
-    quiet=None,      # True: no bar; None: ask the environment
-    **kwargs,        # Passed to tqdm
-):                   # Iterable over the same items
+    items,  # What to go through
+    desc: str = '',  # Said before the bar
+    total=None,  # Number of items if `items` has no length
+    quiet=None,  # True: no bar; None: ask the environment
+    **kwargs,  # Passed to tqdm
+):  # Iterable over the same items
     "A progress bar on stderr"
-    if os.environ.get('MRI_DIFFUSION_BAR') == 'text': from tqdm.std import tqdm
-    else: from tqdm.auto import tqdm
-    if quiet is None: quiet = bool(os.environ.get('MRI_DIFFUSION_QUIET'))
-    return tqdm(items, desc=desc, total=total, disable=quiet, leave=False, file=sys.stderr, **kwargs)
+    if os.environ.get('MRI_DIFFUSION_BAR') == 'text':
+        from tqdm.std import tqdm
+    else:
+        from tqdm.auto import tqdm
+    if quiet is None:
+        quiet = bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+    return tqdm(
+        items, desc=desc, total=total, disable=quiet, leave=False, file=sys.stderr, **kwargs
+    )
 
 # %% ../nbs/00_core.ipynb #064890bc
-def environment()->dict: # Versions of what computes, and the machine
+def environment() -> dict:  # Versions of what computes, and the machine
     "What to print beside a result so that another can repeat it"
     names = ('mri_diffusion', 'torch', 'monai', 'accelerate', 'dipy', 'nibabel', 'numpy')
     versions = {}
     for n in names:
-        try: versions[n] = metadata.version(n)
-        except metadata.PackageNotFoundError: versions[n] = None
-    return dict(python=platform.python_version(), system=f'{platform.system()} {platform.machine()}', cpus=os.cpu_count(), gpu=_gpu_name(), **versions)
+        try:
+            versions[n] = metadata.version(n)
+        except metadata.PackageNotFoundError:
+            versions[n] = None
+    return dict(
+        python=platform.python_version(),
+        system=f'{platform.system()} {platform.machine()}',
+        cpus=os.cpu_count(),
+        gpu=_gpu_name(),
+        **versions,
+    )
+
 
 def _gpu_name():
-    if 'torch' not in sys.modules: return None
+    if 'torch' not in sys.modules:
+        return None
     import torch
+
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None

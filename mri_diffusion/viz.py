@@ -12,133 +12,173 @@ from io import BytesIO
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .core import atomic_path, require
+from .core import InputError, atomic_path
 
 # %% ../nbs/00_viz.ipynb #4531ee12
 def _array(x):
     "`x` as a NumPy array; tensors are detached"
     return np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
 
+
 def get_slice(
-    vol,        # (X, Y), (X, Y, Z) or (X, Y, Z, V); array or tensor
-    plane=2,    # Axis across the slice: 0 sagittal, 1 coronal, 2 axial
-    index=None, # Position on that axis; None: the middle
-    volume=0,   # Which volume of a series
-)->np.ndarray:  # 2-D, first axis to the right, second up
+    vol,  # (X, Y), (X, Y, Z) or (X, Y, Z, V); array or tensor
+    plane=2,  # Axis across the slice: 0 sagittal, 1 coronal, 2 axial
+    index=None,  # Position on that axis; None: the middle
+    volume=0,  # Which volume of a series
+) -> np.ndarray:  # 2-D, first axis to the right, second up
     "One slice of anything with two to four axes"
     a = _array(vol)
-    require(a.ndim in (2, 3, 4), f'array of shape {a.shape}: give (X, Y), (X, Y, Z) or (X, Y, Z, V)')
-    if a.ndim == 2: return a
-    if a.ndim == 4: a = a[..., volume]
-    index = a.shape[plane]//2 if index is None else index
-    require(-a.shape[plane] <= index < a.shape[plane], f'slice {index}: axis {plane} has {a.shape[plane]} slices, counted from 0')
+    if a.ndim not in (2, 3, 4):
+        raise InputError(f'array of shape {a.shape}: give (X, Y), (X, Y, Z) or (X, Y, Z, V)')
+    if a.ndim == 2:
+        return a
+    if a.ndim == 4:
+        a = a[..., volume]
+    index = a.shape[plane] // 2 if index is None else index
+    if not -a.shape[plane] <= index < a.shape[plane]:
+        raise InputError(f'slice {index}: axis {plane} has {a.shape[plane]} slices, counted from 0')
     return np.take(a, index, plane)
 
+
 def get_window(
-    image,       # Any array: what sets the window
-    window=None, # (low, high) to use instead
-)->tuple:        # low, high in image units
+    image,  # Any array: what sets the window
+    window=None,  # (low, high) to use instead
+) -> tuple:  # low, high in image units
     "Zero (or the least value, if negative) to the 99.5th percentile"
-    if window is not None: return tuple(float(w) for w in window)
+    if window is not None:
+        return tuple(float(w) for w in window)
     a = _array(image)
     a = a[np.isfinite(a)]
-    low, high = (min(0., float(a.min())), float(np.percentile(a, 99.5))) if a.size else (0., 1.)
-    return low, high if high > low else low + 1.
+    low, high = (min(0.0, float(a.min())), float(np.percentile(a, 99.5))) if a.size else (0.0, 1.0)
+    return low, high if high > low else low + 1.0
 
+# %% ../nbs/00_viz.ipynb #a1efecfe
 def draw(
-    ax,            # Axes to draw on
-    image,         # 2-D, first axis to the right, second up
-    window,        # (low, high)
-    title='',      # Above the picture
-    cmap='gray',   # Colour map
-    aspect=1.,     # Height of a voxel over its width
-):                 # The image artist
+    ax,  # Axes to draw on
+    image,  # 2-D, first axis to the right, second up
+    window,  # (low, high)
+    title='',  # Above the picture
+    cmap='gray',  # Colour map
+    aspect=1.0,  # Height of a voxel over its width
+):  # The image artist
     "One slice, x to the right and y up"
-    art = ax.imshow(_array(image).T, cmap=cmap, origin='lower', vmin=window[0], vmax=window[1], aspect=aspect, interpolation='nearest')
+    art = ax.imshow(
+        _array(image).T,
+        cmap=cmap,
+        origin='lower',
+        vmin=window[0],
+        vmax=window[1],
+        aspect=aspect,
+        interpolation='nearest',
+    )
     ax.set_title(title, fontsize=9)
     ax.axis('off')
     return art
 
 # %% ../nbs/00_viz.ipynb #413fcf7b
-def _number(v): return f'{v:.4g}'
+def _number(v):
+    return f'{v:.4g}'
+
 
 def _caption(title, window, sigma=None):
     "What scales the picture, in words"
-    level = '' if sigma is None else f', sigma {_number(np.median(_array(sigma)))}' + ('' if np.ndim(_array(sigma)) == 0 else ' (median of the map)')
-    return (f'{title}\n' if title else '') + f'window {_number(window[0])} to {_number(window[1])}{level}'
+    level = (
+        ''
+        if sigma is None
+        else f', sigma {_number(np.median(_array(sigma)))}'
+        + ('' if np.ndim(_array(sigma)) == 0 else ' (median of the map)')
+    )
+    return (
+        f'{title}\n' if title else ''
+    ) + f'window {_number(window[0])} to {_number(window[1])}{level}'
 
-def _figure(n, shape, aspect=1., height=2.4):
+
+def _figure(n, shape, aspect=1.0, height=2.4):
     "A row of `n` axes for pictures of `shape`"
-    width = min(max(height*shape[0]/(shape[1]*aspect), .9), 3*height)
-    fig, axes = plt.subplots(1, n, figsize=(n*width*1.06, height + .55), squeeze=False, layout='constrained')
+    width = min(max(height * shape[0] / (shape[1] * aspect), 0.9), 3 * height)
+    fig, axes = plt.subplots(
+        1, n, figsize=(n * width * 1.06, height + 0.55), squeeze=False, layout='constrained'
+    )
     plt.close(fig)
     return fig, axes[0]
 
+# %% ../nbs/00_viz.ipynb #a8ccb816
 def show_slices(
-    vol,            # (X, Y), (X, Y, Z) or (X, Y, Z, V)
-    plane=2,        # Axis across the slices: 0 sagittal, 1 coronal, 2 axial
-    n=5,            # How many, evenly spread
-    indices=None,   # Which ones instead
-    volume=0,       # Which volume of a series
-    window=None,    # (low, high), image units; None: from the volume
-    sigma=None,     # Noise level to state, image units
-    title=None,     # Said above the window
-    aspect=1.,      # Height of a voxel over its width
-):                  # Figure
+    vol,  # (X, Y), (X, Y, Z) or (X, Y, Z, V)
+    plane=2,  # Axis across the slices: 0 sagittal, 1 coronal, 2 axial
+    n=5,  # How many, evenly spread
+    indices=None,  # Which ones instead
+    volume=0,  # Which volume of a series
+    window=None,  # (low, high), image units; None: from the volume
+    sigma=None,  # Noise level to state, image units
+    title=None,  # Said above the window
+    aspect=1.0,  # Height of a voxel over its width
+):  # Figure
     "Slices of a volume in one window"
     a = _array(vol)
     a = a[..., volume] if a.ndim == 4 else a[..., None] if a.ndim == 2 else a
-    if indices is None: indices = np.unique(np.linspace(0, a.shape[plane] - 1, n + 2).round().astype(int)[1:-1])
+    if indices is None:
+        indices = np.unique(np.linspace(0, a.shape[plane] - 1, n + 2).round().astype(int)[1:-1])
     slices, window = [get_slice(a, plane, i) for i in indices], get_window(a, window)
     fig, axes = _figure(len(slices), slices[0].shape, aspect)
-    for ax, i, s in zip(axes, indices, slices): draw(ax, s, window, f'{"xyz"[plane]} = {i}', aspect=aspect)
+    for ax, i, s in zip(axes, indices, slices):
+        draw(ax, s, window, f'{"xyz"[plane]} = {i}', aspect=aspect)
     fig.suptitle(_caption(title, window, sigma), fontsize=9)
     return fig
 
+# %% ../nbs/00_viz.ipynb #f9a8619f
 def show_planes(
-    vol,               # (X, Y, Z) or (X, Y, Z, V)
-    at=None,           # (x, y, z) where the planes meet; None: the middle
-    volume=0,          # Which volume of a series
-    window=None,       # (low, high), image units; None: from the volume
-    sigma=None,        # Noise level to state, image units
-    title=None,        # Said above the window
-    voxel_size=(1, 1, 1), # mm, so that proportions are right
-):                     # Figure
+    vol,  # (X, Y, Z) or (X, Y, Z, V)
+    at=None,  # (x, y, z) where the planes meet; None: the middle
+    volume=0,  # Which volume of a series
+    window=None,  # (low, high), image units; None: from the volume
+    sigma=None,  # Noise level to state, image units
+    title=None,  # Said above the window
+    voxel_size=(1, 1, 1),  # mm, so that proportions are right
+):  # Figure
     "Axial, coronal and sagittal slice through one point"
     a = _array(vol)
     a = a[..., volume] if a.ndim == 4 else a
-    require(a.ndim == 3, f'array of shape {a.shape}: give a volume (X, Y, Z) or a series (X, Y, Z, V)')
-    at, window, (dx, dy, dz) = at or [n//2 for n in a.shape], get_window(a, window), voxel_size
+    if a.ndim != 3:
+        raise InputError(
+            f'array of shape {a.shape}: give a volume (X, Y, Z) or a series (X, Y, Z, V)'
+        )
+    at, window, (dx, dy, dz) = at or [n // 2 for n in a.shape], get_window(a, window), voxel_size
     fig, axes = _figure(3, (1, 1))
-    for ax, plane, name, aspect in zip(axes, (2, 1, 0), ('axial z', 'coronal y', 'sagittal x'), (dy/dx, dz/dx, dz/dy)):
+    for ax, plane, name, aspect in zip(
+        axes, (2, 1, 0), ('axial z', 'coronal y', 'sagittal x'), (dy / dx, dz / dx, dz / dy)
+    ):
         draw(ax, get_slice(a, plane, at[plane]), window, f'{name} = {at[plane]}', aspect=aspect)
     fig.suptitle(_caption(title, window, sigma), fontsize=9)
     return fig
 
 # %% ../nbs/00_viz.ipynb #a325cd1f
 def show_triptych(
-    noisy,           # (X, Y), (X, Y, Z) or (X, Y, Z, V)
-    denoised,        # Same shape
-    clean=None,      # Same shape, where it is known
-    sigma=None,      # Noise level, image units (a map: its median); the residual is then shown within ±3 sigma
-    window=None,     # (low, high) of all images; None: from clean, or else from noisy
-    plane=2,         # Axis across the slice: 0 sagittal, 1 coronal, 2 axial
-    index=None,      # Which slice; None: the middle
-    volume=0,        # Which volume of a series
-    title=None,      # Said above the window
-    aspect=1.,       # Height of a voxel over its width
-):                   # Figure
+    noisy,  # (X, Y), (X, Y, Z) or (X, Y, Z, V)
+    denoised,  # Same shape
+    clean=None,  # Same shape, where it is known
+    # Noise level, image units (a map: its median); the residual is then shown within ±3 sigma
+    sigma=None,
+    window=None,  # (low, high) of all images; None: from clean, or else from noisy
+    plane=2,  # Axis across the slice: 0 sagittal, 1 coronal, 2 axial
+    index=None,  # Which slice; None: the middle
+    volume=0,  # Which volume of a series
+    title=None,  # Said above the window
+    aspect=1.0,  # Height of a voxel over its width
+):  # Figure
     "noisy | denoised | residual = noisy - denoised (| clean): one grey window, one symmetric residual window"
     images = {'noisy': noisy, 'denoised': denoised, **({} if clean is None else {'clean': clean})}
     shapes = {k: _array(v).shape for k, v in images.items()}
-    require(len(set(shapes.values())) == 1, f'arrays differ in shape: {shapes}; give images on one grid')
+    if len(set(shapes.values())) != 1:
+        raise InputError(f'arrays differ in shape: {shapes}; give images on one grid')
     images = {k: get_slice(v, plane, index, volume).astype(float) for k, v in images.items()}
     residual = images['noisy'] - images['denoised']
     window = get_window(images.get('clean', images['noisy']), window)
     level = None if sigma is None else float(np.median(_array(sigma)))
-    half = 3*level if level else get_window(abs(residual))[1]
+    half = 3 * level if level else get_window(abs(residual))[1]
     fig, axes = _figure(3 + (clean is not None), residual.shape, aspect)
-    for ax, name in zip((axes[0], axes[1], *axes[3:]), images): draw(ax, images[name], window, name, aspect=aspect)
+    for ax, name in zip((axes[0], axes[1], *axes[3:]), images):
+        draw(ax, images[name], window, name, aspect=aspect)
     said = f'±3 sigma = ±{_number(half)}' if level else f'±{_number(half)}'
     draw(axes[2], residual, (-half, half), f'residual, {said}', aspect=aspect)
     fig.suptitle(_caption(title, window, sigma), fontsize=9)
@@ -146,51 +186,71 @@ def show_triptych(
 
 # %% ../nbs/00_viz.ipynb #a34888d0
 def show_maps(
-    maps,         # dict of name -> 2-D array
+    maps,  # dict of name -> 2-D array
     window=None,  # (low, high) for all, or dict of name -> (low, high); None: each its own
     cmap='gray',  # Colour map
-    aspect=1.,    # Height of a voxel over its width
-    title=None,   # Above all
-):                # Figure
+    aspect=1.0,  # Height of a voxel over its width
+    title=None,  # Above all
+):  # Figure
     "Maps side by side, each with its window above it"
     first = _array(next(iter(maps.values())))
-    require(all(_array(m).ndim == 2 for m in maps.values()), 'a map is not 2-D; take a slice of it first (get_slice)')
+    if not all(_array(m).ndim == 2 for m in maps.values()):
+        raise InputError('a map is not 2-D; take a slice of it first (get_slice)')
     fig, axes = _figure(len(maps), first.shape, aspect)
     for ax, (name, m) in zip(axes, maps.items()):
         w = get_window(m, window.get(name) if isinstance(window, dict) else window)
         draw(ax, m, w, f'{name}\n{_number(w[0])} to {_number(w[1])}', cmap, aspect)
-    if title: fig.suptitle(title, fontsize=9)
+    if title:
+        fig.suptitle(title, fontsize=9)
     return fig
 
+# %% ../nbs/00_viz.ipynb #31203f71
 def show_history(
-    history,      # list of dicts with `step` and numbers, as `fit` returns; or dict of lists
-    keys=None,    # Which numbers; None: those with `loss` in their name
-    title=None,   # Above the curves
-):                # Figure
+    history,  # list of dicts with `step` and numbers, as `fit` returns; or dict of lists
+    keys=None,  # Which numbers; None: those with `loss` in their name
+    title=None,  # Above the curves
+):  # Figure
     "Training curves on a logarithmic axis"
-    rows = [dict(zip(history, r)) for r in zip(*history.values())] if hasattr(history, 'values') and not hasattr(history, 'iloc') else history.to_dict('records') if hasattr(history, 'iloc') else list(history)
-    require(rows, 'the history is empty; train for at least one step')
+    rows = (
+        [dict(zip(history, r)) for r in zip(*history.values())]
+        if hasattr(history, 'values') and not hasattr(history, 'iloc')
+        else history.to_dict('records')
+        if hasattr(history, 'iloc')
+        else list(history)
+    )
+    if not rows:
+        raise InputError('the history is empty; train for at least one step')
     keys = keys or sorted({k for r in rows for k in r if 'loss' in k})
     fig, ax = plt.subplots(figsize=(5, 2.4), layout='constrained')
     plt.close(fig)
     for k in keys:
-        points = [(r.get('step', i), float(r[k])) for i, r in enumerate(rows) if r.get(k) is not None and np.isfinite(float(r[k]))]
-        if points: ax.semilogy(*zip(*points), marker='o' if len(points) < 12 else None, ms=3, lw=1, label=k)
+        points = [
+            (r.get('step', i), float(r[k]))
+            for i, r in enumerate(rows)
+            if r.get(k) is not None and np.isfinite(float(r[k]))
+        ]
+        if points:
+            ax.semilogy(
+                *zip(*points), marker='o' if len(points) < 12 else None, ms=3, lw=1, label=k
+            )
     ax.set(xlabel='step', ylabel=', '.join(keys), title=title or '')
-    if len(keys) > 1: ax.legend(fontsize=8)
+    if len(keys) > 1:
+        ax.legend(fontsize=8)
     return fig
 
 # %% ../nbs/00_viz.ipynb #3f78e68a
 def save_figure(
-    fig,              # What a `show_` function returned
-    path,             # .png, .pdf, .svg, .jpg
-    force:bool=True,  # Replace an existing file
-    dpi=120,          # Dots per inch
-):                    # The path
+    fig,  # What a `show_` function returned
+    path,  # .png, .pdf, .svg, .jpg
+    force: bool = True,  # Replace an existing file
+    dpi=120,  # Dots per inch
+):  # The path
     "Write a figure, whole or not at all"
     end = str(path).rpartition('.')[2].lower()
-    require(end in ('png', 'pdf', 'svg', 'jpg', 'jpeg'), f'{path}: end the name in .png, .pdf, .svg or .jpg')
-    with atomic_path(path, force) as tmp: fig.savefig(tmp, dpi=dpi, format=end, bbox_inches='tight')
+    if end not in ('png', 'pdf', 'svg', 'jpg', 'jpeg'):
+        raise InputError(f'{path}: end the name in .png, .pdf, .svg or .jpg')
+    with atomic_path(path, force) as tmp:
+        fig.savefig(tmp, dpi=dpi, format=end, bbox_inches='tight')
     return path
 
 # %% ../nbs/00_viz.ipynb #6b27c71b
@@ -200,37 +260,57 @@ def _png(fig):
     fig.savefig(file, format='png', bbox_inches='tight')
     return file.getvalue()
 
+
 def _explore(draw_at, **controls):
     "Show `draw_at()` as a picture, and below it the same under sliders"
     import ipywidgets as widgets
     from IPython.display import display
+
     values = lambda: {k: w.value for k, w in controls.items()}
     fallback = draw_at(**values())
     display(fallback)
     picture = widgets.Image(value=_png(fallback), format='png')
-    def redraw(change): picture.value = _png(draw_at(**values()))
-    for w in controls.values(): w.observe(redraw, 'value')
+
+    def redraw(change):
+        picture.value = _png(draw_at(**values()))
+
+    for w in controls.values():
+        w.observe(redraw, 'value')
     box = widgets.VBox([*controls.values(), picture])
     box.fallback, box.controls, box.picture, box.draw = fallback, controls, picture, draw_at
     return box
 
+# %% ../nbs/00_viz.ipynb #dd6e6b46
 def explore_slices(
-    vol,         # (X, Y, Z) or (X, Y, Z, V)
-    window=None, # (low, high), image units; None: from the volume
-    plane=2,     # Where to start: 0 sagittal, 1 coronal, 2 axial
-):               # Widget; its `fallback` is the picture shown above it
+    vol,  # (X, Y, Z) or (X, Y, Z, V)
+    window=None,  # (low, high), image units; None: from the volume
+    plane=2,  # Where to start: 0 sagittal, 1 coronal, 2 axial
+):  # Widget; its `fallback` is the picture shown above it
     "Sliders for position, plane and volume"
     import ipywidgets as widgets
+
     a = _array(vol)
-    require(a.ndim in (3, 4), f'array of shape {a.shape}: give a volume (X, Y, Z) or a series (X, Y, Z, V)')
+    if a.ndim not in (3, 4):
+        raise InputError(
+            f'array of shape {a.shape}: give a volume (X, Y, Z) or a series (X, Y, Z, V)'
+        )
     window = get_window(a, window)
     names = dict(sagittal=0, coronal=1, axial=2)
-    controls = dict(where=widgets.FloatSlider(50, min=0, max=100, step=1, description='position, %', continuous_update=False),
-                    plane=widgets.Dropdown(options=names, value=plane, description='plane'))
-    if a.ndim == 4: controls['volume'] = widgets.IntSlider(0, min=0, max=a.shape[3] - 1, description='volume', continuous_update=False)
+    controls = dict(
+        where=widgets.FloatSlider(
+            50, min=0, max=100, step=1, description='position, %', continuous_update=False
+        ),
+        plane=widgets.Dropdown(options=names, value=plane, description='plane'),
+    )
+    if a.ndim == 4:
+        controls['volume'] = widgets.IntSlider(
+            0, min=0, max=a.shape[3] - 1, description='volume', continuous_update=False
+        )
+
     def at(where, plane, volume=0):
-        index = int(round(where/100*(a.shape[plane] - 1)))
+        index = int(round(where / 100 * (a.shape[plane] - 1)))
         return show_slices(a, plane, indices=[index], volume=volume, window=window)
+
     return _explore(at, **controls)
 
 # %% ../nbs/00_viz.ipynb #c27e5af0
@@ -239,26 +319,48 @@ def _corrupt(image, sigma, kind):
     re, im = np.random.default_rng(0).normal(0, sigma, (2, *image.shape))
     return np.hypot(image + re, im) if kind == 'rician' else image + re
 
+# %% ../nbs/00_viz.ipynb #db349428
 def explore_noise(
-    image,                       # 2-D noise-free image
-    corrupt=_corrupt,            # `corrupt(image, sigma, kind) -> noisy`
-    kinds=('rician', 'gaussian'),# What `kind` can be
-    snr=10.,                     # Where to start
-    window=None,                 # (low, high), image units; None: from the image
-):                               # Widget; its `fallback` is the picture shown above it
+    image,  # 2-D noise-free image
+    corrupt=_corrupt,  # `corrupt(image, sigma, kind) -> noisy`
+    kinds=('rician', 'gaussian'),  # What `kind` can be
+    snr=10.0,  # Where to start
+    window=None,  # (low, high), image units; None: from the image
+):  # Widget; its `fallback` is the picture shown above it
     "Sliders for SNR (median signal over sigma) and kind of noise: noisy | clean | what the noise added"
     import ipywidgets as widgets
+
     a = _array(image)
-    require(a.ndim == 2, f'array of shape {a.shape}: give a slice (X, Y)')
-    signal, window = float(np.median(a[a > .05*a.max()])), get_window(a, window)
+    if a.ndim != 2:
+        raise InputError(f'array of shape {a.shape}: give a slice (X, Y)')
+    signal, window = float(np.median(a[a > 0.05 * a.max()])), get_window(a, window)
+
     def at(snr, kind):
-        sigma = signal/snr
+        sigma = signal / snr
         noisy = _array(corrupt(a, sigma, kind))
         fig, axes = _figure(3, a.shape)
         draw(axes[0], noisy, window, 'noisy')
         draw(axes[1], a, window, 'clean')
-        draw(axes[2], noisy - a, (-3*sigma, 3*sigma), f'noisy - clean, ±3 sigma = ±{_number(3*sigma)}')
+        draw(
+            axes[2],
+            noisy - a,
+            (-3 * sigma, 3 * sigma),
+            f'noisy - clean, ±3 sigma = ±{_number(3 * sigma)}',
+        )
         fig.suptitle(_caption(f'{kind} noise, SNR {snr:.3g}', window, sigma), fontsize=9)
         return fig
-    return _explore(at, snr=widgets.FloatLogSlider(snr, base=10, min=0, max=2, step=.05, description='SNR', readout_format='.1f', continuous_update=False),
-                    kind=widgets.Dropdown(options=list(kinds), description='noise'))
+
+    return _explore(
+        at,
+        snr=widgets.FloatLogSlider(
+            snr,
+            base=10,
+            min=0,
+            max=2,
+            step=0.05,
+            description='SNR',
+            readout_format='.1f',
+            continuous_update=False,
+        ),
+        kind=widgets.Dropdown(options=list(kinds), description='noise'),
+    )

@@ -1,7 +1,9 @@
 "A small clean scan, a noisy one, a series, their masks and a trained model, made once; and the command line in this process"
+
 import os
 
-for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): os.environ.setdefault(name, '1')
+for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+    os.environ.setdefault(name, '1')
 
 import shutil  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
@@ -14,36 +16,43 @@ from mri_diffusion.app.jobs import simulate_scan, train_method  # noqa: E402
 from mri_diffusion.phantoms.heads import load_t1, make_gradients, simulate_dmri  # noqa: E402
 from mri_diffusion.scans.nifti import Scan  # noqa: E402
 
+
 @pytest.fixture(scope='session')
 def made(tmp_path_factory):
     "Files that no test changes"
     d = tmp_path_factory.mktemp('made')
     t1 = load_t1(downsample=7)
-    t1.save(d/'clean.nii.gz')
-    t1.with_data(t1.mask.astype(np.float32)).save(d/'mask.nii.gz')
-    simulate_scan(d/'clean.nii.gz', d/'noisy.nii.gz', snr=15)
+    t1.save(d / 'clean.nii.gz')
+    t1.with_data(t1.mask.astype(np.float32)).save(d / 'mask.nii.gz')
+    simulate_scan(d / 'clean.nii.gz', d / 'noisy.nii.gz', snr=15)
     series, _ = simulate_dmri(*make_gradients({1000: 6}, 2), shape=(14, 16, 12), voxel_size=None)
-    series.save(d/'series_clean.nii.gz')
-    simulate_scan(d/'series_clean.nii.gz', d/'series.nii.gz', snr=20)
+    series.save(d / 'series_clean.nii.gz')
+    simulate_scan(d / 'series_clean.nii.gz', d / 'series.nii.gz', snr=20)
     os.environ['MRI_DIFFUSION_QUIET'] = '1'
-    train_method('unet', [d/'noisy.nii.gz'], d/'model', [d/'clean.nii.gz'], 'tiny', steps=3)
+    train_method('unet', [d / 'noisy.nii.gz'], d / 'model', [d / 'clean.nii.gz'], 'tiny', steps=3)
     del os.environ['MRI_DIFFUSION_QUIET']
     return d
+
 
 @pytest.fixture
 def files(made, tmp_path):
     "The same files in a folder of the test's own"
-    shutil.copytree(made, tmp_path/'f')
-    return tmp_path/'f'
+    shutil.copytree(made, tmp_path / 'f')
+    return tmp_path / 'f'
+
 
 @pytest.fixture
 def cli(capsys):
     "cli(words...) -> code, out, err"
+
     def call(*words):
         capsys.readouterr()
         code = main(words)
         return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
+
     return call
 
+
 @pytest.fixture
-def noisy(made): return Scan.load(made/'noisy.nii.gz')
+def noisy(made):
+    return Scan.load(made / 'noisy.nii.gz')

@@ -1,9 +1,13 @@
 "Two processes that share each batch end with the weights of one process"
-import os, socket, subprocess, sys
+
+import os
+import socket
+import subprocess
+import sys
 
 import torch
 
-SCRIPT = '''import os, sys
+SCRIPT = """import os, sys
 import numpy as np, torch
 from mri_diffusion.scans.patches import PatchDataset
 from mri_diffusion.nets.unet import build_network
@@ -15,23 +19,48 @@ data, net = PatchDataset([dict(noisy=noisy, clean=clean)], (8, 8, 8), 64, seed=0
 def objective(model, batch): return (model(batch['noisy']) - batch['clean']).square().mean()
 history = fit(net, objective, data, 4, 1e-3, batch=4, device='cpu', seed=0, quiet=True)
 if os.environ.get('RANK', '0') == '0': torch.save(dict(net=net.state_dict(), world=int(os.environ.get('WORLD_SIZE', 1)), loss=history.loss.tolist()), sys.argv[1])
-'''
+"""
+
 
 def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
+
 def test_two_processes_train_as_one(tmp_path):
-    (tmp_path/'script.py').write_text(SCRIPT)
-    # `--cpu` alone starts a single process; `--multi_gpu` starts two, and `device='cpu'` keeps both on the CPU
-    launch = ['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no',
-              '--dynamo_backend', 'no', '--main_process_port', str(free_port())]
+    (tmp_path / 'script.py').write_text(SCRIPT)
+    # `--cpu` alone starts a single process; `--multi_gpu` starts two, and `device='cpu'` keeps both
+    # on the CPU
+    launch = [
+        '-m',
+        'accelerate.commands.launch',
+        '--multi_gpu',
+        '--num_processes',
+        '2',
+        '--num_machines',
+        '1',
+        '--mixed_precision',
+        'no',
+        '--dynamo_backend',
+        'no',
+        '--main_process_port',
+        str(free_port()),
+    ]
     found = {}
     for name, start in (('one', []), ('two', launch)):
-        done = subprocess.run([sys.executable, *start, str(tmp_path/'script.py'), str(tmp_path/name)], capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1'))
+        done = subprocess.run(
+            [sys.executable, *start, str(tmp_path / 'script.py'), str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | dict(OMP_NUM_THREADS='1'),
+        )
         assert done.returncode == 0, done.stderr[-2000:]
-        found[name] = torch.load(tmp_path/name, weights_only=True)
+        found[name] = torch.load(tmp_path / name, weights_only=True)
     assert (found['one']['world'], found['two']['world']) == (1, 2)
-    torch.testing.assert_close(torch.tensor(found['two']['loss']), torch.tensor(found['one']['loss']), rtol=1e-4, atol=1e-7)
-    for name, w in found['one']['net'].items(): torch.testing.assert_close(found['two']['net'][name], w, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(found['two']['loss']), torch.tensor(found['one']['loss']), rtol=1e-4, atol=1e-7
+    )
+    for name, w in found['one']['net'].items():
+        torch.testing.assert_close(found['two']['net'][name], w, rtol=0, atol=1e-5)

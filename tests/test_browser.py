@@ -1,5 +1,15 @@
 "A live notebook in a real browser: the first tutorial's slider must move its picture"
-import json, os, secrets, shutil, signal, socket, subprocess, sys, time, urllib.request
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -7,83 +17,141 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = 'nbs/tutorials/01_noise.ipynb'
 
+
 def find_browser():
     "Debian's chromium or whatever CHROMIUM names; None where there is none"
     names = os.environ.get('CHROMIUM'), 'chromium', 'chromium-browser', 'google-chrome'
     return next((shutil.which(n) for n in names if n and shutil.which(n)), None)
 
+
 @pytest.fixture
 def chromium():
-    pytest.importorskip('playwright.sync_api', reason="playwright is not installed (pip install -e '.[dev]')")
+    pytest.importorskip(
+        'playwright.sync_api', reason="playwright is not installed (pip install -e '.[dev]')"
+    )
     path = find_browser()
-    if not path: pytest.skip('no chromium on this machine (apt install chromium, or set CHROMIUM)')
+    if not path:
+        pytest.skip('no chromium on this machine (apt install chromium, or set CHROMIUM)')
     return path
+
 
 @pytest.fixture
 def lab(tmp_path):
     "A jupyter lab of its own on a free port of the loopback, over a copy of the tutorial; yields (url, token)"
     pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
-    copy = tmp_path/'work'/NOTEBOOK
+    copy = tmp_path / 'work' / NOTEBOOK
     copy.parent.mkdir(parents=True)
-    shutil.copy(ROOT/NOTEBOOK, copy)
+    shutil.copy(ROOT / NOTEBOOK, copy)
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     token = secrets.token_hex(16)
-    env = dict(os.environ, OMP_NUM_THREADS='1', IPYTHONDIR=str(tmp_path/'ipython'), PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
-               **{f'JUPYTER_{k}': str(tmp_path/k.lower()) for k in ('CONFIG_DIR', 'DATA_DIR', 'RUNTIME_DIR')}, JUPYTERLAB_SETTINGS_DIR=str(tmp_path/'settings'), JUPYTERLAB_WORKSPACES_DIR=str(tmp_path/'workspaces'))
-    settings = tmp_path/'settings'/'@jupyterlab'/'apputils-extension'
+    env = dict(
+        os.environ,
+        OMP_NUM_THREADS='1',
+        IPYTHONDIR=str(tmp_path / 'ipython'),
+        PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+        **{
+            f'JUPYTER_{k}': str(tmp_path / k.lower())
+            for k in ('CONFIG_DIR', 'DATA_DIR', 'RUNTIME_DIR')
+        },
+        JUPYTERLAB_SETTINGS_DIR=str(tmp_path / 'settings'),
+        JUPYTERLAB_WORKSPACES_DIR=str(tmp_path / 'workspaces'),
+    )
+    settings = tmp_path / 'settings' / '@jupyterlab' / 'apputils-extension'
     settings.mkdir(parents=True)
-    (settings/'notification.jupyterlab-settings').write_text(json.dumps(dict(fetchNews='false', checkForUpdates=False)))
-    log = open(tmp_path/'lab.log', 'w')
-    server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0',
-                               f'--IdentityProvider.token={token}', '--LabApp.expose_app_in_browser=True', f'--ServerApp.root_dir={tmp_path/"work"}'],
-                              env=env, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path)
+    (settings / 'notification.jupyterlab-settings').write_text(
+        json.dumps(dict(fetchNews='false', checkForUpdates=False))
+    )
+    log = open(tmp_path / 'lab.log', 'w')
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'jupyterlab',
+            '--no-browser',
+            '--allow-root',
+            '--ServerApp.ip=127.0.0.1',
+            f'--ServerApp.port={port}',
+            '--ServerApp.port_retries=0',
+            f'--IdentityProvider.token={token}',
+            '--LabApp.expose_app_in_browser=True',
+            f'--ServerApp.root_dir={tmp_path / "work"}',
+        ],
+        env=env,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=tmp_path,
+    )
     url = f'http://127.0.0.1:{port}'
     try:
         for _ in range(120):
-            if server.poll() is not None: break
+            if server.poll() is not None:
+                break
             try:
                 urllib.request.urlopen(f'{url}/api/status?token={token}', timeout=5).close()
                 break
-            except OSError: time.sleep(.5)
-        assert server.poll() is None, (tmp_path/'lab.log').read_text()[-2000:]
+            except OSError:
+                time.sleep(0.5)
+        assert server.poll() is None, (tmp_path / 'lab.log').read_text()[-2000:]
         yield url, token
     finally:
-        if server.poll() is None: server.send_signal(signal.SIGINT)
-        try: server.wait(2)
-        except subprocess.TimeoutExpired: server.terminate()
-        try: server.wait(20)
-        except subprocess.TimeoutExpired: server.kill()
+        if server.poll() is None:
+            server.send_signal(signal.SIGINT)
+        try:
+            server.wait(2)
+        except subprocess.TimeoutExpired:
+            server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
         log.close()
+
 
 IDLE = "() => { const w = window.jupyterapp?.shell.currentWidget; const k = w?.sessionContext?.session?.kernel; return !!k && k.status === 'idle' && w.content.widgets.length > 3 }"
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 
+
 @pytest.mark.browser
 def test_slider_moves_the_picture(chromium, lab):
     from playwright.sync_api import sync_playwright
+
     url, token = lab
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
+        browser = p.chromium.launch(
+            executable_path=chromium, args=['--no-sandbox', '--disable-gpu']
+        )
         try:
             page = browser.new_page(viewport=dict(width=1400, height=1600))
             page.set_default_timeout(120_000)
             page.goto(f'{url}/doc/tree/{NOTEBOOK}?token={token}')
             page.wait_for_function(IDLE)
-            page.evaluate("async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+            page.evaluate(
+                "async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells') }"
+            )
             page.wait_for_function(IDLE)
             assert page.locator(ERROR).count() == 0, page.locator(ERROR).first.inner_text()
             page.locator('.widget-slider').first.scroll_into_view_if_needed()
-            picture, readout = page.locator('.widget-vbox img, .jupyter-widgets.widget-output img').first, page.locator('.widget-readout').first
+            picture, readout = (
+                page.locator('.widget-vbox img, .jupyter-widgets.widget-output img').first,
+                page.locator('.widget-readout').first,
+            )
             picture.wait_for()
             before, said = picture.get_attribute('src'), readout.inner_text()
             handle = page.locator('.widget-slider .noUi-handle').first
             handle.focus()
-            for _ in range(8): handle.press('ArrowLeft')
-            page.wait_for_function('([old]) => document.querySelector(".widget-readout").innerText !== old', arg=[said])
-            page.wait_for_function("""([old]) => { const i = document.querySelector('.widget-vbox img, .jupyter-widgets.widget-output img'); return i && i.src && i.src !== old }""", arg=[before])
+            for _ in range(8):
+                handle.press('ArrowLeft')
+            page.wait_for_function(
+                '([old]) => document.querySelector(".widget-readout").innerText !== old', arg=[said]
+            )
+            page.wait_for_function(
+                """([old]) => { const i = document.querySelector('.widget-vbox img, .jupyter-widgets.widget-output img'); return i && i.src && i.src !== old }""",
+                arg=[before],
+            )
             page.wait_for_function(IDLE)
             assert float(readout.inner_text()) < float(said)
             assert page.locator(ERROR).count() == 0
-        finally: browser.close()
+        finally:
+            browser.close()

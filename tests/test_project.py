@@ -1,66 +1,98 @@
 "What holds for the project as a whole: sizes, floors, generated files, and that it can be built and installed"
-import ast, subprocess, sys, zipfile
+
+import ast
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 root = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(root/'tools'))
-import headline # noqa: E402
+sys.path.insert(0, str(root / 'tools'))
+import headline  # noqa: E402
 import project  # noqa: E402
-import readme   # noqa: E402
+import readme  # noqa: E402
 
 pages = project.notebooks()
 experiments = {p: nb for p, nb in pages.items() if p.parts[0] == 'experiments'}
-package = root/'mri_diffusion'
+package = root / 'mri_diffusion'
 modules = sorted(package.rglob('*.py'))
+
 
 def dotted(path):
     "`noise.sigma` for mri_diffusion/noise/sigma.py"
     return '.'.join(path.relative_to(package).with_suffix('').parts)
 
-code = {dotted(p): ast.parse(p.read_text(encoding='utf-8')) for p in modules if not p.stem.startswith('_')}
+
+code = {
+    dotted(p): ast.parse(p.read_text(encoding='utf-8'))
+    for p in modules
+    if not p.stem.startswith('_')
+}
 ROOMS = ('scans', 'phantoms', 'noise', 'nets', 'learn', 'methods', 'judge', 'app')
+
 
 def functions(tree):
     return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
 
 def body_lines(function):
     "Lines of the body, the docstring not counted"
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
+
 def imported(module):
     "Modules of this library that a module imports, at the top or inside a function"
     here, found = ('mri_diffusion', *module.split('.')), set()
     for n in ast.walk(code[module]):
-        if isinstance(n, ast.Import): found |= {a.name for a in n.names}
-        if not isinstance(n, ast.ImportFrom): continue
-        base = '.'.join([*here[:len(here) - n.level]*bool(n.level), *([n.module] if n.module else [])])
+        if isinstance(n, ast.Import):
+            found |= {a.name for a in n.names}
+        if not isinstance(n, ast.ImportFrom):
+            continue
+        base = '.'.join(
+            [*here[: len(here) - n.level] * bool(n.level), *([n.module] if n.module else [])]
+        )
         found |= {base} | {f'{base}.{a.name}' for a in n.names}
     return {f.removeprefix('mri_diffusion.') for f in found} & code.keys()
+
 
 def test_readme_is_not_stale():
     assert not readme.stale(), 'run make readme'
 
+
 def test_the_table_of_the_index_page_is_that_of_the_results():
     assert not headline.stale(), 'run tools/headline.py and make readme'
+
 
 def test_every_experiment_has_one_parameters_cell():
     assert experiments
     for path, nb in experiments.items():
         tagged = [c for c in nb.cells if 'parameters' in c.metadata.get('tags', [])]
         assert len(tagged) == 1, path
-        assert any(line.split('#')[0].replace(' ', '') == 'out=None' for line in tagged[0].source.splitlines()), f'{path}: out = None is missing'
+        assert any(
+            line.split('#')[0].replace(' ', '') == 'out=None'
+            for line in tagged[0].source.splitlines()
+        ), f'{path}: out = None is missing'
+
 
 def test_experiments_parameters_can_be_read():
     from mri_diffusion.app.experiments import experiment_parameters, list_experiments
+
     assert set(list_experiments()) == {p.stem for p in experiments}
-    for name in list_experiments(): assert all(help for _, help in experiment_parameters(name).values()), f'{name}: a parameter has no comment'
+    for name in list_experiments():
+        assert all(help for _, help in experiment_parameters(name).values()), (
+            f'{name}: a parameter has no comment'
+        )
+
 
 @pytest.mark.parametrize('module', code)
 def test_functions_are_short(module):
-    assert not [f'{f.name}: {body_lines(f)} lines' for f in functions(code[module]) if body_lines(f) > 40]
+    assert not [
+        f'{f.name}: {body_lines(f)} lines' for f in functions(code[module]) if body_lines(f) > 40
+    ]
+
 
 @pytest.mark.parametrize('module', code)
 def test_a_module_imports_only_from_pages_before_it(module):
@@ -68,56 +100,88 @@ def test_a_module_imports_only_from_pages_before_it(module):
     later = [m for m in imported(module) if order.index(m) >= order.index(module)]
     assert not later, f'{module} imports {later}'
 
+
 @pytest.mark.parametrize('module', code)
 def test_a_room_imports_only_from_rooms_before_it(module):
-    def floor(name): return -1 if '.' not in name else ROOMS.index(name.split('.')[0])
+    def floor(name):
+        return -1 if '.' not in name else ROOMS.index(name.split('.')[0])
+
     above = [m for m in imported(module) if floor(m) > floor(module)]
     assert not above, f'{module} imports {above}'
+
 
 def test_every_room_is_a_folder_of_pages_and_of_modules():
     assert {p.parent.name for p in modules if p.parent != package} == set(ROOMS)
     for name, page in project.modules().items():
         room, _, leaf = name.rpartition('.')
-        assert page.parent == Path(room) and page.stem.partition('_')[2] == leaf, f'{page} exports {name}'
+        assert page.parent == Path(room) and page.stem.partition('_')[2] == leaf, (
+            f'{page} exports {name}'
+        )
+
 
 @pytest.mark.parametrize('module', code)
 def test_exported_code_needs_no_development_package(module):
     names = [n.module or '' for n in ast.walk(code[module]) if isinstance(n, ast.ImportFrom)]
     names += [a.name for n in ast.walk(code[module]) if isinstance(n, ast.Import) for a in n.names]
     assert not {n.split('.')[0] for n in names} & {'nbdev', 'fastcore', 'execnb', 'pytest'}
-    assert not any(a.name == '*' for n in ast.walk(code[module]) if isinstance(n, ast.ImportFrom) for a in n.names)
+    assert not any(
+        a.name == '*'
+        for n in ast.walk(code[module])
+        if isinstance(n, ast.ImportFrom)
+        for a in n.names
+    )
+
 
 def test_every_module_comes_from_a_page():
     assert set(code) == set(project.modules())
 
+
 @pytest.mark.parametrize('page', pages, ids=str)
 def test_pages_are_small(page):
-    n_cells, size = len(pages[page].cells), (root/'nbs'/page).stat().st_size
+    n_cells, size = len(pages[page].cells), (root / 'nbs' / page).stat().st_size
     assert n_cells <= 60 and size <= 1.5e6
+
 
 def test_no_stored_errors():
     assert not project.stored_errors()
+
 
 @pytest.mark.parametrize('page', pages, ids=str)
 def test_no_stored_warnings_or_paths(page):
     outputs = [o for c in pages[page].cells for o in c.get('outputs', [])]
     assert not [o.text for o in outputs if o.output_type == 'stream' and o.name == 'stderr']
-    said = ''.join(str(o.get('text', '')) + str(o.get('data', {}).get('text/plain', '')) for o in outputs)
+    said = ''.join(
+        str(o.get('text', '')) + str(o.get('data', {}).get('text/plain', '')) for o in outputs
+    )
     assert '/tmp/' not in said and '/home/' not in said and str(root) not in said
 
+
 def test_settings_keep_the_parameters_tag():
-    assert 'allowed_cell_metadata_keys = tags' in (root/'settings.ini').read_text()
+    assert 'allowed_cell_metadata_keys = tags' in (root / 'settings.ini').read_text()
+
 
 def test_this_python_imports_the_checkout():
-    run = subprocess.run([sys.executable, '-c', 'import mri_diffusion; print(mri_diffusion.__file__)'], cwd='/', capture_output=True, text=True, check=True)
-    assert Path(run.stdout.strip()).parent == root/'mri_diffusion'
+    run = subprocess.run(
+        [sys.executable, '-c', 'import mri_diffusion; print(mri_diffusion.__file__)'],
+        cwd='/',
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(run.stdout.strip()).parent == root / 'mri_diffusion'
+
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
     "An sdist of a copy, and the wheel built from that sdist"
     copy, out = project.copy_to(tmp_path_factory.mktemp('copy')), tmp_path_factory.mktemp('dist')
-    subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(out), str(copy)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(out), str(copy)],
+        check=True,
+        capture_output=True,
+    )
     return next(out.glob('*.tar.gz')), next(out.glob('*.whl'))
+
 
 @pytest.mark.install
 def test_wheel_holds_modules_and_experiments(built):
@@ -126,10 +190,30 @@ def test_wheel_holds_modules_and_experiments(built):
     assert {f'mri_diffusion/notebooks/{p.name}' for p in experiments} <= names
     assert not [n for n in names if n.startswith(('nbs/', 'tests/', 'tools/'))]
 
+
 @pytest.mark.install
 def test_wheel_installs_and_finds_its_experiments(built, tmp_path):
-    pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', str(tmp_path), str(built[1])]
+    pip = [
+        sys.executable,
+        '-m',
+        'pip',
+        'install',
+        '--quiet',
+        '--no-deps',
+        '--no-index',
+        '--target',
+        str(tmp_path),
+        str(built[1]),
+    ]
     subprocess.run(pip, check=True, capture_output=True)
     ask = 'import sys; sys.path.insert(0, sys.argv[1]); from mri_diffusion.app.experiments import *; print(experiments_folder(), *list_experiments())'
-    folder, *names = subprocess.run([sys.executable, '-c', ask, str(tmp_path)], cwd='/', capture_output=True, text=True, check=True).stdout.split()
-    assert Path(folder) == tmp_path/'mri_diffusion'/'notebooks' and set(names) == {p.stem for p in experiments}
+    folder, *names = subprocess.run(
+        [sys.executable, '-c', ask, str(tmp_path)],
+        cwd='/',
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert Path(folder) == tmp_path / 'mri_diffusion' / 'notebooks' and set(names) == {
+        p.stem for p in experiments
+    }

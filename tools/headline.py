@@ -1,53 +1,106 @@
 "`python tools/headline.py`: the leaderboard's table on the index page, from results/leaderboard.csv and results/lesions.csv"
-import json, re
+
+import json
+import re
 
 import pandas as pd
-
-from mri_diffusion.methods.registry import methods
-from mri_diffusion.judge.leaderboard import summarise_board
 from project import root
 
-SCANS = {'T1': 't1', 'phantom': 'phantom', 'real anatomy': 'dwi.nii.gz', 'repeats': 'brain_b100_x6.nii.gz'}
-INDEX = root/'nbs/index.ipynb'
+from mri_diffusion.judge.leaderboard import summarise_board
+from mri_diffusion.methods.registry import methods
+
+SCANS = {
+    'T1': 't1',
+    'phantom': 'phantom',
+    'real anatomy': 'dwi.nii.gz',
+    'repeats': 'brain_b100_x6.nii.gz',
+}
+INDEX = root / 'nbs/index.ipynb'
+
 
 def boards():
     "Scan -> its board, one row a method"
-    rows = pd.read_csv(root/'results/leaderboard.csv')
+    rows = pd.read_csv(root / 'results/leaderboard.csv')
     rows = rows[rows.noise != 'ncchi'].drop(columns=['noise', 'snr'])
-    return {k: summarise_board(rows[rows.scan == s].drop(columns='scan').dropna(axis=1, how='all'), 'psnr').set_index('method') for k, s in SCANS.items()}
+    return {
+        k: summarise_board(
+            rows[rows.scan == s].drop(columns='scan').dropna(axis=1, how='all'), 'psnr'
+        ).set_index('method')
+        for k, s in SCANS.items()
+    }
+
 
 def cell(board, name):
     "PSNR with its spread, error of FA, and standing"
-    if name not in board.index: return ''
+    if name not in board.index:
+        return ''
     r = board.loc[name]
     fa = f' / {r.fa_error:.3f}' if 'fa_error' in board else ''
-    return f'{r.psnr:.2f} +- {r.psnr_std:.2f}{fa}' + {'best': ' **best**', 'tie': ' tie'}.get(r.standing, '')
+    return f'{r.psnr:.2f} +- {r.psnr_std:.2f}{fa}' + {'best': ' **best**', 'tie': ' tie'}.get(
+        r.standing, ''
+    )
+
 
 def lesions():
     "Method -> mean part of a lesion's contrast that is kept: on the T1, or on the phantom for methods of series"
-    rows = pd.read_csv(root/'results/lesions.csv')
-    kept = rows.assign(kept=rows[['bright', 'dark']].mean(axis=1)).groupby(['scan', 'method']).kept.mean()
+    rows = pd.read_csv(root / 'results/lesions.csv')
+    kept = (
+        rows.assign(kept=rows[['bright', 'dark']].mean(axis=1))
+        .groupby(['scan', 'method'])
+        .kept.mean()
+    )
     return kept['series'].to_dict() | kept['volume'].to_dict()
+
 
 def table():
     "Lines of the table: methods of volumes first, best first"
     found, known, kept = boards(), methods(), lesions()
-    def cost(name, key): return max(float(b.loc[name, key]) for b in (found['T1'], found['phantom']) if name in b.index)
+
+    def cost(name, key):
+        return max(
+            float(b.loc[name, key]) for b in (found['T1'], found['phantom']) if name in b.index
+        )
+
     order = sorted(known, key=lambda n: tuple(-b.psnr.get(n, -99) for b in found.values()))
     label = lambda n: f'`{n}`' + (' (supervised)' if known[n].needs == 'pairs' else '')
-    head = ['method', *found, 'lesions kept', 'parameters', 'training, s (the longer of T1 and phantom)']
-    lines = [head, ['---']*len(head)] + [[label(n), *(cell(b, n) for b in found.values()), f'{kept[n]:.2f}' if n in kept else '', f'{cost(n, "parameters"):,.0f}', f'{cost(n, "train_seconds"):.0f}'] for n in order]
-    return '\n'.join('| ' + ' | '.join(x) + ' |' if x[0] != '---' else '|' + '|'.join(x) + '|' for x in lines)
+    head = [
+        'method',
+        *found,
+        'lesions kept',
+        'parameters',
+        'training, s (the longer of T1 and phantom)',
+    ]
+    lines = [head, ['---'] * len(head)] + [
+        [
+            label(n),
+            *(cell(b, n) for b in found.values()),
+            f'{kept[n]:.2f}' if n in kept else '',
+            f'{cost(n, "parameters"):,.0f}',
+            f'{cost(n, "train_seconds"):.0f}',
+        ]
+        for n in order
+    ]
+    return '\n'.join(
+        '| ' + ' | '.join(x) + ' |' if x[0] != '---' else '|' + '|'.join(x) + '|' for x in lines
+    )
+
 
 PATTERN = r'\| method \| T1 \|.*?(?=\n\n)'
 
+
 def stale():
     "True if the index page holds another table"
-    return table() not in '\n'.join(''.join(c['source']) for c in json.loads(INDEX.read_text(encoding='utf-8'))['cells'])
+    return table() not in '\n'.join(
+        ''.join(c['source']) for c in json.loads(INDEX.read_text(encoding='utf-8'))['cells']
+    )
+
 
 if __name__ == '__main__':
     nb = json.loads(INDEX.read_text(encoding='utf-8'))
     at = [c for c in nb['cells'] if re.search(PATTERN, ''.join(c['source']), re.S)]
-    if len(at) != 1: raise SystemExit(f'{INDEX}: {len(at)} cells with the table; one is wanted')
-    at[0]['source'] = re.sub(PATTERN, lambda _: table(), ''.join(at[0]['source']), flags=re.S).splitlines(True)
+    if len(at) != 1:
+        raise SystemExit(f'{INDEX}: {len(at)} cells with the table; one is wanted')
+    at[0]['source'] = re.sub(
+        PATTERN, lambda _: table(), ''.join(at[0]['source']), flags=re.S
+    ).splitlines(True)
     INDEX.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

@@ -1,31 +1,65 @@
 "What the scripts and the tests of the project share: its root, its files, its notebooks"
-import re, shutil, subprocess
+
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
-import nbformat, yaml
+import nbformat
+import yaml
 
 root = Path(__file__).resolve().parent.parent
-_built = ('.git', '.venv', '_proc', '_docs', 'build', 'dist', 'runs', '__pycache__', '.ipynb_checkpoints', '.pytest_cache')
+_built = (
+    '.git',
+    '.venv',
+    '_proc',
+    '_docs',
+    'build',
+    'dist',
+    'runs',
+    '__pycache__',
+    '.ipynb_checkpoints',
+    '.pytest_cache',
+)
+
 
 def files():
     "Files that belong to the project (tracked, or new and not ignored), relative to the root"
-    git = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=root, capture_output=True, text=True)
-    if git.returncode == 0: found = [Path(f) for f in git.stdout.split('\0') if f]
-    else: found = [p.relative_to(root) for p in root.rglob('*')]
-    return sorted(p for p in set(found) if (root/p).is_file() and not any(s in _built or s.endswith('.egg-info') for s in p.parts))
+    git = subprocess.run(
+        ['git', 'ls-files', '-co', '--exclude-standard', '-z'],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    if git.returncode == 0:
+        found = [Path(f) for f in git.stdout.split('\0') if f]
+    else:
+        found = [p.relative_to(root) for p in root.rglob('*')]
+    return sorted(
+        p
+        for p in set(found)
+        if (root / p).is_file() and not any(s in _built or s.endswith('.egg-info') for s in p.parts)
+    )
+
 
 def copy_to(folder):
     "A copy of the project in `folder`, without what is built"
     for p in files():
-        (folder/p).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root/p, folder/p)
+        (folder / p).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / p, folder / p)
     return folder
+
 
 def notebooks(base=root):
     "All pages, relative to `nbs`: path -> notebook"
-    paths = sorted((base/'nbs').rglob('*.ipynb'))
-    keep = [p for p in paths if not any(s.startswith(('.', '_')) for s in p.relative_to(base/'nbs').parts)]
-    return {p.relative_to(base/'nbs'): nbformat.read(p, 4) for p in keep}
+    paths = sorted((base / 'nbs').rglob('*.ipynb'))
+    keep = [
+        p
+        for p in paths
+        if not any(s.startswith(('.', '_')) for s in p.relative_to(base / 'nbs').parts)
+    ]
+    return {p.relative_to(base / 'nbs'): nbformat.read(p, 4) for p in keep}
+
 
 def exported(nb):
     "Module that a page exports, as in `noise.sigma`; None if it exports none"
@@ -33,37 +67,58 @@ def exported(nb):
     named = re.search(r'^#\|\s*default_exp\s+([\w.]+)', first, re.M)
     return named[1] if named else None
 
+
 def modules():
     "Modules in reading order, which is that of the sidebar: dotted name -> page"
     pages = notebooks()
     found = {exported(pages[p]): p for p in map(Path, sidebar_targets()) if p in pages}
     return {name: page for name, page in found.items() if name}
 
+
 def sidebar_targets(base=root):
     "Pages named in the sidebar, relative to nbs"
+
     def walk(x):
-        if isinstance(x, str): return [x] if x.endswith(('.ipynb', '.qmd', '.md')) else []
+        if isinstance(x, str):
+            return [x] if x.endswith(('.ipynb', '.qmd', '.md')) else []
         if isinstance(x, dict):
             return [t for k in ('contents', 'href', 'file') if k in x for t in walk(x[k])]
         return [t for y in x for t in walk(y)]
-    return walk(yaml.safe_load((base/'nbs/sidebar.yml').read_text())['website']['sidebar'])
+
+    return walk(yaml.safe_load((base / 'nbs/sidebar.yml').read_text())['website']['sidebar'])
+
 
 def stored_errors(base=root):
     "Pages that hold an error output"
-    return [f'nbs/{p}: cell {i} holds an error output' for p, nb in notebooks(base).items() for i, c in enumerate(nb.cells)
-            if any(o.output_type == 'error' for o in c.get('outputs', []))]
+    return [
+        f'nbs/{p}: cell {i} holds an error output'
+        for p, nb in notebooks(base).items()
+        for i, c in enumerate(nb.cells)
+        if any(o.output_type == 'error' for o in c.get('outputs', []))
+    ]
+
 
 def process(page):
     "Process one page as nbdev does for the site; its problems"
     import warnings
+
     import nbformat
     from nbdev.processors import FilterDefaults
     from nbdev.serve_drv import main
+
     warnings.simplefilter('ignore')
-    done = Path('_proc')/page.relative_to('nbs')
+    done = Path('_proc') / page.relative_to('nbs')
     done.parent.mkdir(parents=True, exist_ok=True)
-    try: main((page, done, FilterDefaults))
+    try:
+        main((page, done, FilterDefaults))
     except Exception as e:
-        return [f'{page}: the site\'s build fails on a cell that mixes imports with other code ({type(e.__cause__ or e).__name__}: {e.__cause__ or e}): ' + str(e).split(':\n')[-1].split('\n')[0]]
-    return [f'{page}: nothing shown for {c.source.strip().splitlines()[-1]}' for c in nbformat.read(done, 4).cells
-            if c.cell_type == 'code' and re.search(r'^\s*show_doc\(', c.source, re.M) and not c.outputs]
+        return [
+            f"{page}: the site's build fails on a cell that mixes imports with other code "
+            f'({type(e.__cause__ or e).__name__}: {e.__cause__ or e}): '
+            + str(e).split(':\n')[-1].split('\n')[0]
+        ]
+    return [
+        f'{page}: nothing shown for {c.source.strip().splitlines()[-1]}'
+        for c in nbformat.read(done, 4).cells
+        if c.cell_type == 'code' and re.search(r'^\s*show_doc\(', c.source, re.M) and not c.outputs
+    ]

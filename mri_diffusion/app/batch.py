@@ -7,219 +7,422 @@ __all__ = ['find_scans', 'group_of', 'model_folders', 'BatchJob', 'run_jobs', 'r
            'batch_code', 'write_summary']
 
 # %% ../../nbs/app/62_batch.ipynb #f094ba23
-import hashlib, os, time
+import hashlib
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import InputError, MriDiffusionError, atomic_path, plain, progress, read_json, require, write_json
-from ..scans.bids import load_bids
 from .denoiser import BIAS_FIELD
-from ..methods.registry import get_method
 from .experiments import Interrupted, _run_all
+from mri_diffusion.core import (
+    InputError,
+    MriDiffusionError,
+    atomic_path,
+    plain,
+    progress,
+    read_json,
+    write_json,
+)
 from ..methods.method import Method, make_config
+from ..methods.registry import get_method
+from ..scans.bids import load_bids
 from ..scans.nifti import bids_name, load_bvals, stem, write_dataset_description
 
 # %% ../../nbs/app/62_batch.ipynb #9a7de63e
 def find_scans(
-    folder,          # BIDS folder
-    method:Method,   # What will denoise them
-    suffix=None,     # dwi, T1w, ...; None: dwi for a method of series, else all of `anat`
-    participants=(), # Labels, with or without sub-; none: all
-)->list:             # ScanFiles, sorted by path
+    folder,  # BIDS folder
+    method: Method,  # What will denoise them
+    suffix=None,  # dwi, T1w, ...; None: dwi for a method of series, else all of `anat`
+    participants=(),  # Labels, with or without sub-; none: all
+) -> list:  # ScanFiles, sorted by path
     "The scans of a BIDS folder that a batch will denoise"
-    require(Path(folder).is_dir(), f'{folder}: no such folder')
+    if not Path(folder).is_dir():
+        raise InputError(f'{folder}: no such folder')
     scans = list(load_bids(folder))
-    wanted, there = {str(p).removeprefix('sub-') for p in participants or ()}, {s.subject for s in scans}
+    wanted, there = (
+        {str(p).removeprefix('sub-') for p in participants or ()},
+        {s.subject for s in scans},
+    )
     missing = sorted(wanted - there)
-    require(not missing, f'{folder}: no scans of participant {", ".join(missing)}; there are {", ".join(sorted(there))}')
+    if missing:
+        raise InputError(
+            f'{folder}: no scans of participant {", ".join(missing)}; there are '
+            f'{", ".join(sorted(there))}'
+        )
     scans = [s for s in scans if not wanted or s.subject in wanted]
     kinds = sorted({s.suffix for s in scans})
-    if suffix is None and 4 in method.dims and 'dwi' in kinds: suffix = 'dwi'
-    if suffix is None and 3 in method.dims: found = [s for s in scans if s.path.parent.name == 'anat' and not s.suffix.endswith('mask')]
-    else: found = [s for s in scans if s.suffix == (suffix or 'dwi')]
-    require(found, f'{folder}: no {suffix or "fitting"} scans for {method.name}; there are {", ".join(kinds) or "none"} (choose by --suffix)')
+    if suffix is None and 4 in method.dims and 'dwi' in kinds:
+        suffix = 'dwi'
+    if suffix is None and 3 in method.dims:
+        found = [s for s in scans if s.path.parent.name == 'anat' and not s.suffix.endswith('mask')]
+    else:
+        found = [s for s in scans if s.suffix == (suffix or 'dwi')]
+    if not found:
+        raise InputError(
+            f'{folder}: no {suffix or "fitting"} scans for {method.name}; there are '
+            f'{", ".join(kinds) or "none"} (choose by --suffix)'
+        )
     return found
 
 # %% ../../nbs/app/62_batch.ipynb #66da29fc
 def group_of(
-    scan, # ScanFile
-)->str:   # Such as field-3T_dwi_b0x2_b1000x6
+    scan,  # ScanFile
+) -> str:  # Such as field-3T_dwi_b0x2_b1000x6
     "Field strength and protocol of a scan, as a name for a folder"
     t = scan.field_strength
-    tesla = 'unknown' if t is None else f'{1000*t:g}mT' if t < .1 else f'{t:g}T'.replace('.', 'p')
+    tesla = (
+        'unknown' if t is None else f'{1000 * t:g}mT' if t < 0.1 else f'{t:g}T'.replace('.', 'p')
+    )
     shells = {}
     if scan.bval is not None:
-        for b in load_bvals(scan.bval): shells[int(round(b, -2))] = shells.get(int(round(b, -2)), 0) + 1
-    name = '_'.join([f'field-{tesla}', scan.suffix, *(f'b{b}x{n}' for b, n in sorted(shells.items()))])
-    return name if len(name) <= 80 else f'{name[:60]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+        for b in load_bvals(scan.bval):
+            shells[int(round(b, -2))] = shells.get(int(round(b, -2)), 0) + 1
+    name = '_'.join(
+        [f'field-{tesla}', scan.suffix, *(f'b{b}x{n}' for b, n in sorted(shells.items()))]
+    )
+    return (
+        name if len(name) <= 80 else f'{name[:60]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+    )
 
 # %% ../../nbs/app/62_batch.ipynb #7c6064c3
 def model_folders(
-    method:Method,     # What will denoise
-    scans,             # ScanFiles
-    out,               # Folder of the results
-    model=None,        # Model folder, or with `per_field` a folder of one for each group
-    per_field=False,   # One shared model for each field strength and protocol
-)->tuple:              # Model folder or None for each scan; {model folder: its ScanFiles} that must exist before the first is denoised
+    method: Method,  # What will denoise
+    scans,  # ScanFiles
+    out,  # Folder of the results
+    model=None,  # Model folder, or with `per_field` a folder of one for each group
+    per_field=False,  # One shared model for each field strength and protocol
+    # Model folder or None for each scan; {model folder: its ScanFiles} that must exist before the
+    # first is denoised
+) -> tuple:
     "Where the model of each scan is kept"
-    require(method.learns or not model and not per_field, f'{method.name}: learns nothing; leave --model and --per-field out')
-    require(model or method.needs != 'pairs', f'{method.name}: needs a trained model; give it by --model (with --per-field: a folder with one for each group)')
-    if not model and not per_field: return [None]*len(scans), {}
-    groups = [group_of(s) for s in scans] if per_field or model and method.needs == 'scan' and not (Path(model)/'config.json').is_file() else ['']*len(scans)
-    require(per_field or len(set(groups)) == 1, f'{model}: one model cannot learn {len(set(groups))} field strengths and protocols ({", ".join(sorted(set(groups))[:3])}); add --per-field')
-    folders = [Path(model or Path(out)/'models')/(g if per_field else '') for g in groups]
-    missing = sorted({str(f) for f in folders if method.needs == 'pairs' and not (f/'config.json').is_file()})
-    require(not missing, f'{missing and missing[0]}: no finished model; train one with `mri-diffusion train {method.name} ... --out {missing and missing[0]}`')
-    return folders, {f: [s for s, g in zip(scans, folders) if g == f] for f in dict.fromkeys(folders)} if method.needs == 'scan' else {}
+    if not method.learns and (model or per_field):
+        raise InputError(f'{method.name}: learns nothing; leave --model and --per-field out')
+    if not model and method.needs == 'pairs':
+        raise InputError(
+            f'{method.name}: needs a trained model; give it by --model (with --per-field: a '
+            f'folder with one for each group)'
+        )
+    if not model and not per_field:
+        return [None] * len(scans), {}
+    groups = (
+        [group_of(s) for s in scans]
+        if per_field
+        or model
+        and method.needs == 'scan'
+        and not (Path(model) / 'config.json').is_file()
+        else [''] * len(scans)
+    )
+    if not per_field and len(set(groups)) != 1:
+        raise InputError(
+            f'{model}: one model cannot learn {len(set(groups))} field strengths and protocols '
+            f'({", ".join(sorted(set(groups))[:3])}); add --per-field'
+        )
+    folders = [Path(model or Path(out) / 'models') / (g if per_field else '') for g in groups]
+    missing = sorted(
+        {str(f) for f in folders if method.needs == 'pairs' and not (f / 'config.json').is_file()}
+    )
+    if missing:
+        raise InputError(
+            f'{missing and missing[0]}: no finished model; train one with `mri-diffusion train '
+            f'{method.name} ... --out {missing and missing[0]}`'
+        )
+    return folders, {
+        f: [s for s, g in zip(scans, folders) if g == f] for f in dict.fromkeys(folders)
+    } if method.needs == 'scan' else {}
 
 # %% ../../nbs/app/62_batch.ipynb #9fe4a283
 @dataclass(eq=False)
 class BatchJob:
     "One call that writes `out`, and the record of how it went"
-    call:callable  # call(**arguments)
-    arguments:dict # Its keywords
-    out:str        # What it writes
-    record:str     # .json: settings, status, code, message, seconds
-    settings:dict  # What must be the same for the result to be the same
-    quiet:bool=True # No progress bars
+
+    call: callable  # call(**arguments)
+    arguments: dict  # Its keywords
+    out: str  # What it writes
+    record: str  # .json: settings, status, code, message, seconds
+    settings: dict  # What must be the same for the result to be the same
+    quiet: bool = True  # No progress bars
 
     def __call__(self):
         "Run; one line if it failed, else None"
-        start, before, code, said = time.perf_counter(), os.environ.get('MRI_DIFFUSION_QUIET'), 0, None
-        write_json(self.record, dict(settings=self.settings, status='begun', code=1, message=f'{Path(self.out).name}: begun, not ended', seconds=None))
-        if self.quiet: os.environ['MRI_DIFFUSION_QUIET'] = '1'
-        try: self.call(**self.arguments)
-        except MriDiffusionError as e: code, said = e.exit_code, ' '.join(str(e).split())
-        except Exception as e: code, said = 1, f'{Path(self.out).name}: unexpected {type(e).__name__}: {" ".join(str(e).split())}'
+        start, before, code, said = (
+            time.perf_counter(),
+            os.environ.get('MRI_DIFFUSION_QUIET'),
+            0,
+            None,
+        )
+        write_json(
+            self.record,
+            dict(
+                settings=self.settings,
+                status='begun',
+                code=1,
+                message=f'{Path(self.out).name}: begun, not ended',
+                seconds=None,
+            ),
+        )
+        if self.quiet:
+            os.environ['MRI_DIFFUSION_QUIET'] = '1'
+        try:
+            self.call(**self.arguments)
+        except MriDiffusionError as e:
+            code, said = e.exit_code, ' '.join(str(e).split())
+        except Exception as e:
+            code, said = (
+                1,
+                f'{Path(self.out).name}: unexpected {type(e).__name__}: {" ".join(str(e).split())}',
+            )
         finally:
-            if before is None: os.environ.pop('MRI_DIFFUSION_QUIET', None)
-            else: os.environ['MRI_DIFFUSION_QUIET'] = before
-        write_json(self.record, dict(settings=self.settings, status='failed' if said else 'done', code=code, message=said, seconds=round(time.perf_counter() - start, 2)))
+            if before is None:
+                os.environ.pop('MRI_DIFFUSION_QUIET', None)
+            else:
+                os.environ['MRI_DIFFUSION_QUIET'] = before
+        write_json(
+            self.record,
+            dict(
+                settings=self.settings,
+                status='failed' if said else 'done',
+                code=code,
+                message=said,
+                seconds=round(time.perf_counter() - start, 2),
+            ),
+        )
         return said
 
     def finished(self):
         "Whether an earlier start has done this; `InputError` if it was done with other settings"
-        if not Path(self.record).is_file(): return False
+        if not Path(self.record).is_file():
+            return False
         old = read_json(self.record)
-        if not (old['status'] == 'done' and Path(self.out).exists()): return False
-        differ = [f'{k} {old["settings"].get(k)}, not {v}' for k, v in plain(self.settings).items() if old['settings'].get(k) != v]
-        require(not differ, f'{self.out}: was made with {"; ".join(differ)}; use another folder, or --force')
+        if not (old['status'] == 'done' and Path(self.out).exists()):
+            return False
+        differ = [
+            f'{k} {old["settings"].get(k)}, not {v}'
+            for k, v in plain(self.settings).items()
+            if old['settings'].get(k) != v
+        ]
+        if differ:
+            raise InputError(
+                f'{self.out}: was made with {"; ".join(differ)}; use another folder, or --force'
+            )
         return True
 
     def checkpoint(self):
         from submitit.helpers import DelayedSubmission
+
         return DelayedSubmission(self)
 
+# %% ../../nbs/app/62_batch.ipynb #503b22f1
 def run_jobs(
-    jobs,            # BatchJobs that have not finished
-    n:int=1,         # At a time on this machine
-    cluster='local', # local, slurm, or debug (submitit on this machine)
-    folder=None,     # Where submitit keeps its files
-    options=None,    # For submitit
+    jobs,  # BatchJobs that have not finished
+    n: int = 1,  # At a time on this machine
+    cluster='local',  # local, slurm, or debug (submitit on this machine)
+    folder=None,  # Where submitit keeps its files
+    options=None,  # For submitit
 ):
     "Run them all; one at a time stays in this process"
-    if not jobs: return
+    if not jobs:
+        return None
     try:
-        if cluster != 'local' or n > 1: return _note_lost(jobs, _run_all(jobs, n, cluster, Path(folder), options, None))
-        for j in progress(jobs, 'scans'): j()
-    except KeyboardInterrupt as e: raise Interrupted(f'{str(e) or "interrupted"}; the same command again goes on from there') from None
+        if cluster != 'local' or n > 1:
+            return _note_lost(jobs, _run_all(jobs, n, cluster, Path(folder), options, None))
+        for j in progress(jobs, 'scans'):
+            j()
+    except KeyboardInterrupt as e:
+        raise Interrupted(
+            f'{str(e) or "interrupted"}; the same command again goes on from there'
+        ) from None
+
 
 def _note_lost(jobs, said):
     "A job that died without a word gets a record too"
     for j, message in zip(jobs, said):
         known = read_json(j.record) if Path(j.record).is_file() else {}
-        if message and known.get('message') != message: write_json(j.record, dict(settings=j.settings, status='failed', code=1, message=f'{Path(j.out).name}: {message}', seconds=None))
+        if message and known.get('message') != message:
+            write_json(
+                j.record,
+                dict(
+                    settings=j.settings,
+                    status='failed',
+                    code=1,
+                    message=f'{Path(j.out).name}: {message}',
+                    seconds=None,
+                ),
+            )
 
 # %% ../../nbs/app/62_batch.ipynb #33c33330
 def run_batch(
-    denoise,         # denoise(path=, out=, method=, model=, bval=, bvec=, force=, **options)
-    bids,            # BIDS folder
-    out,             # Folder of the results, made if missing
-    method,          # Name of a method
-    model=None,      # See `model_folders`
-    participants=(), # Labels; none: all
-    suffix=None,     # See `find_scans`
-    per_field=False, # See `model_folders`
-    cluster='local', # local, slurm, debug
-    jobs=1,          # At a time on this machine
-    options=None,    # dict of further keywords of `denoise`; part of what must be the same
-    train=None,      # train(method, scans, out): trains a shared model on ScanFiles
-    force=False,     # Do it again
-    submit=None,     # For submitit: slurm_partition, gpus_per_node, timeout_min, ...
-)->list:             # One dict a scan: participant, session, scan, field, group, status, seconds, code, message, out
+    denoise,  # denoise(path=, out=, method=, model=, bval=, bvec=, force=, **options)
+    bids,  # BIDS folder
+    out,  # Folder of the results, made if missing
+    method,  # Name of a method
+    model=None,  # See `model_folders`
+    participants=(),  # Labels; none: all
+    suffix=None,  # See `find_scans`
+    per_field=False,  # See `model_folders`
+    cluster='local',  # local, slurm, debug
+    jobs=1,  # At a time on this machine
+    options=None,  # dict of further keywords of `denoise`; part of what must be the same
+    train=None,  # train(method, scans, out): trains a shared model on ScanFiles
+    force=False,  # Do it again
+    submit=None,  # For submitit: slurm_partition, gpus_per_node, timeout_min, ...
+    # One dict a scan: participant, session, scan, field, group, status, seconds, code, message, out
+) -> list:
     "Denoise the scans of a BIDS folder"
-    require(cluster in ('local', 'slurm', 'debug'), f'cluster {cluster}: unknown; there are local, slurm')
-    require(jobs >= 1, f'jobs = {jobs}: at least one at a time')
+    if cluster not in ('local', 'slurm', 'debug'):
+        raise InputError(f'cluster {cluster}: unknown; there are local, slurm')
+    if jobs < 1:
+        raise InputError(f'jobs = {jobs}: at least one at a time')
     bids, out, m = Path(bids).resolve(), Path(out).resolve(), get_method(method)
-    require(bids != out, f'{out}: is the folder of the scans; give the results a folder of their own')
+    if bids == out:
+        raise InputError(
+            f'{out}: is the folder of the scans; give the results a folder of their own'
+        )
     scans = find_scans(bids, m, suffix, participants)
     folders, shared = model_folders(m, scans, out, model, per_field)
-    settings = plain(dict(method=method, model=str(model) if model else None, per_field=per_field, **(options or {})))
+    settings = plain(
+        dict(
+            method=method,
+            model=str(model) if model else None,
+            per_field=per_field,
+            **(options or {}),
+        )
+    )
     todo = scan_jobs(denoise, bids, out, method, scans, folders, options or {}, settings, force)
     before = {j.out for j in todo if not force and j.finished()}
     write_dataset_description(out, bids.name)
-    run = dict(n=jobs, cluster=cluster, folder=out/'.batch'/'submitit', options=submit)
+    run = dict(n=jobs, cluster=cluster, folder=out / '.batch' / 'submitit', options=submit)
     waiting = {str(f) for j, f in zip(todo, folders) if j.out not in before}
-    learning = [BatchJob(train, dict(method=method, scans=v, out=f), str(f), str(out/'.batch'/f'{f.name}_train.json'), settings) for f, v in shared.items() if str(f) in waiting and not (f/'config.json').is_file()]
-    for j in learning: j.quiet = cluster != 'local' or jobs > 1
+    learning = [
+        BatchJob(
+            train,
+            dict(method=method, scans=v, out=f),
+            str(f),
+            str(out / '.batch' / f'{f.name}_train.json'),
+            settings,
+        )
+        for f, v in shared.items()
+        if str(f) in waiting and not (f / 'config.json').is_file()
+    ]
+    for j in learning:
+        j.quiet = cluster != 'local' or jobs > 1
     run_jobs(learning, **run)
-    failed = {j.out: read_json(j.record) for j in learning if read_json(j.record)['status'] == 'failed'}
+    failed = {
+        j.out: read_json(j.record) for j in learning if read_json(j.record)['status'] == 'failed'
+    }
     left = [j for j, f in zip(todo, folders) if j.out not in before and str(f) not in failed]
-    for j in left: j.quiet = cluster != 'local' or jobs > 1
+    for j in left:
+        j.quiet = cluster != 'local' or jobs > 1
     run_jobs(left, **run)
-    return [_row(s, j, 'skipped' if j.out in before else None, failed.get(str(f))) for s, j, f in zip(scans, todo, folders)]
+    return [
+        _row(s, j, 'skipped' if j.out in before else None, failed.get(str(f)))
+        for s, j, f in zip(scans, todo, folders)
+    ]
 
+# %% ../../nbs/app/62_batch.ipynb #06988900
 def check_batch(
-    level,      # participant
-    method,     # Name
-    preset,     # Or None
-    settings,   # dict
-    bias_field, # keep, correct or restore
-    also,       # What to write beside each result
+    level,  # participant
+    method,  # Name
+    preset,  # Or None
+    settings,  # dict
+    bias_field,  # keep, correct or restore
+    also,  # What to write beside each result
 ):
     "Refuse what would fail for every scan"
-    require(level == 'participant', f'{level}: unknown level of analysis; the word participant is expected after the two folders')
-    require(bias_field in BIAS_FIELD, f'--bias-field {bias_field}: unknown; choose from {", ".join(BIAS_FIELD)}')
+    if level != 'participant':
+        raise InputError(
+            f'{level}: unknown level of analysis; the word participant is expected after the two '
+            f'folders'
+        )
+    if bias_field not in BIAS_FIELD:
+        raise InputError(f'--bias-field {bias_field}: unknown; choose from {", ".join(BIAS_FIELD)}')
     strange = sorted(set(also) - {'residual', 'noise-map', 'std', 'report'})
-    require(not strange, f'--also {", ".join(strange)}: unknown; choose from residual, noise-map, std, report')
+    if strange:
+        raise InputError(
+            f'--also {", ".join(strange)}: unknown; choose from residual, noise-map, std, report'
+        )
     m = get_method(method)
-    require('std' not in also or m.gives_std, f'{method}: gives no uncertainty map; leave --also std out')
+    if 'std' in also and not m.gives_std:
+        raise InputError(f'{method}: gives no uncertainty map; leave --also std out')
     make_config(m, preset or 'laptop', **settings)
 
+# %% ../../nbs/app/62_batch.ipynb #84c40e56
 def scan_jobs(denoise, bids, out, method, scans, folders, options, settings, force):
     "A BatchJob for each scan; two scans must not have one name"
     made, seen = [], {}
     for s, f in zip(scans, folders):
-        target = out/s.path.parent.relative_to(bids)/bids_name(s.path)
-        require(target not in seen, f'{s.path.name}: its result would have the name of that of {seen.get(target)}; take one of them by --suffix, or rename it')
+        target = out / s.path.parent.relative_to(bids) / bids_name(s.path)
+        if target in seen:
+            raise InputError(
+                f'{s.path.name}: its result would have the name of that of {seen.get(target)}; '
+                f'take one of them by --suffix, or rename it'
+            )
         seen[target] = s.path.name
-        arguments = dict(path=s.path, out=target, method=method, model=f, bval=s.bval, bvec=s.bvec, force=True, **options)
-        made.append(BatchJob(denoise, arguments, str(target), str(out/'.batch'/f'{stem(target)}.json'), settings))
-    for j in made: require(force or not Path(j.out).exists() or Path(j.record).is_file(), f'{j.out}: exists and was not made by this command; use --force to replace it')
+        arguments = dict(
+            path=s.path,
+            out=target,
+            method=method,
+            model=f,
+            bval=s.bval,
+            bvec=s.bvec,
+            force=True,
+            **options,
+        )
+        made.append(
+            BatchJob(
+                denoise,
+                arguments,
+                str(target),
+                str(out / '.batch' / f'{stem(target)}.json'),
+                settings,
+            )
+        )
+    for j in made:
+        if not force and Path(j.out).exists() and not Path(j.record).is_file():
+            raise InputError(
+                f'{j.out}: exists and was not made by this command; use --force to replace it'
+            )
     return made
 
+# %% ../../nbs/app/62_batch.ipynb #27581901
 def _row(scan, job, status, failed):
     "What the summary says of a scan"
     known = failed or read_json(job.record)
-    shown = dict(status=status or known['status'], seconds=known['seconds'] if not failed else None, code=0 if status else known['code'], message=None if status else known['message'])
-    return dict(participant=scan.subject, session=scan.session, scan=scan.path.name, field=scan.field_strength, group=group_of(scan), **shown, out=job.out)
+    shown = dict(
+        status=status or known['status'],
+        seconds=known['seconds'] if not failed else None,
+        code=0 if status else known['code'],
+        message=None if status else known['message'],
+    )
+    return dict(
+        participant=scan.subject,
+        session=scan.session,
+        scan=scan.path.name,
+        field=scan.field_strength,
+        group=group_of(scan),
+        **shown,
+        out=job.out,
+    )
 
 # %% ../../nbs/app/62_batch.ipynb #4b83b957
 def batch_code(
-    rows, # From `run_batch`
-)->int:   # 0: all done; 2: what failed cannot be read or used; 1: something else failed
+    rows,  # From `run_batch`
+) -> int:  # 0: all done; 2: what failed cannot be read or used; 1: something else failed
     "Exit code of a batch"
     codes = {r['code'] for r in rows} - {0}
     return 0 if not codes else 2 if codes == {2} else 1
 
+
 def write_summary(
-    rows, # From `run_batch`
+    rows,  # From `run_batch`
     out,  # Folder of the results
-)->Path:  # summary.csv
+) -> Path:  # summary.csv
     "The table of a batch as a file"
     import pandas as pd
-    path = Path(out)/'summary.csv'
+
+    path = Path(out) / 'summary.csv'
     frame = pd.DataFrame(rows)
     frame['out'] = [os.path.relpath(p, Path(out).resolve()) for p in frame['out']]
-    with atomic_path(path, force=True) as p: frame.to_csv(p, index=False)
+    with atomic_path(path, force=True) as p:
+        frame.to_csv(p, index=False)
     return path

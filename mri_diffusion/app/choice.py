@@ -11,84 +11,152 @@ from copy import copy
 import numpy as np
 from scipy import ndimage
 
-from ..core import require
 from .denoiser import Denoiser
+from ..core import InputError
+from ..learn.risk import choose
 from ..methods.method import Method, as_type_of
 from ..noise.models import noise_moments
-from ..learn.risk import choose
-from ..scans.nifti import Scan
 from ..noise.sigma import estimate_sigma
+from ..scans.nifti import Scan
 
 # %% ../../nbs/app/61_choice.ipynb #e841d046
-LEVEL = 'level' # The state that a denoiser is matched to: a factor on the noise level that it is told
+LEVEL = (
+    'level'  # The state that a denoiser is matched to: a factor on the noise level that it is told
+)
+
 
 def check_choice(
-    method:Method, # Whose setting
-    config:dict,   # Its settings
-    name:str,      # One of them, or 'level'
-    values,        # Two or more candidates
-)->list:           # The candidates with the type of the setting
+    method: Method,  # Whose setting
+    config: dict,  # Its settings
+    name: str,  # One of them, or 'level'
+    values,  # Two or more candidates
+) -> list:  # The candidates with the type of the setting
     "Refuse, before any work, what cannot be chosen"
     m = method
-    require(m.needs != 'scan' or m.at_inference, f'choose {name}: {m.name} has no rule of inference to choose; it is made for one scan and one setting')
-    require(not isinstance(values, str) and len(values) > 1, f'choose {name}: {values}; give two values or more')
+    if m.needs == 'scan' and not m.at_inference:
+        raise InputError(
+            f'choose {name}: {m.name} has no rule of inference to choose; it is made for one scan '
+            f'and one setting'
+        )
+    if isinstance(values, str) or len(values) <= 1:
+        raise InputError(f'choose {name}: {values}; give two values or more')
     if name == LEVEL:
-        try: values = [float(v) for v in values]
-        except ValueError: values = [0.]
-        require(all(0 < v < np.inf for v in values), f'choose {LEVEL}: factors on the noise level, above 0')
+        try:
+            values = [float(v) for v in values]
+        except ValueError:
+            values = [0.0]
+        if not all(0 < v < np.inf for v in values):
+            raise InputError(f'choose {LEVEL}: factors on the noise level, above 0')
         return values
-    require(name in config, f'choose {name}: {m.name} has no such setting; it has {", ".join(config) or "none"}, and {LEVEL}')
-    require(not m.learns or not m.at_inference or name in m.at_inference, f'choose {name}: {m.name} is trained with it; what can be chosen now: {", ".join(m.at_inference)}, {LEVEL}')
+    if name not in config:
+        raise InputError(
+            f'choose {name}: {m.name} has no such setting; it has {", ".join(config) or "none"}, '
+            f'and {LEVEL}'
+        )
+    if m.learns and m.at_inference and name not in m.at_inference:
+        raise InputError(
+            f'choose {name}: {m.name} is trained with it; what can be chosen now: '
+            f'{", ".join(m.at_inference)}, {LEVEL}'
+        )
     return [as_type_of(config[name], v, name) for v in values]
 
+# %% ../../nbs/app/61_choice.ipynb #3e032c8f
 def _smooth(data):
     "Each volume by a Gaussian of two voxels"
-    return ndimage.gaussian_filter(np.asarray(data, np.float32), [2.*(n > 1) for n in data.shape[:3]] + [0]*(data.ndim - 3))
+    return ndimage.gaussian_filter(
+        np.asarray(data, np.float32),
+        [2.0 * (n > 1) for n in data.shape[:3]] + [0] * (data.ndim - 3),
+    )
+
 
 def strong_signal(
-    data,        # (X, Y, Z[, V])
-    sigma,       # What broadcasts over it
-    least=3.,    # Smoothed signal over sigma
-)->np.ndarray:   # bool, shape of the data
+    data,  # (X, Y, Z[, V])
+    sigma,  # What broadcasts over it
+    least=3.0,  # Smoothed signal over sigma
+) -> np.ndarray:  # bool, shape of the data
     "Where a magnitude is nearly Gaussian"
-    return _smooth(data) > least*sigma
+    return _smooth(data) > least * sigma
 
+# %% ../../nbs/app/61_choice.ipynb #ec223aab
 def choose_setting(
-    denoiser:Denoiser, # Ready to denoise; its settings are left as they are
-    scan:Scan,         # Noisy scan
-    name:str,          # A setting of the method, or 'level'
-    values,            # Two or more candidates
-    sigma=None,        # Noise std, image units: number, (V,), or map; None: estimated
-    mask=None,         # (X, Y, Z) where the result matters; None: wherever the signal is strong
-    n_coils:int=1,     # Coils of a sum-of-squares magnitude
-    kernel=None,       # Correlation of the noise, from `noise_kernel`; None: white
-    probes:int=2,      # Runs of each candidate besides the first
-    seed:int=0,        # Of the probes
-)->tuple:              # the value of least risk; pandas DataFrame, a row a value: risk, error, trace, behind, behind_error, alike (risk in units of the noise variance)
+    denoiser: Denoiser,  # Ready to denoise; its settings are left as they are
+    scan: Scan,  # Noisy scan
+    name: str,  # A setting of the method, or 'level'
+    values,  # Two or more candidates
+    sigma=None,  # Noise std, image units: number, (V,), or map; None: estimated
+    mask=None,  # (X, Y, Z) where the result matters; None: wherever the signal is strong
+    n_coils: int = 1,  # Coils of a sum-of-squares magnitude
+    kernel=None,  # Correlation of the noise, from `noise_kernel`; None: white
+    probes: int = 2,  # Runs of each candidate besides the first
+    seed: int = 0,  # Of the probes
+    # the value of least risk; pandas DataFrame, a row a value: risk, error, trace, behind,
+    # behind_error, alike (risk in units of the noise variance)
+) -> tuple:
     "The setting with the least unbiased risk on this scan"
-    data, found = np.asarray(scan.data, np.float32), check_choice(denoiser.method, denoiser.config, name, values)
-    sigma = estimate_sigma(data, mask=scan.mask, bvals=scan.bvals, n_coils=n_coils).sigma if sigma is None else sigma
+    data, found = (
+        np.asarray(scan.data, np.float32),
+        check_choice(denoiser.method, denoiser.config, name, values),
+    )
+    sigma = (
+        estimate_sigma(data, mask=scan.mask, bvals=scan.bvals, n_coils=n_coils).sigma
+        if sigma is None
+        else sigma
+    )
     s = np.asarray(sigma, np.float32)
     wide = s[..., None] if s.ndim == 3 and data.ndim == 4 else s
-    known = np.broadcast_to(wide > 0, data.shape)       # a map is 0 where nothing was measured
+    known = np.broadcast_to(wide > 0, data.shape)  # a map is 0 where nothing was measured
     wide = np.where(wide > 0, wide, np.median(s[s > 0])).astype(np.float32)
     kind = 'gaussian' if data.min() < 0 else 'rician' if n_coils == 1 else 'ncchi'
     where = strong_signal(data, wide) if kind != 'gaussian' else np.ones(data.shape, bool)
     where = where & known
-    if mask is not None: where = where & (np.asarray(mask, bool)[..., None] if data.ndim == 4 else np.asarray(mask, bool))
-    require(where.sum() >= 500, f'choose {name}: only {int(where.sum())} voxels with a signal of three sigma; at least 500 are needed')
-    std = noise_moments(np.maximum(_smooth(data), 0) if kind != 'gaussian' else data, wide, kind, n_coils)[1]
-    level = np.broadcast_to(np.maximum(std, 1e-6*std.max()), data.shape)
+    if mask is not None:
+        where = where & (
+            np.asarray(mask, bool)[..., None] if data.ndim == 4 else np.asarray(mask, bool)
+        )
+    if not where.sum() >= 500:
+        raise InputError(
+            f'choose {name}: only {int(where.sum())} voxels with a signal of three sigma; at '
+            f'least 500 are needed'
+        )
+    std = noise_moments(
+        np.maximum(_smooth(data), 0) if kind != 'gaussian' else data, wide, kind, n_coils
+    )[1]
+    level = np.broadcast_to(np.maximum(std, 1e-6 * std.max()), data.shape)
+
     def candidate(value):
         d = copy(denoiser)
-        d.config, d.quiet = denoiser.config if name == LEVEL else {**denoiser.config, name: value}, True
-        told = sigma*value if name == LEVEL else sigma
+        d.config, d.quiet = (
+            denoiser.config if name == LEVEL else {**denoiser.config, name: value},
+            True,
+        )
+        told = sigma * value if name == LEVEL else sigma
+
         def run(y):
-            x = d.denoise(scan.with_data(y if kind == 'gaussian' else np.maximum(y, 0)), told).denoised.data
-            return x if kind == 'gaussian' else noise_moments(np.maximum(x, 0), wide, kind, n_coils)[0]
+            x = d.denoise(
+                scan.with_data(y if kind == 'gaussian' else np.maximum(y, 0)), told
+            ).denoised.data
+            return (
+                x if kind == 'gaussian' else noise_moments(np.maximum(x, 0), wide, kind, n_coils)[0]
+            )
+
         return run
-    best, table = choose({v: candidate(v) for v in found}, data, sigma=level, kernel=kernel, mask=where, probes=probes, seed=seed)
-    require(table['risk'].nunique() > 1, f'choose {name}: {denoiser.method.name} gives the same whatever it is; there is nothing to choose')
-    unit = float((level[where].astype(float)**2).mean())
-    table = table.assign(**{k: table[k]/unit for k in ('risk', 'error', 'behind', 'behind_error') if k in table})
+
+    best, table = choose(
+        {v: candidate(v) for v in found},
+        data,
+        sigma=level,
+        kernel=kernel,
+        mask=where,
+        probes=probes,
+        seed=seed,
+    )
+    if not table['risk'].nunique() > 1:
+        raise InputError(
+            f'choose {name}: {denoiser.method.name} gives the same whatever it is; there is '
+            f'nothing to choose'
+        )
+    unit = float((level[where].astype(float) ** 2).mean())
+    table = table.assign(
+        **{k: table[k] / unit for k in ('risk', 'error', 'behind', 'behind_error') if k in table}
+    )
     return best, table.rename_axis(name)

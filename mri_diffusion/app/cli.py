@@ -12,73 +12,124 @@ import os
 import sys
 import time
 import warnings
-import typer
 from contextlib import contextmanager
-from .jobs import _is_quiet, denoise_scan, evaluate_scan, evaluation_text, noise_text, scan_noise, simulate_scan, train_method
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
+from mri_diffusion.app.jobs import (
+    _is_quiet,
+    denoise_scan,
+    evaluate_scan,
+    evaluation_text,
+    noise_text,
+    scan_noise,
+    simulate_scan,
+    train_method,
+)
+
 # %% ../../nbs/app/62_cli.ipynb #e4f60aa7
 def spread_words(
-    words, # Words after `mri-diffusion`
-)->list:
+    words,  # Words after `mri-diffusion`
+) -> list:
     "`-p NAME VALUE` as `-p NAME=VALUE`; `--clean A B` of `train`, and `--participant-label A B` of `batch`, as one option for each"
     words, out = list(words), []
-    several = dict(train=['--clean'], batch=['--participant-label', '--also']).get(next((w for w in words if not w.startswith('-')), ''), [])
+    several = dict(train=['--clean'], batch=['--participant-label', '--also']).get(
+        next((w for w in words if not w.startswith('-')), ''), []
+    )
     while words:
         w = words.pop(0)
-        if w in ('-p', '--set', '--choose') and len(words) > 1 and '=' not in words[0]: out += [w, f'{words.pop(0)}={words.pop(0)}']
+        if w in ('-p', '--set', '--choose') and len(words) > 1 and '=' not in words[0]:
+            out += [w, f'{words.pop(0)}={words.pop(0)}']
         elif w in several and words and not words[0].startswith('-'):
-            while words and not words[0].startswith('-'): out += [w, words.pop(0)]
-        else: out.append(w)
+            while words and not words[0].startswith('-'):
+                out += [w, words.pop(0)]
+        else:
+            out.append(w)
     return out
+
 
 def _pairs(words, option):
     "dict of NAME=VALUE words"
-    from mri_diffusion.core import require
-    for w in words or (): require('=' in w.lstrip('='), f'{option} {w}: takes a name and a value, as in {option} steps 100')
+    from mri_diffusion.core import InputError
+
+    for w in words or ():
+        if '=' not in w.lstrip('='):
+            raise InputError(f'{option} {w}: takes a name and a value, as in {option} steps 100')
     return dict(w.split('=', 1) for w in words or ())
 
 # %% ../../nbs/app/62_cli.ipynb #12387402
-app = typer.Typer(help='Denoise MRI with networks, diffusion models and classical filters.', add_completion=False, rich_markup_mode=None, no_args_is_help=True,
-                  pretty_exceptions_enable=False, context_settings=dict(help_option_names=['-h', '--help'], max_content_width=110))
+app = typer.Typer(
+    help='Denoise MRI with networks, diffusion models and classical filters.',
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings=dict(help_option_names=['-h', '--help'], max_content_width=110),
+)
+
 
 class _Stopped(Exception):
     "Ctrl-C"
 
+
 def _command(name, **kwargs):
     "Register a command"
+
     def register(f):
         @functools.wraps(f)
         def call(*args, **kw):
-            try: f(*args, **kw)
-            except KeyboardInterrupt as e: raise _Stopped(str(e)) from None
+            try:
+                f(*args, **kw)
+            except KeyboardInterrupt as e:
+                raise _Stopped(str(e)) from None
+
         app.command(name, **kwargs)(call)
         return f
+
     return register
 
+
 def _set_quiet(value):
-    if value: os.environ['MRI_DIFFUSION_QUIET'] = '1'
+    if value:
+        os.environ['MRI_DIFFUSION_QUIET'] = '1'
     return value
 
+# %% ../../nbs/app/62_cli.ipynb #7504c977
 def _show_version(value):
-    if not value: return
+    if not value:
+        return
     from mri_diffusion import __version__
+
     typer.echo(f'mri-diffusion {__version__}')
     raise typer.Exit()
 
+
 @app.callback()
-def _top(version:Annotated[bool, typer.Option('--version', callback=_show_version, is_eager=True, help='Print the version.')]=False): pass
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option('--version', callback=_show_version, is_eager=True, help='Print the version.'),
+    ] = False,
+):
+    pass
+
 
 def _say(*lines):
     "To stderr, unless --quiet"
     if not _is_quiet():
-        for line in lines: typer.echo(line, err=True)
+        for line in lines:
+            typer.echo(line, err=True)
+
 
 def _json(values):
     import json
-    from mri_diffusion.core import plain
+
+    from mri_diffusion.core import InputError, plain
+
     return json.dumps(plain(values), indent=1)
+
 
 def _columns(rows):
     "Lists of words as aligned columns"
@@ -86,276 +137,859 @@ def _columns(rows):
     return '\n'.join('  '.join(f'{str(w):{n}}' for w, n in zip(r, widths)).rstrip() for r in rows)
 
 # %% ../../nbs/app/62_cli.ipynb #d7c76367
-def _option(*names, **kw): return typer.Option(*names, **kw)
-def _file(name, help, **kw): return Annotated[Path | None, typer.Option(name, metavar='FILE', help=help, show_default=False, **kw)]
+def _option(*names, **kw):
+    return typer.Option(*names, **kw)
 
-_Scan = Annotated[Path, typer.Argument(metavar='IN', help='Scan to read: .nii, .nii.gz, a folder of PNG or DICOM slices, one .png or .dcm, or raw k-space (.h5: M4Raw, fastMRI).')]
-_Out = Annotated[Path, typer.Argument(metavar='OUT', help='Scan to write: .nii or .nii.gz, or where IN is PNG a folder or a .png; a .json record goes beside it, and .bval and .bvec of a series.')]
+
+def _file(name, help, **kw):
+    return Annotated[
+        Path | None, typer.Option(name, metavar='FILE', help=help, show_default=False, **kw)
+    ]
+
+
+_Scan = Annotated[
+    Path,
+    typer.Argument(
+        metavar='IN',
+        help='Scan to read: .nii, .nii.gz, a folder of PNG or DICOM slices, one .png or .dcm, or '
+        'raw k-space (.h5: M4Raw, fastMRI).',
+    ),
+]
+
+
+_Out = Annotated[
+    Path,
+    typer.Argument(
+        metavar='OUT',
+        help='Scan to write: .nii or .nii.gz, or where IN is PNG a folder or a .png; a .json '
+        'record goes beside it, and .bval and .bvec of a series.',
+    ),
+]
+
+
 _Bval = _file('--bval', 'b-values in s/mm2; without it the .bval beside the scan, if there.')
+
+
 _Bvec = _file('--bvec', 'Directions; without it the .bvec beside the scan, if there.')
+
+
 _Seed = Annotated[int, _option('--seed', help='Fixes everything random.')]
-_Device = Annotated[str, _option('--device', metavar='auto|cpu|cuda|mps', help='Where to compute; auto takes the fastest there is.')]
-_Set = Annotated[list[str] | None, _option('--set', metavar='NAME VALUE', help='Change one setting of the preset (mri-diffusion methods --json lists them); may be repeated.', show_default=False)]
-_Sigma = Annotated[str | None, _option('--sigma', metavar='NUMBER|MAP', help='Noise std of one real channel, image units; without it estimated where the method needs it.', show_default=False)]
-_OwnSeed = Annotated[int | None, _option('--seed', help='Fixes everything random; without it 0, or that of the model.', show_default=False)]
-_BiasField = Annotated[str, _option('--bias-field', metavar='keep|correct|restore', help='Smooth unevenness of brightness (N4): leave it, remove it before denoising, or put it back afterwards.')]
-_Preset = Annotated[str | None, _option('--preset', metavar='tiny|laptop|paper', help='Settings; without it laptop, or those of the model.', show_default=False)]
+
+# %% ../../nbs/app/62_cli.ipynb #157fcf38
+_Device = Annotated[
+    str,
+    _option(
+        '--device',
+        metavar='auto|cpu|cuda|mps',
+        help='Where to compute; auto takes the fastest there is.',
+    ),
+]
+
+
+_Set = Annotated[
+    list[str] | None,
+    _option(
+        '--set',
+        metavar='NAME VALUE',
+        help='Change one setting of the preset (mri-diffusion methods --json lists them); may be '
+        'repeated.',
+        show_default=False,
+    ),
+]
+
+
+_Sigma = Annotated[
+    str | None,
+    _option(
+        '--sigma',
+        metavar='NUMBER|MAP',
+        help='Noise std of one real channel, image units; without it estimated where the method '
+        'needs it.',
+        show_default=False,
+    ),
+]
+
+# %% ../../nbs/app/62_cli.ipynb #90948336
+_OwnSeed = Annotated[
+    int | None,
+    _option(
+        '--seed',
+        help='Fixes everything random; without it 0, or that of the model.',
+        show_default=False,
+    ),
+]
+
+
+_BiasField = Annotated[
+    str,
+    _option(
+        '--bias-field',
+        metavar='keep|correct|restore',
+        help='Smooth unevenness of brightness (N4): leave it, remove it before denoising, or put '
+        'it back afterwards.',
+    ),
+]
+
+
+_Preset = Annotated[
+    str | None,
+    _option(
+        '--preset',
+        metavar='tiny|laptop|paper',
+        help='Settings; without it laptop, or those of the model.',
+        show_default=False,
+    ),
+]
+
+
 _Force = Annotated[bool, _option('--force', help='Replace existing files.')]
-_Quiet = Annotated[bool, _option('--quiet', '-q', help='No progress bars and no notes.', callback=_set_quiet, is_eager=True)]
+
+# %% ../../nbs/app/62_cli.ipynb #57d31994
+_Quiet = Annotated[
+    bool,
+    _option(
+        '--quiet', '-q', help='No progress bars and no notes.', callback=_set_quiet, is_eager=True
+    ),
+]
+
+
 _Json = Annotated[bool, _option('--json', help='Print JSON.')]
 
+
 @_command('methods')
-def _methods(json:_Json=False, quiet:_Quiet=False):
+def _methods(json: _Json = False, quiet: _Quiet = False):
     "List the methods: what each needs, costs, and when to use it."
     from mri_diffusion.methods.registry import methods_table
-    table = methods_table()
-    if json: return typer.echo(_json(table))
-    rows = [(m['name'], ', '.join([m['needs']]*(m['needs'] != 'nothing') + ['sigma']*m['needs_sigma']) or 'nothing', ' '.join(f'{d}-D' for d in m['dimensions']), m['cost'], m['use']) for m in table]
-    typer.echo(_columns([('method', 'needs', 'takes', 'cost', 'when to use it'), *rows]))
 
+    table = methods_table()
+    if json:
+        return typer.echo(_json(table))
+    rows = [
+        (
+            m['name'],
+            ', '.join([m['needs']] * (m['needs'] != 'nothing') + ['sigma'] * m['needs_sigma'])
+            or 'nothing',
+            ' '.join(f'{d}-D' for d in m['dimensions']),
+            m['cost'],
+            m['use'],
+        )
+        for m in table
+    ]
+    typer.echo(_columns([('method', 'needs', 'takes', 'cost', 'when to use it'), *rows]))
+    return None
+
+# %% ../../nbs/app/62_cli.ipynb #66e05576
 @_command('simulate')
 def _simulate(
-    path:_Scan, out:_Out,
-    noise:Annotated[str, _option('--noise', metavar='KIND', help='rician, ncchi, gaussian, poisson or gamma.')]='rician',
-    snr:Annotated[float | None, _option('--snr', help='Noise level: median signal inside the mask (of the b0 of a series) over sigma.', show_default=False)]=None,
-    sigma:Annotated[float | None, _option('--sigma', help='Noise level: std of one real channel, image units. Give this or --snr.', show_default=False)]=None,
-    coils:Annotated[int, _option('--coils', help='Coils, for ncchi.')]=1,
-    correlation:Annotated[float, _option('--correlation', metavar='MM', help='Width of the correlation of the noise, mm.')]=0.,
-    gfactor:Annotated[float | None, _option('--gfactor', help='Noise amplification at the centre, 1 or more; without it the noise is even.', show_default=False)]=None,
-    seed:_Seed=0,
-    sigma_map:_file('--sigma-map', 'Also write the noise std at every voxel.')=None,
-    mask:_file('--mask', "Where the signal of --snr is measured; without it Otsu's.")=None,
-    bval:_Bval=None, bvec:_Bvec=None, force:_Force=False, json:_Json=False, quiet:_Quiet=False):
+    path: _Scan,
+    out: _Out,
+    noise: Annotated[
+        str, _option('--noise', metavar='KIND', help='rician, ncchi, gaussian, poisson or gamma.')
+    ] = 'rician',
+    snr: Annotated[
+        float | None,
+        _option(
+            '--snr',
+            help='Noise level: median signal inside the mask (of the b0 of a series) over sigma.',
+            show_default=False,
+        ),
+    ] = None,
+    sigma: Annotated[
+        float | None,
+        _option(
+            '--sigma',
+            help='Noise level: std of one real channel, image units. Give this or --snr.',
+            show_default=False,
+        ),
+    ] = None,
+    coils: Annotated[int, _option('--coils', help='Coils, for ncchi.')] = 1,
+    correlation: Annotated[
+        float,
+        _option('--correlation', metavar='MM', help='Width of the correlation of the noise, mm.'),
+    ] = 0.0,
+    gfactor: Annotated[
+        float | None,
+        _option(
+            '--gfactor',
+            help='Noise amplification at the centre, 1 or more; without it the noise is even.',
+            show_default=False,
+        ),
+    ] = None,
+    seed: _Seed = 0,
+    sigma_map: _file('--sigma-map', 'Also write the noise std at every voxel.') = None,
+    mask: _file('--mask', "Where the signal of --snr is measured; without it Otsu's.") = None,
+    bval: _Bval = None,
+    bvec: _Bvec = None,
+    force: _Force = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+):
     "Make a noisy scan from a clean one; PNG clips what noise adds below 0 or above its range, so give OUT as .nii.gz."
-    record = simulate_scan(path, out, noise, snr, sigma, coils, correlation, gfactor, seed, sigma_map, mask, bval, bvec, force)
+    record = simulate_scan(
+        path,
+        out,
+        noise,
+        snr,
+        sigma,
+        coils,
+        correlation,
+        gfactor,
+        seed,
+        sigma_map,
+        mask,
+        bval,
+        bvec,
+        force,
+    )
     p = record['Parameters']
     _say(*(f'note: {n}' for n in record.get('Notes', ())))
-    typer.echo(_json(record) if json else f'{out}: {noise} noise, sigma {record["Sigma"]:.4g}, SNR {p["snr"]:.4g} (median signal {p["signal"]:.4g}), seed {seed}')
+    typer.echo(
+        _json(record)
+        if json
+        else f'{out}: {noise} noise, sigma {record["Sigma"]:.4g}, SNR {p["snr"]:.4g} (median '
+        f'signal {p["signal"]:.4g}), seed {seed}'
+    )
 
+# %% ../../nbs/app/62_cli.ipynb #7fb87bf1
 @_command('noise')
 def _noise(
-    path:_Scan, bval:_Bval=None,
-    mask:_file('--mask', "The object; without it Otsu's.")=None,
-    map:_file('--map', 'Also write the noise std at every voxel.')=None,
-    json:_file('--json', 'Also write what was found.')=None,
-    how:Annotated[str, _option('--how', metavar='NAME', help='Estimator: auto, piesno, mppca, repeats, wavelet, background or noise_scan.')]='auto',
-    coils:Annotated[int | None, _option('--coils', help='Coils of a sum-of-squares image; without it read from the air.', show_default=False)]=None,
-    force:_Force=False, quiet:_Quiet=False):
+    path: _Scan,
+    bval: _Bval = None,
+    mask: _file('--mask', "The object; without it Otsu's.") = None,
+    map: _file('--map', 'Also write the noise std at every voxel.') = None,
+    json: _file('--json', 'Also write what was found.') = None,
+    how: Annotated[
+        str,
+        _option(
+            '--how',
+            metavar='NAME',
+            help='Estimator: auto, piesno, mppca, repeats, wavelet, background or noise_scan.',
+        ),
+    ] = 'auto',
+    coils: Annotated[
+        int | None,
+        _option(
+            '--coils',
+            help='Coils of a sum-of-squares image; without it read from the air.',
+            show_default=False,
+        ),
+    ] = None,
+    force: _Force = False,
+    quiet: _Quiet = False,
+):
     "Estimate the noise of a scan: level, distribution, correlation."
     typer.echo(noise_text(scan_noise(path, bval, mask, how, coils, map, json, force)))
 
 # %% ../../nbs/app/62_cli.ipynb #902c242f
 @_command('train')
 def _train(
-    method:Annotated[str, typer.Argument(metavar='METHOD', help='A method that learns (mri-diffusion methods).')],
-    noisy:Annotated[list[Path] | None, typer.Argument(metavar='NOISY...', help='Noisy scans, .nii.gz or folders of slices; without any, Rician noise is simulated on the clean ones.', show_default=False)]=None,
-    out:Annotated[Path, _option('--out', metavar='MODEL', help='Model folder; the same command again continues an interrupted training.')]=...,
-    clean:Annotated[list[Path] | None, _option('--clean', metavar='CLEAN...', help='Clean scans, in the same order.', show_default=False)]=None,
-    preset:Annotated[str, _option('--preset', metavar='tiny|laptop|paper', help='Size of the network and length of the training.')]='laptop',
-    steps:Annotated[int | None, _option('--steps', help='Optimizer steps; without it as the preset says.', show_default=False)]=None,
-    bval:_Bval=None, bvec:_Bvec=None,
-    mask:_file('--mask', 'Where to learn, for methods that learn from the scan itself.')=None,
-    sigma:_Sigma=None, seed:_Seed=0, device:_Device='auto', set:_Set=None,
-    resume:Annotated[bool, _option('--resume/--fresh', help='Continue what is there, or start afresh.')]=True,
-    force:Annotated[bool, _option('--force', help='Replace the model that is there.')]=False,
-    json:_Json=False, quiet:_Quiet=False):
+    method: Annotated[
+        str, typer.Argument(metavar='METHOD', help='A method that learns (mri-diffusion methods).')
+    ],
+    noisy: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar='NOISY...',
+            help='Noisy scans, .nii.gz or folders of slices; without any, Rician noise is '
+            'simulated on the clean ones.',
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        _option(
+            '--out',
+            metavar='MODEL',
+            help='Model folder; the same command again continues an interrupted training.',
+        ),
+    ] = ...,
+    clean: Annotated[
+        list[Path] | None,
+        _option(
+            '--clean',
+            metavar='CLEAN...',
+            help='Clean scans, in the same order.',
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str,
+        _option(
+            '--preset',
+            metavar='tiny|laptop|paper',
+            help='Size of the network and length of the training.',
+        ),
+    ] = 'laptop',
+    steps: Annotated[
+        int | None,
+        _option(
+            '--steps', help='Optimizer steps; without it as the preset says.', show_default=False
+        ),
+    ] = None,
+    bval: _Bval = None,
+    bvec: _Bvec = None,
+    mask: _file('--mask', 'Where to learn, for methods that learn from the scan itself.') = None,
+    sigma: _Sigma = None,
+    seed: _Seed = 0,
+    device: _Device = 'auto',
+    set: _Set = None,
+    resume: Annotated[
+        bool, _option('--resume/--fresh', help='Continue what is there, or start afresh.')
+    ] = True,
+    force: Annotated[bool, _option('--force', help='Replace the model that is there.')] = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+):
     "Train a method on scans and keep it in a folder."
-    found = train_method(method, noisy, out, clean, preset, steps, seed, device, _pairs(set, '--set'), resume, force, bval=bval, bvec=bvec, mask=mask, sigma=sigma)
+    found = train_method(
+        method,
+        noisy,
+        out,
+        clean,
+        preset,
+        steps,
+        seed,
+        device,
+        _pairs(set, '--set'),
+        resume,
+        force,
+        bval=bval,
+        bvec=bvec,
+        mask=mask,
+        sigma=sigma,
+    )
     said = 'has finished before; nothing done' if found['finished_before'] else 'trained'
-    typer.echo(_json(found) if json else f'{out}: {method} ({preset}, {found["steps"]} steps, seed {seed}, {found["parameters"]:,} parameters) {said}')
+    typer.echo(
+        _json(found)
+        if json
+        else f'{out}: {method} ({preset}, {found["steps"]} steps, seed {seed}, '
+        f'{found["parameters"]:,} parameters) {said}'
+    )
 
+# %% ../../nbs/app/62_cli.ipynb #c12c530f
 @_command('denoise')
 def _denoise(
-    path:_Scan, out:_Out,
-    method:Annotated[str | None, _option('--method', metavar='NAME', help='Method (mri-diffusion methods); without it that of the model.', show_default=False)]=None,
-    model:Annotated[Path | None, _option('--model', metavar='MODEL', help='Model folder of a method that learns; one that learns from the scan itself makes it there, or uses it if it is finished.', show_default=False)]=None,
-    bval:_Bval=None, bvec:_Bvec=None,
-    mask:_file('--mask', 'Where to denoise; elsewhere the scan stays as it is. Without it everywhere.')=None,
-    sigma:_Sigma=None, preset:_Preset=None, bias_field:_BiasField='keep',
-    residual:_file('--residual', 'Also write noisy - denoised.')=None,
-    noise_map:_file('--noise-map', 'Also write the noise std at every voxel.')=None,
-    std:_file('--std', 'Also write the uncertainty, where the method gives one.')=None,
-    report:_file('--report', 'Also write one self-contained .html page, with a verdict.')=None,
-    report_notebook:Annotated[str | None, _option('--report-notebook', metavar='NOTEBOOK', help='Notebook that writes the page: your copy of the experiment report.', show_default=False)]=None,
-    seed:_OwnSeed=None, device:_Device='auto', set:_Set=None,
-    choose:Annotated[list[str] | None, _option('--choose', metavar='NAME V1,V2,...', help='Take the value of a setting with the least unbiased risk on this scan; level: factors on the noise level that the method is told.', show_default=False)]=None,
-    force:_Force=False, json:_Json=False, quiet:_Quiet=False):
+    path: _Scan,
+    out: _Out,
+    method: Annotated[
+        str | None,
+        _option(
+            '--method',
+            metavar='NAME',
+            help='Method (mri-diffusion methods); without it that of the model.',
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        _option(
+            '--model',
+            metavar='MODEL',
+            help='Model folder of a method that learns; one that learns from the scan itself '
+            'makes it there, or uses it if it is finished.',
+            show_default=False,
+        ),
+    ] = None,
+    bval: _Bval = None,
+    bvec: _Bvec = None,
+    mask: _file(
+        '--mask', 'Where to denoise; elsewhere the scan stays as it is. Without it everywhere.'
+    ) = None,
+    sigma: _Sigma = None,
+    preset: _Preset = None,
+    bias_field: _BiasField = 'keep',
+    residual: _file('--residual', 'Also write noisy - denoised.') = None,
+    noise_map: _file('--noise-map', 'Also write the noise std at every voxel.') = None,
+    std: _file('--std', 'Also write the uncertainty, where the method gives one.') = None,
+    report: _file('--report', 'Also write one self-contained .html page, with a verdict.') = None,
+    report_notebook: Annotated[
+        str | None,
+        _option(
+            '--report-notebook',
+            metavar='NOTEBOOK',
+            help='Notebook that writes the page: your copy of the experiment report.',
+            show_default=False,
+        ),
+    ] = None,
+    seed: _OwnSeed = None,
+    device: _Device = 'auto',
+    set: _Set = None,
+    choose: Annotated[
+        list[str] | None,
+        _option(
+            '--choose',
+            metavar='NAME V1,V2,...',
+            help='Take the value of a setting with the least unbiased risk on this scan; level: '
+            'factors on the noise level that the method is told.',
+            show_default=False,
+        ),
+    ] = None,
+    force: _Force = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+):
     "Denoise a scan."
     start = time.perf_counter()
-    result = denoise_scan(path, out, method, model, bval, bvec, mask, sigma, preset, residual, noise_map, std, report, report_notebook, seed, device, _pairs(set, '--set'), force, bias_field, {k: v.split(',') for k, v in _pairs(choose, '--choose').items()})
+    result = denoise_scan(
+        path,
+        out,
+        method,
+        model,
+        bval,
+        bvec,
+        mask,
+        sigma,
+        preset,
+        residual,
+        noise_map,
+        std,
+        report,
+        report_notebook,
+        seed,
+        device,
+        _pairs(set, '--set'),
+        force,
+        bias_field,
+        {k: v.split(',') for k, v in _pairs(choose, '--choose').items()},
+    )
     level, seconds = _level(result.sigma), time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))
-    if json: return typer.echo(_json(dict(out=out, shape=result.denoised.shape, sigma=level, seconds=seconds, **{k: v for k, v in result.meta.items() if k != 'environment'})))
-    typer.echo(f'{out}: {" x ".join(map(str, result.denoised.shape))}, {result.meta["method"]}, ' + (f'sigma {level:.4g}, ' if level else '') + f'{seconds:.1f} s')
-    if report is not None: typer.echo(f'{report}: ' + ' '.join([f'{result.meta.get("verdict") or "no verdict"}.', *result.meta.get('reasons', [])[:1]]))
+    if json:
+        return typer.echo(
+            _json(
+                dict(
+                    out=out,
+                    shape=result.denoised.shape,
+                    sigma=level,
+                    seconds=seconds,
+                    **{k: v for k, v in result.meta.items() if k != 'environment'},
+                )
+            )
+        )
+    typer.echo(
+        f'{out}: {" x ".join(map(str, result.denoised.shape))}, {result.meta["method"]}, '
+        + (f'sigma {level:.4g}, ' if level else '')
+        + f'{seconds:.1f} s'
+    )
+    if report is not None:
+        typer.echo(
+            f'{report}: '
+            + ' '.join(
+                [
+                    f'{result.meta.get("verdict") or "no verdict"}.',
+                    *result.meta.get('reasons', [])[:1],
+                ]
+            )
+        )
+    return None
 
+# %% ../../nbs/app/62_cli.ipynb #8ed1745a
 def _level(sigma):
     "One number for a noise level, None where there is none"
-    if sigma is None: return None
+    if sigma is None:
+        return None
     import numpy as np
+
     s = np.asarray(sigma, float)
     return float(np.median(s[s > 0]))
 
 # %% ../../nbs/app/62_cli.ipynb #1f78614b
 @_command('evaluate')
 def _evaluate(
-    denoised:Annotated[Path, typer.Argument(metavar='DENOISED', help='Denoised scan, .nii.gz or a folder of slices.')],
-    clean:_file('--clean', 'Clean scan: PSNR, SSIM, NMSE, high-frequency error; of a series with a gradient table the errors of FA and MD.')=None,
-    repeats:_file('--repeats', 'Series of repeats, none of which was denoised: PSNR against their mean, corrected for its noise.')=None,
-    noisy:_file('--noisy', 'What was denoised: adds its scores, the gain, and statistics of the residual.')=None,
-    mask:_file('--mask', 'Adds the scores inside it.')=None,
-    bval:_Bval=None, bvec:_Bvec=None,
-    json:_file('--json', 'Also write the numbers.')=None,
-    force:_Force=False, quiet:_Quiet=False):
+    denoised: Annotated[
+        Path,
+        typer.Argument(metavar='DENOISED', help='Denoised scan, .nii.gz or a folder of slices.'),
+    ],
+    clean: _file(
+        '--clean',
+        'Clean scan: PSNR, SSIM, NMSE, high-frequency error; of a series with a gradient table '
+        'the errors of FA and MD.',
+    ) = None,
+    repeats: _file(
+        '--repeats',
+        'Series of repeats, none of which was denoised: PSNR against their mean, corrected for '
+        'its noise.',
+    ) = None,
+    noisy: _file(
+        '--noisy', 'What was denoised: adds its scores, the gain, and statistics of the residual.'
+    ) = None,
+    mask: _file('--mask', 'Adds the scores inside it.') = None,
+    bval: _Bval = None,
+    bvec: _Bvec = None,
+    json: _file('--json', 'Also write the numbers.') = None,
+    force: _Force = False,
+    quiet: _Quiet = False,
+):
     "Measure a denoised scan against a clean one, repeats, or its noisy original."
-    typer.echo(evaluation_text(evaluate_scan(denoised, clean, repeats, noisy, mask, bval, bvec, json, force)))
+    typer.echo(
+        evaluation_text(
+            evaluate_scan(denoised, clean, repeats, noisy, mask, bval, bvec, json, force)
+        )
+    )
 
+# %% ../../nbs/app/62_cli.ipynb #6db1ca3a
 @_command('run')
 def _run(
-    experiment:Annotated[str | None, typer.Argument(metavar='EXPERIMENT', help='Name of an experiment, or path of a notebook; without it they are listed.', show_default=False)]=None,
-    p:Annotated[list[str] | None, _option('-p', metavar='NAME VALUE', help='Set a parameter; may be repeated.', show_default=False)]=None,
-    out:Annotated[Path | None, _option('--out', metavar='DIR', help='Folder of the run; the same command again continues an interrupted run.', show_default=False)]=None,
-    sweep:_file('--sweep', 'A .csv or .json file with settings: one run each.')=None,
-    cluster:Annotated[str, _option('--cluster', metavar='local|slurm', help='Where the runs of a sweep go.')]='local',
-    jobs:Annotated[int, _option('--jobs', help='Runs of a sweep at a time on this machine.')]=1,
-    list:Annotated[bool, _option('--list', help='List the experiments and their parameters.')]=False,
-    quiet:_Quiet=False):
+    experiment: Annotated[
+        str | None,
+        typer.Argument(
+            metavar='EXPERIMENT',
+            help='Name of an experiment, or path of a notebook; without it they are listed.',
+            show_default=False,
+        ),
+    ] = None,
+    p: Annotated[
+        list[str] | None,
+        _option(
+            '-p', metavar='NAME VALUE', help='Set a parameter; may be repeated.', show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        _option(
+            '--out',
+            metavar='DIR',
+            help='Folder of the run; the same command again continues an interrupted run.',
+            show_default=False,
+        ),
+    ] = None,
+    sweep: _file('--sweep', 'A .csv or .json file with settings: one run each.') = None,
+    cluster: Annotated[
+        str, _option('--cluster', metavar='local|slurm', help='Where the runs of a sweep go.')
+    ] = 'local',
+    jobs: Annotated[int, _option('--jobs', help='Runs of a sweep at a time on this machine.')] = 1,
+    list: Annotated[
+        bool, _option('--list', help='List the experiments and their parameters.')
+    ] = False,
+    quiet: _Quiet = False,
+):
     "Run an experiment, or a sweep of it."
     from mri_diffusion.app import experiments
-    from mri_diffusion.core import require
-    if list or experiment is None: return typer.echo(experiments_text([experiment] if experiment else experiments.list_experiments()))
-    require(out is not None, f'run {experiment}: give the folder of the run by --out DIR')
+    from mri_diffusion.core import InputError
+
+    if list or experiment is None:
+        return typer.echo(
+            experiments_text([experiment] if experiment else experiments.list_experiments())
+        )
+    if out is None:
+        raise InputError(f'run {experiment}: give the folder of the run by --out DIR')
     params = _pairs(p, '-p')
-    if sweep is not None: typer.echo(sweep_text(experiments.sweep(experiment, sweep, out, params, jobs, cluster), out))
-    else: typer.echo(result_text(experiments.run_experiment(experiment, out, params)))
+    if sweep is not None:
+        typer.echo(
+            sweep_text(experiments.sweep(experiment, sweep, out, params, jobs, cluster), out)
+        )
+    else:
+        typer.echo(result_text(experiments.run_experiment(experiment, out, params)))
     typer.echo(f'run directory: {out}')
+    return None
 
 # %% ../../nbs/app/62_cli.ipynb #8f1c72fd
 def batch_denoise(path, out, also=(), **options):
     "`denoise_scan` with companions named as BIDS does: `also` holds residual, noise-map, std, report"
     from mri_diffusion.scans.nifti import bids_name, stem
-    names = {'residual': bids_name(path, 'residual'), 'noise-map': bids_name(path, 'noise'), 'std': bids_name(path, 'std'), 'report': f'{stem(out)}.html'}
-    return denoise_scan(path, out, **options, **{k.replace('-', '_'): Path(out).parent/names[k] for k in also})
+
+    names = {
+        'residual': bids_name(path, 'residual'),
+        'noise-map': bids_name(path, 'noise'),
+        'std': bids_name(path, 'std'),
+        'report': f'{stem(out)}.html',
+    }
+    return denoise_scan(
+        path, out, **options, **{k.replace('-', '_'): Path(out).parent / names[k] for k in also}
+    )
+
 
 def batch_train(method, scans, out, bias_field='keep', **options):
     "`train_method` on the ScanFiles of one field strength and protocol"
     from mri_diffusion.app.denoiser import without_field
-    loaded = [s.load() for s in scans]
-    return train_method(method, loaded if bias_field == 'keep' else [without_field(s)[0] for s in loaded], out, **options)
 
+    loaded = [s.load() for s in scans]
+    return train_method(
+        method,
+        loaded if bias_field == 'keep' else [without_field(s)[0] for s in loaded],
+        out,
+        **options,
+    )
+
+# %% ../../nbs/app/62_cli.ipynb #e4d650a9
 @_command('batch')
 def _batch(
-    bids:Annotated[Path, typer.Argument(metavar='BIDS_DIR', help='Folder of the scans, as BIDS lays it out.')],
-    out:Annotated[Path, typer.Argument(metavar='OUT_DIR', help='Folder of the results, as BIDS derivatives; the same command again goes on.')],
-    level:Annotated[str, typer.Argument(metavar='participant', help='The word participant: each scan by itself.')],
-    method:Annotated[str, _option('--method', metavar='NAME', help='Method (mri-diffusion methods).', show_default=False)],
-    model:Annotated[Path | None, _option('--model', metavar='MODEL', help='Trained model; of a method that learns from the scan itself: one shared model, trained there if it is missing.', show_default=False)]=None,
-    per_field:Annotated[bool, _option('--per-field', help='One shared model for each field strength and protocol, in a folder each below MODEL, or below OUT_DIR/models.')]=False,
-    participant_label:Annotated[list[str] | None, _option('--participant-label', metavar='L...', help='Only these participants.', show_default=False)]=None,
-    suffix:Annotated[str | None, _option('--suffix', metavar='dwi|T1w|...', help='Kind of scans; without it dwi for methods of series, else all in anat.', show_default=False)]=None,
-    also:Annotated[list[str] | None, _option('--also', metavar='WHAT...', help='Also write residual, noise-map, std or report beside each result.', show_default=False)]=None,
-    preset:_Preset=None, bias_field:_BiasField='keep', set:_Set=None, seed:_OwnSeed=None, device:_Device='auto',
-    cluster:Annotated[str, _option('--cluster', metavar='local|slurm', help='Where the scans go.')]='local',
-    jobs:Annotated[int, _option('--jobs', help='Scans at a time on this machine.')]=1,
-    force:_Force=False, json:_Json=False, quiet:_Quiet=False):
+    bids: Annotated[
+        Path, typer.Argument(metavar='BIDS_DIR', help='Folder of the scans, as BIDS lays it out.')
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar='OUT_DIR',
+            help='Folder of the results, as BIDS derivatives; the same command again goes on.',
+        ),
+    ],
+    level: Annotated[
+        str,
+        typer.Argument(metavar='participant', help='The word participant: each scan by itself.'),
+    ],
+    method: Annotated[
+        str,
+        _option(
+            '--method', metavar='NAME', help='Method (mri-diffusion methods).', show_default=False
+        ),
+    ],
+    model: Annotated[
+        Path | None,
+        _option(
+            '--model',
+            metavar='MODEL',
+            help='Trained model; of a method that learns from the scan itself: one shared model, '
+            'trained there if it is missing.',
+            show_default=False,
+        ),
+    ] = None,
+    per_field: Annotated[
+        bool,
+        _option(
+            '--per-field',
+            help='One shared model for each field strength and protocol, in a folder each below '
+            'MODEL, or below OUT_DIR/models.',
+        ),
+    ] = False,
+    participant_label: Annotated[
+        list[str] | None,
+        _option(
+            '--participant-label',
+            metavar='L...',
+            help='Only these participants.',
+            show_default=False,
+        ),
+    ] = None,
+    suffix: Annotated[
+        str | None,
+        _option(
+            '--suffix',
+            metavar='dwi|T1w|...',
+            help='Kind of scans; without it dwi for methods of series, else all in anat.',
+            show_default=False,
+        ),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        _option(
+            '--also',
+            metavar='WHAT...',
+            help='Also write residual, noise-map, std or report beside each result.',
+            show_default=False,
+        ),
+    ] = None,
+    preset: _Preset = None,
+    bias_field: _BiasField = 'keep',
+    set: _Set = None,
+    seed: _OwnSeed = None,
+    device: _Device = 'auto',
+    cluster: Annotated[
+        str, _option('--cluster', metavar='local|slurm', help='Where the scans go.')
+    ] = 'local',
+    jobs: Annotated[int, _option('--jobs', help='Scans at a time on this machine.')] = 1,
+    force: _Force = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+):
     "Denoise every scan of a BIDS folder."
     from mri_diffusion.app.batch import batch_code, check_batch, run_batch, write_summary
+
     settings, also = _pairs(set, '--set'), sorted(also or ())
     check_batch(level, method, preset, settings, bias_field, also)
     options = dict(preset=preset, settings=settings, bias_field=bias_field, seed=seed, also=also)
-    train = functools.partial(batch_train, preset=preset or 'laptop', settings=settings, bias_field=bias_field, seed=seed or 0, device=device)
-    rows = run_batch(functools.partial(batch_denoise, device=device), bids, out, method, model, participant_label or (), suffix, per_field, cluster, jobs, options, train, force)
+    train = functools.partial(
+        batch_train,
+        preset=preset or 'laptop',
+        settings=settings,
+        bias_field=bias_field,
+        seed=seed or 0,
+        device=device,
+    )
+    rows = run_batch(
+        functools.partial(batch_denoise, device=device),
+        bids,
+        out,
+        method,
+        model,
+        participant_label or (),
+        suffix,
+        per_field,
+        cluster,
+        jobs,
+        options,
+        train,
+        force,
+    )
     write_summary(rows, out)
     typer.echo(_json(rows) if json else batch_text(rows))
-    for said in dict.fromkeys(r['message'] for r in rows if r['message']): typer.echo(f'mri-diffusion: error: {said}', err=True)
+    for said in dict.fromkeys(r['message'] for r in rows if r['message']):
+        typer.echo(f'mri-diffusion: error: {said}', err=True)
     raise typer.Exit(batch_code(rows))
 
+# %% ../../nbs/app/62_cli.ipynb #e7f12b80
 def batch_text(
-    rows, # From `run_batch`
-)->str:
+    rows,  # From `run_batch`
+) -> str:
     "The summary of a batch as a table"
-    short = [(r['participant'], r['session'], r['scan'], '' if r['field'] is None else f'{r["field"]:g} T', r['status'], '' if r['seconds'] is None else f'{r["seconds"]:.1f}') for r in rows]
+    short = [
+        (
+            r['participant'],
+            r['session'],
+            r['scan'],
+            '' if r['field'] is None else f'{r["field"]:g} T',
+            r['status'],
+            '' if r['seconds'] is None else f'{r["seconds"]:.1f}',
+        )
+        for r in rows
+    ]
     counts = {s: sum(r['status'] == s for r in rows) for s in ('done', 'skipped', 'failed')}
-    return _columns([('participant', 'session', 'scan', 'field', 'status', 'seconds'), *short]) + '\n' + ', '.join(f'{n} {s}' for s, n in counts.items() if n)
+    return (
+        _columns([('participant', 'session', 'scan', 'field', 'status', 'seconds'), *short])
+        + '\n'
+        + ', '.join(f'{n} {s}' for s, n in counts.items() if n)
+    )
+
 
 def sweep_text(
-    frame, # A row per run, from `experiments.sweep`
-    out,   # Folder of the sweep; every number goes into its sweep.csv
-)->str:
+    frame,  # A row per run, from `experiments.sweep`
+    out,  # Folder of the sweep; every number goes into its sweep.csv
+) -> str:
     "The result of every run below its name"
-    from mri_diffusion.core import atomic_path, read_json
-    with atomic_path(Path(out)/'sweep.csv', force=True) as p: frame.to_csv(p, index=False)
-    said = [f'{run}\n{result_text(read_json(Path(out)/run/"result.json"))}\n' if done else f'{run}: not finished' for run, done in zip(frame['run'], frame['finished'])]
-    return '\n'.join([*said, f'all numbers: {Path(out)/"sweep.csv"}'])
+    from mri_diffusion.core import InputError, atomic_path, read_json
 
+    with atomic_path(Path(out) / 'sweep.csv', force=True) as p:
+        frame.to_csv(p, index=False)
+    said = [
+        f'{run}\n{result_text(read_json(Path(out) / run / "result.json"))}\n'
+        if done
+        else f'{run}: not finished'
+        for run, done in zip(frame['run'], frame['finished'])
+    ]
+    return '\n'.join([*said, f'all numbers: {Path(out) / "sweep.csv"}'])
+
+# %% ../../nbs/app/62_cli.ipynb #d036f54b
 def experiments_text(
-    names, # Names of experiments
-)->str:
+    names,  # Names of experiments
+) -> str:
     "Experiments with their parameters, defaults and meaning"
     from mri_diffusion.app.experiments import experiment_parameters
+
     said = []
     for name in names:
-        rows = [(f'  {k}', repr(default), help) for k, (default, help) in experiment_parameters(name).items()]
+        rows = [
+            (f'  {k}', repr(default), help)
+            for k, (default, help) in experiment_parameters(name).items()
+        ]
         said += [name, *([_columns(rows)] if rows else [])]
     return '\n'.join(said) or 'no experiments'
 
+
 def result_text(
-    result:dict, # What an experiment put into result.json
-)->str:
+    result: dict,  # What an experiment put into result.json
+) -> str:
     "Its numbers as lines, its tables as tables; a result with a `table` shows that and single values, the rest is in result.json"
     lines = []
-    if 'table' in result: result = {k: v for k, v in result.items() if not isinstance(v, (dict, list))} | {'table': result['table']}
+    if 'table' in result:
+        result = {k: v for k, v in result.items() if not isinstance(v, (dict, list))} | {
+            'table': result['table']
+        }
     for name, value in result.items():
-        if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()): value = [dict({name: k}, **v) for k, v in value.items()]
+        if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
+            value = [dict({name: k}, **v) for k, v in value.items()]
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             keys = list(dict.fromkeys(k for row in value for k in row))
-            lines.append(_columns([keys] + [[_short(row.get(k, '')) for k in keys] for row in value]))
-        elif isinstance(value, dict): lines += [f'{name}.{k}: {_short(v)}' for k, v in value.items()]
-        else: lines.append(f'{name}: {_short(value)}')
+            lines.append(
+                _columns([keys] + [[_short(row.get(k, '')) for k in keys] for row in value])
+            )
+        elif isinstance(value, dict):
+            lines += [f'{name}.{k}: {_short(v)}' for k, v in value.items()]
+        else:
+            lines.append(f'{name}: {_short(value)}')
     return '\n'.join(lines)
 
+# %% ../../nbs/app/62_cli.ipynb #96a13883
 def _short(value):
-    if isinstance(value, list): return ', '.join(map(_short, value))
+    if isinstance(value, list):
+        return ', '.join(map(_short, value))
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 # %% ../../nbs/app/62_cli.ipynb #0be2d8ef
 def error_line(
-    error, # Exception
-)->tuple:  # Exit code, line
+    error,  # Exception
+) -> tuple:  # Exit code, line
     "What the user is told, in one line"
-    from mri_diffusion.core import MriDiffusionError
+    from mri_diffusion.core import InputError, MriDiffusionError
+
     said = ' '.join(str(error).split('\n')).strip()
-    if isinstance(error, MriDiffusionError): return error.exit_code, f'error: {said}'
-    if isinstance(error, (KeyboardInterrupt, _Stopped)): return 130, f'interrupted: {said}; the same command again continues' if said else 'interrupted'
+    if isinstance(error, MriDiffusionError):
+        return error.exit_code, f'error: {said}'
+    if isinstance(error, (KeyboardInterrupt, _Stopped)):
+        return (
+            130,
+            f'interrupted: {said}; the same command again continues' if said else 'interrupted',
+        )
     if hasattr(error, 'format_message'):
         command = getattr(getattr(error, 'ctx', None), 'command_path', None) or 'mri-diffusion'
         return 2, f'error: {" ".join(error.format_message().split())} ({command} --help)'
-    if isinstance(error, MemoryError) or 'alloc' in said and 'memory' in said or 'out of memory' in said: return 1, 'error: not enough memory; use smaller windows or patches (--set), or a larger machine'
-    if isinstance(error, OSError): return 1, f'error: {error.filename or "file"}: {error.strerror or said}'
-    return 1, f'error: unexpected {type(error).__name__}: {said or "no message"} (MRI_DIFFUSION_DEBUG=1 shows where)'
+    if (
+        isinstance(error, MemoryError)
+        or 'alloc' in said
+        and 'memory' in said
+        or 'out of memory' in said
+    ):
+        return (
+            1,
+            'error: not enough memory; use smaller windows or patches (--set), or a larger machine',
+        )
+    if isinstance(error, OSError):
+        return 1, f'error: {error.filename or "file"}: {error.strerror or said}'
+    return (
+        1,
+        f'error: unexpected {type(error).__name__}: {said or "no message"} (MRI_DIFFUSION_DEBUG=1 '
+        f'shows where)',
+    )
 
+# %% ../../nbs/app/62_cli.ipynb #c76bbcfa
 @contextmanager
 def _surroundings(debug):
     "No warnings of the libraries below; the environment as it was afterwards"
     before = os.environ.get('MRI_DIFFUSION_QUIET')
     with warnings.catch_warnings():
-        if not debug: warnings.simplefilter('ignore')
-        try: yield
+        if not debug:
+            warnings.simplefilter('ignore')
+        try:
+            yield
         finally:
-            if before is None: os.environ.pop('MRI_DIFFUSION_QUIET', None)
-            else: os.environ['MRI_DIFFUSION_QUIET'] = before
+            if before is None:
+                os.environ.pop('MRI_DIFFUSION_QUIET', None)
+            else:
+                os.environ['MRI_DIFFUSION_QUIET'] = before
 
+# %% ../../nbs/app/62_cli.ipynb #776f075e
 def main(
-    argv=None, # Words after `mri-diffusion`; None: those of this process
-)->int:        # Exit code
+    argv=None,  # Words after `mri-diffusion`; None: those of this process
+) -> int:  # Exit code
     "The command line"
-    words, debug = sys.argv[1:] if argv is None else [str(w) for w in argv], bool(os.environ.get('MRI_DIFFUSION_DEBUG'))
+    words, debug = (
+        sys.argv[1:] if argv is None else [str(w) for w in argv],
+        bool(os.environ.get('MRI_DIFFUSION_DEBUG')),
+    )
     with _surroundings(debug):
-        try: return app(spread_words(words) or ['--help'], prog_name='mri-diffusion', standalone_mode=False) or 0
+        try:
+            return (
+                app(
+                    spread_words(words) or ['--help'],
+                    prog_name='mri-diffusion',
+                    standalone_mode=False,
+                )
+                or 0
+            )
         except (Exception, KeyboardInterrupt) as e:
             code, line = error_line(e)
             if debug:
                 import traceback
+
                 traceback.print_exc()
             print(f'mri-diffusion: {line}', file=sys.stderr)
             return code

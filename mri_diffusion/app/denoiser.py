@@ -8,26 +8,41 @@ __all__ = ['BIAS_FIELD', 'MODEL_FORMAT', 'Result', 'save_result', 'Denoiser', 'c
 
 # %% ../../nbs/app/60_denoiser.ipynb #d9a42ec0
 import hashlib
-import numpy as np
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
 from .. import __version__
-from ..core import InputError, MriDiffusionError, atomic_path, check_output, environment, plain, read_json, require
+from mri_diffusion.core import (
+    InputError,
+    MriDiffusionError,
+    atomic_path,
+    check_output,
+    environment,
+    plain,
+    read_json,
+)
 from ..methods.method import GIVES, Method, make_config
 from ..methods.registry import get_method
 from ..noise.sigma import estimate_sigma
 from ..scans.nifti import Scan, make_sidecar
-from pathlib import Path
 
 # %% ../../nbs/app/60_denoiser.ipynb #dbbaa9e7
 @dataclass
 class Result:
     "A denoised scan and what one must know to trust it"
-    denoised:Scan                # Same geometry as the input
-    noisy:Scan                   # The input
-    sigma:object                 # Noise std used or found, image units: number, (V,), map or None
-    std:np.ndarray|None=field(default=None, repr=False) # Uncertainty, image units, where the method gives one
-    meta:dict=field(default_factory=dict) # Method, settings, seed, versions, notes
-    pictures:dict=field(default_factory=dict, repr=False) # name -> PNG bytes: how the method worked
+
+    denoised: Scan  # Same geometry as the input
+    noisy: Scan  # The input
+    sigma: object  # Noise std used or found, image units: number, (V,), map or None
+    std: np.ndarray | None = field(
+        default=None, repr=False
+    )  # Uncertainty, image units, where the method gives one
+    meta: dict = field(default_factory=dict)  # Method, settings, seed, versions, notes
+    pictures: dict = field(
+        default_factory=dict, repr=False
+    )  # name -> PNG bytes: how the method worked
 
     @property
     def residual(self):
@@ -36,7 +51,10 @@ class Result:
 
     def noise_map(self):
         "(X, Y, Z) or (X, Y, Z, V) noise std at every voxel, as a Scan"
-        require(self.sigma is not None, f'{self.meta.get("method")}: this result has no noise level; give --sigma')
+        if self.sigma is None:
+            raise InputError(
+                f'{self.meta.get("method")}: this result has no noise level; give --sigma'
+            )
         s = np.asarray(self.sigma, np.float32)
         shape = self.noisy.shape if s.ndim == 1 else self.noisy.shape[:3]
         return self.noisy.with_data(np.broadcast_to(s, shape if s.ndim < 3 else s.shape))
@@ -44,17 +62,25 @@ class Result:
     def show(self, clean=None, **kwargs):
         "noisy | denoised | signed residual, in one window"
         from mri_diffusion.viz import show_triptych
+
         s = self.sigma
         number = None if s is None else float(np.median(np.asarray(s, float)[np.asarray(s) > 0]))
         return show_triptych(self.noisy.data, self.denoised.data, clean, sigma=number, **kwargs)
 
     def _repr_html_(self):
-        import base64, io
+        import base64
+        import io
+
         from matplotlib import pyplot
+
         fig, buffer = self.show(), io.BytesIO()
-        fig.savefig(buffer, format='png', dpi=70); pyplot.close(fig)
+        fig.savefig(buffer, format='png', dpi=70)
+        pyplot.close(fig)
         notes = ''.join(f'<li>{n}</li>' for n in self.meta.get('notes', []))
-        images = ''.join(f'<img src="data:image/png;base64,{base64.b64encode(b).decode()}">' for b in (buffer.getvalue(), *self.pictures.values()))
+        images = ''.join(
+            f'<img src="data:image/png;base64,{base64.b64encode(b).decode()}">'
+            for b in (buffer.getvalue(), *self.pictures.values())
+        )
         return f'{images}<ul>{notes}</ul>'
 
     def save(self, path, residual=None, noise_map=None, std=None, force=False):
@@ -64,267 +90,526 @@ class Result:
     def report(self, path, force=False):
         "Write one self-contained page"
         from mri_diffusion.judge.report import write_report
+
         return write_report(self, path, force)
 
 # %% ../../nbs/app/60_denoiser.ipynb #49f1123b
 def save_result(
-    result:Result,   # What to write
-    path,            # Denoised scan, .nii or .nii.gz; its .json goes beside it
-    residual=None,   # Path for the residual
+    result: Result,  # What to write
+    path,  # Denoised scan, .nii or .nii.gz; its .json goes beside it
+    residual=None,  # Path for the residual
     noise_map=None,  # Path for the noise map
-    std=None,        # Path for the uncertainty map
-    force=False,     # Replace existing files
-)->Path:             # `path`
+    std=None,  # Path for the uncertainty map
+    force=False,  # Replace existing files
+) -> Path:  # `path`
     "Write a result: all names are checked before the first file is made"
-    require(std is None or result.std is not None, f'{result.meta.get("method")}: gives no uncertainty map')
-    extra = {residual: lambda: result.residual, noise_map: result.noise_map, std: lambda: result.noisy.with_data(result.std)}
+    if std is not None and result.std is None:
+        raise InputError(f'{result.meta.get("method")}: gives no uncertainty map')
+    extra = {
+        residual: lambda: result.residual,
+        noise_map: result.noise_map,
+        std: lambda: result.noisy.with_data(result.std),
+    }
     extra = {Path(p): f() for p, f in extra.items() if p is not None}
     for p, s in extra.items():
         check_output(p, force)
-        if not np.isfinite(s.data).all(): raise MriDiffusionError(f'{p}: {int((~np.isfinite(s.data)).sum())} values are not finite; nothing is written')
+        if not np.isfinite(s.data).all():
+            raise MriDiffusionError(
+                f'{p}: {int((~np.isfinite(s.data)).sum())} values are not finite; nothing is '
+                f'written'
+            )
     m = result.meta
     more = dict(BiasField=m['bias_field']) if 'bias_field' in m else {}
-    sidecar = make_sidecar(m.get('source') or 'array', m['method'], m.get('config'), m.get('seed'), result.sigma if np.ndim(result.sigma) < 3 else 'map', Notes=m.get('notes', []), Environment=m.get('environment'), **more)
+    sidecar = make_sidecar(
+        m.get('source') or 'array',
+        m['method'],
+        m.get('config'),
+        m.get('seed'),
+        result.sigma if np.ndim(result.sigma) < 3 else 'map',
+        Notes=m.get('notes', []),
+        Environment=m.get('environment'),
+        **more,
+    )
     result.denoised.save(path, force, sidecar)
-    for p, scan in extra.items(): scan.save(p, force)
+    for p, scan in extra.items():
+        scan.save(p, force)
     return Path(path)
 
 # %% ../../nbs/app/60_denoiser.ipynb #1743bcb8
 class Denoiser:
     "A method with its settings and, once it has learned, its network"
-    def __init__(self,
-        method:str,        # Name in `methods()`
-        preset='laptop',   # tiny, laptop or paper
-        seed:int=0,        # Fixes weights, patches and noise
-        device='auto',     # auto, cpu, cuda, mps
-        quiet=None,        # No progress bars
-        **settings,        # Any setting of the preset
+
+    def __init__(
+        self,
+        method: str,  # Name in `methods()`
+        preset='laptop',  # tiny, laptop or paper
+        seed: int = 0,  # Fixes weights, patches and noise
+        device='auto',  # auto, cpu, cuda, mps
+        quiet=None,  # No progress bars
+        **settings,  # Any setting of the preset
     ):
         self.method, self.preset, self.seed, self.quiet = get_method(method), preset, seed, quiet
         self.config = make_config(self.method, preset, **settings)
-        require(seed >= 0, f'seed {seed}: give 0 or more')
+        if seed < 0:
+            raise InputError(f'seed {seed}: give 0 or more')
         self.device = choose_device(device)
         self.net = self.learned = self.history = None
 
-    def fit(self,
-        noisy=None,    # Scan, array, or a list of them; None: noise is simulated on `clean`
-        clean=None,    # The same for the clean partners
-        folder=None,   # Where the training keeps its checkpoint; None: nowhere
-        resume=True,   # Go on from that checkpoint
+    def fit(
+        self,
+        noisy=None,  # Scan, array, or a list of them; None: noise is simulated on `clean`
+        clean=None,  # The same for the clean partners
+        folder=None,  # Where the training keeps its checkpoint; None: nowhere
+        resume=True,  # Go on from that checkpoint
         callbacks=(),  # For the training loop
-        sigma=None,    # For methods that learn from the scan itself: its noise std, as in `denoise`; a list: one a scan
-        mask=None,     # The same: (X, Y, Z); None: the scan's own
-    ):                 # self
+        # For methods that learn from the scan itself: its noise std, as in `denoise`; a list: one a
+        # scan
+        sigma=None,
+        mask=None,  # The same: (X, Y, Z); None: the scan's own
+    ):  # self
         "Learn; a method that needs no learning says so"
         m = self.method
-        require(m.learns, f'{m.name}: learns nothing; call denoise')
+        if not m.learns:
+            raise InputError(f'{m.name}: learns nothing; call denoise')
         noisy, clean = (_scans(v) for v in (noisy, clean))
-        require(noisy is None or clean is None or len(noisy) == len(clean), f'{m.name}: {len(noisy or [])} noisy and {len(clean or [])} clean scans; give them in pairs')
-        if m.needs == 'scan': more = dict(facts=training_facts(m, noisy, clean, sigma, mask))
+        if noisy is not None and clean is not None and len(noisy) != len(clean):
+            raise InputError(
+                f'{m.name}: {len(noisy or [])} noisy and {len(clean or [])} clean scans; give '
+                f'them in pairs'
+            )
+        if m.needs == 'scan':
+            more = dict(facts=training_facts(m, noisy, clean, sigma, mask))
         else:
-            require(sigma is None and mask is None, f'{m.name}: learns from pairs; sigma and mask are for methods that learn from the scan itself')
+            if sigma is not None or mask is not None:
+                raise InputError(
+                    f'{m.name}: learns from pairs; sigma and mask are for methods that learn from '
+                    f'the scan itself'
+                )
             more = {}
         arrays = [None if v is None else [s.data for s in v] for v in (noisy, clean)]
-        self.net, learned, self.history = m.fit(*arrays, config=self.config, folder=folder, seed=self.seed, device=self.device, quiet=self.quiet, resume=resume, callbacks=callbacks, **more)
+        self.net, learned, self.history = m.fit(
+            *arrays,
+            config=self.config,
+            folder=folder,
+            seed=self.seed,
+            device=self.device,
+            quiet=self.quiet,
+            resume=resume,
+            callbacks=callbacks,
+            **more,
+        )
         self.learned = plain(learned)
         return self
 
-    def denoise(self,
-        scan,            # Scan, array, or path
-        sigma=None,      # Noise std, image units: number, (V,), map; None: estimated where the method needs it
-        mask=None,       # (X, Y, Z) where to denoise; None: the scan's own, or everywhere
-    )->Result:
+    def denoise(
+        self,
+        scan,  # Scan, array, or path
+        # Noise std, image units: number, (V,), map; None: estimated where the method needs it
+        sigma=None,
+        mask=None,  # (X, Y, Z) where to denoise; None: the scan's own, or everywhere
+    ) -> Result:
         "Denoise a scan"
         scan = _as_scan(scan)
-        m, mask, notes, origin = self.method, scan.mask if mask is None else np.asarray(mask) > 0, list(scan.notes), 'found by the method itself' if sigma is None else 'given by the caller'
+        m, mask, notes, origin = (
+            self.method,
+            scan.mask if mask is None else np.asarray(mask) > 0,
+            list(scan.notes),
+            'found by the method itself' if sigma is None else 'given by the caller',
+        )
         check_dims(m, scan)
-        require(not m.learns or self.net is not None, f'{m.name}: has not learned yet; give a trained model (--model), or call fit')
+        if m.learns and self.net is None:
+            raise InputError(
+                f'{m.name}: has not learned yet; give a trained model (--model), or call fit'
+            )
         if sigma is None and m.needs_sigma:
             found = estimate_sigma(scan.data, mask=mask, bvals=scan.bvals)
             sigma, origin = found.sigma, f'estimated from the scan ({found.how})'
             notes += [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
         check_sigma(sigma, scan)
-        out = m.denoise(scan.data, sigma, mask=mask, bvals=scan.bvals, bvecs=scan.bvecs, voxel_size=scan.voxel_size, config=self.config, net=self.net, learned=self.learned,
-                        seed=self.seed, device=self.device, quiet=self.quiet)
-        return self._result(scan, out, out.get('sigma_found', sigma) if sigma is None else sigma, mask, notes, origin)
+        out = m.denoise(
+            scan.data,
+            sigma,
+            mask=mask,
+            bvals=scan.bvals,
+            bvecs=scan.bvecs,
+            voxel_size=scan.voxel_size,
+            config=self.config,
+            net=self.net,
+            learned=self.learned,
+            seed=self.seed,
+            device=self.device,
+            quiet=self.quiet,
+        )
+        return self._result(
+            scan,
+            out,
+            out.get('sigma_found', sigma) if sigma is None else sigma,
+            mask,
+            notes,
+            origin,
+        )
 
     def _result(self, scan, out, sigma, mask, notes, origin):
         "Keep the scan outside the mask, check that all is finite, and write down how it was made"
         name, strange = self.method.name, sorted(set(out) - set(GIVES))
-        if strange: raise MriDiffusionError(f'{name}: returned {", ".join(strange)}, which nothing reads; it may return {", ".join(GIVES)}')
+        if strange:
+            raise MriDiffusionError(
+                f'{name}: returned {", ".join(strange)}, which nothing reads; it may return '
+                f'{", ".join(GIVES)}'
+            )
         denoised = _inside(name, out['denoised'], mask, scan.data, (scan.shape,))
-        std = None if out.get('std') is None else _inside(name, out['std'], mask, 0, (scan.shape, scan.shape[:3]))
-        meta = dict(method=self.method.name, preset=self.preset, config=self.config, seed=self.seed, source=scan.path, notes=notes + list(out.get('notes', [])), environment=environment())
-        if sigma is not None: meta['sigma_from'] = origin
-        return Result(scan.with_data(denoised), scan, sigma, std, meta, {k: as_png(name, v) for k, v in (out.get('pictures') or {}).items()})
+        std = (
+            None
+            if out.get('std') is None
+            else _inside(name, out['std'], mask, 0, (scan.shape, scan.shape[:3]))
+        )
+        meta = dict(
+            method=self.method.name,
+            preset=self.preset,
+            config=self.config,
+            seed=self.seed,
+            source=scan.path,
+            notes=notes + list(out.get('notes', [])),
+            environment=environment(),
+        )
+        if sigma is not None:
+            meta['sigma_from'] = origin
+        return Result(
+            scan.with_data(denoised),
+            scan,
+            sigma,
+            std,
+            meta,
+            {k: as_png(name, v) for k, v in (out.get('pictures') or {}).items()},
+        )
 
-    def save(self, folder, force=False): return save_model(self, folder, force)
+    def save(self, folder, force=False):
+        return save_model(self, folder, force)
+
     @classmethod
-    def load(cls, folder, method=None, **kwargs): return load_model(folder, method, **kwargs)
+    def load(cls, folder, method=None, **kwargs):
+        return load_model(folder, method, **kwargs)
 
 # %% ../../nbs/app/60_denoiser.ipynb #d832eb5d
 def choose_device(
-    name, # auto, cpu, cuda, mps
-)->str:
+    name,  # auto, cpu, cuda, mps
+) -> str:
     "The device to use; auto takes the fastest there is"
     import torch
+
     have = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
-    if name == 'auto': return next(d for d, ok in have.items() if ok)
-    require(name in have, f'device {name!r}: unknown; choose from auto, {", ".join(have)}')
-    require(have[name], f'device {name!r}: torch finds none here; use auto or cpu')
+    if name == 'auto':
+        return next(d for d, ok in have.items() if ok)
+    if name not in have:
+        raise InputError(f'device {name!r}: unknown; choose from auto, {", ".join(have)}')
+    if not have[name]:
+        raise InputError(f'device {name!r}: torch finds none here; use auto or cpu')
     return name
 
-def _as_scan(x): return x if isinstance(x, Scan) else Scan.from_array(x) if hasattr(x, 'shape') and hasattr(x, 'dtype') else Scan.load(x)
+
+def _as_scan(x):
+    return (
+        x
+        if isinstance(x, Scan)
+        else Scan.from_array(x)
+        if hasattr(x, 'shape') and hasattr(x, 'dtype')
+        else Scan.load(x)
+    )
+
 
 def _scans(x):
     "A list of Scans, or None"
-    if x is None: return None
+    if x is None:
+        return None
     return [_as_scan(v) for v in (x if isinstance(x, (list, tuple)) else [x])]
 
+# %% ../../nbs/app/60_denoiser.ipynb #09fe911f
 def _inside(name, x, mask, outside, shapes):
     "A method's answer as float32, `outside` where the mask is not; an answer of a wrong shape or not finite is a failure"
     x = np.asarray(x, np.float32)
-    if x.shape not in shapes: raise MriDiffusionError(f'{name}: returned an array of shape {x.shape} for a scan of {shapes[0]}')
-    if mask is not None: x = np.where(mask if x.ndim == 3 else mask[..., None], x, np.float32(outside))
-    if not np.isfinite(x).all(): raise MriDiffusionError(f'{name}: the result is not finite; nothing is returned')
+    if x.shape not in shapes:
+        raise MriDiffusionError(
+            f'{name}: returned an array of shape {x.shape} for a scan of {shapes[0]}'
+        )
+    if mask is not None:
+        x = np.where(mask if x.ndim == 3 else mask[..., None], x, np.float32(outside))
+    if not np.isfinite(x).all():
+        raise MriDiffusionError(f'{name}: the result is not finite; nothing is returned')
     return x
 
+
 def as_png(
-    name,    # Of the method, said in the error
-    picture, # Matplotlib figure, closed afterwards; or PNG bytes
-)->bytes:
+    name,  # Of the method, said in the error
+    picture,  # Matplotlib figure, closed afterwards; or PNG bytes
+) -> bytes:
     "A picture as PNG"
     if hasattr(picture, 'savefig'):
         import io
+
         from matplotlib import pyplot
+
         buffer = io.BytesIO()
         picture.savefig(buffer, format='png', dpi=110, bbox_inches='tight')
         pyplot.close(picture)
         picture = buffer.getvalue()
-    if bytes(picture[:8]) != b'\x89PNG\r\n\x1a\n': raise MriDiffusionError(f'{name}: returned a picture that is neither a matplotlib figure nor PNG')
+    if bytes(picture[:8]) != b'\x89PNG\r\n\x1a\n':
+        raise MriDiffusionError(
+            f'{name}: returned a picture that is neither a matplotlib figure nor PNG'
+        )
     return bytes(picture)
 
+# %% ../../nbs/app/60_denoiser.ipynb #d3b37b8c
 def check_sigma(
-    sigma,     # None, number, (V,), (X, Y, Z) or (X, Y, Z, V)
-    scan:Scan, # What it must fit
+    sigma,  # None, number, (V,), (X, Y, Z) or (X, Y, Z, V)
+    scan: Scan,  # What it must fit
 ):
     "Refuse a noise level that is not positive, or a map that does not fit"
-    if sigma is None: return
+    if sigma is None:
+        return
     s = np.asarray(sigma, float)
-    require(s.shape in ((), (scan.n_volumes,), scan.shape[:3], scan.shape), f'sigma of shape {s.shape} does not fit the scan {scan.shape}; give a number, one a volume, or a map')
-    require(np.isfinite(s).all() and (s >= 0).all() and s.any(), 'sigma: must be positive and finite' + (f', is {float(s)}' if s.ndim == 0 else ''))
+    if s.shape not in ((), (scan.n_volumes,), scan.shape[:3], scan.shape):
+        raise InputError(
+            f'sigma of shape {s.shape} does not fit the scan {scan.shape}; give a number, one a '
+            f'volume, or a map'
+        )
+    if not np.isfinite(s).all() or not (s >= 0).all() or not s.any():
+        raise InputError(
+            'sigma: must be positive and finite' + (f', is {float(s)}' if s.ndim == 0 else '')
+        )
 
 # %% ../../nbs/app/60_denoiser.ipynb #f71737e9
 def check_dims(
-    method:Method, # It takes volumes, series, or both
-    scan:Scan,     # What it is given
+    method: Method,  # It takes volumes, series, or both
+    scan: Scan,  # What it is given
 ):
     "Refuse a volume where a series is wanted, and the other way round"
     words = {3: 'volumes (X, Y, Z)', 4: 'series (X, Y, Z, V)'}
-    require(scan.data.ndim in method.dims, f'{method.name}: scan of shape {scan.shape}; it takes {" or ".join(words[d] for d in method.dims)}')
+    if scan.data.ndim not in method.dims:
+        raise InputError(
+            f'{method.name}: scan of shape {scan.shape}; it takes '
+            f'{" or ".join(words[d] for d in method.dims)}'
+        )
 
+# %% ../../nbs/app/60_denoiser.ipynb #a0316a26
 def training_facts(
-    method:Method, # One that learns from the scan itself
-    noisy,         # List of Scans
-    clean,         # Must be None
-    sigma=None,    # As in `Denoiser.fit`
-    mask=None,     # As in `Denoiser.fit`
-)->list:           # One dict a scan, with the keys of FACTS
+    method: Method,  # One that learns from the scan itself
+    noisy,  # List of Scans
+    clean,  # Must be None
+    sigma=None,  # As in `Denoiser.fit`
+    mask=None,  # As in `Denoiser.fit`
+) -> list:  # One dict a scan, with the keys of FACTS
     "What `fit` is told about each scan, checked; where the method needs a noise level and none is given, it is estimated"
-    require(noisy and not clean, f'{method.name}: learns from the noisy scan itself; give it, without clean ones')
-    each = [v if isinstance(v, (list, tuple)) else [v]*len(noisy) for v in (sigma, mask)]
-    require(all(len(v) == len(noisy) for v in each), f'{method.name}: {len(noisy)} scans, but {len(each[0])} noise levels and {len(each[1])} masks; give one a scan')
+    if not noisy or clean:
+        raise InputError(
+            f'{method.name}: learns from the noisy scan itself; give it, without clean ones'
+        )
+    each = [v if isinstance(v, (list, tuple)) else [v] * len(noisy) for v in (sigma, mask)]
+    if not all(len(v) == len(noisy) for v in each):
+        raise InputError(
+            f'{method.name}: {len(noisy)} scans, but {len(each[0])} noise levels and '
+            f'{len(each[1])} masks; give one a scan'
+        )
     found = []
     for scan, s, m in zip(noisy, *each):
         check_dims(method, scan)
         check_sigma(s, scan)
         m = scan.mask if m is None else np.asarray(m) > 0
-        require(m is None or m.shape == scan.shape[:3] and m.any(), f'{method.name}: mask of shape {np.shape(m)} for a scan of {scan.shape}; give one on its grid with voxels above 0')
-        if s is None and method.needs_sigma: s = estimate_sigma(scan.data, mask=m, bvals=scan.bvals).sigma
-        found.append(dict(bvals=scan.bvals, bvecs=scan.bvecs, mask=m, sigma=s, voxel_size=scan.voxel_size))
+        if m is not None and (m.shape != scan.shape[:3] or not m.any()):
+            raise InputError(
+                f'{method.name}: mask of shape {np.shape(m)} for a scan of {scan.shape}; give one '
+                f'on its grid with voxels above 0'
+            )
+        if s is None and method.needs_sigma:
+            s = estimate_sigma(scan.data, mask=m, bvals=scan.bvals).sigma
+        found.append(
+            dict(bvals=scan.bvals, bvecs=scan.bvecs, mask=m, sigma=s, voxel_size=scan.voxel_size)
+        )
     return found
 
 # %% ../../nbs/app/60_denoiser.ipynb #1177f397
-BIAS_FIELD = dict(keep='left in the scan', correct='removed before denoising', restore='removed before denoising, put back afterwards')
+BIAS_FIELD = dict(
+    keep='left in the scan',
+    correct='removed before denoising',
+    restore='removed before denoising, put back afterwards',
+)
+
 
 def without_field(
-    scan:Scan,  # Noisy scan
-    sigma=None, # Its noise std, image units, or None
-)->tuple:       # Scan, its noise std (a map; None stays None), field (X, Y, Z), 1 on median in the mask
+    scan: Scan,  # Noisy scan
+    sigma=None,  # Its noise std, image units, or None
+    # Scan, its noise std (a map; None stays None), field (X, Y, Z), 1 on median in the mask
+) -> tuple:
     "Take the bias field out of a scan"
     from mri_diffusion.noise.biasfield import field_sigma, remove_field, series_bias_field
-    field = series_bias_field(scan.data, scan.bvals, scan.mask, scan.voxel_size)
-    return scan.with_data(remove_field(scan.data, field)), None if sigma is None else field_sigma(sigma, field), field
 
+    field = series_bias_field(scan.data, scan.bvals, scan.mask, scan.voxel_size)
+    return (
+        scan.with_data(remove_field(scan.data, field)),
+        None if sigma is None else field_sigma(sigma, field),
+        field,
+    )
+
+# %% ../../nbs/app/60_denoiser.ipynb #49c31151
 def with_field(
-    result:Result, # Of the scan without the field
-    noisy:Scan,    # The scan as it was
-    field,         # (X, Y, Z), from `without_field`
-)->Result:         # In the intensities of `noisy`
+    result: Result,  # Of the scan without the field
+    noisy: Scan,  # The scan as it was
+    field,  # (X, Y, Z), from `without_field`
+) -> Result:  # In the intensities of `noisy`
     "Put the bias field back on everything that was found"
     from mri_diffusion.noise.biasfield import restore_field
+
     denoised, sigma = restore_field(result.denoised.data, field), result.sigma
-    if noisy.mask is not None: denoised = np.where(noisy.mask if denoised.ndim == 3 else noisy.mask[..., None], denoised, noisy.data)
-    if sigma is not None: sigma = restore_field(np.broadcast_to(np.float32(sigma), noisy.shape if np.ndim(sigma) == 1 else noisy.shape[:3] if np.ndim(sigma) == 0 else np.shape(sigma)), field)
-    return replace(result, denoised=noisy.with_data(denoised), noisy=noisy, sigma=sigma, std=None if result.std is None else restore_field(result.std, field))
+    if noisy.mask is not None:
+        denoised = np.where(
+            noisy.mask if denoised.ndim == 3 else noisy.mask[..., None], denoised, noisy.data
+        )
+    if sigma is not None:
+        sigma = restore_field(
+            np.broadcast_to(
+                np.float32(sigma),
+                noisy.shape
+                if np.ndim(sigma) == 1
+                else noisy.shape[:3]
+                if np.ndim(sigma) == 0
+                else np.shape(sigma),
+            ),
+            field,
+        )
+    return replace(
+        result,
+        denoised=noisy.with_data(denoised),
+        noisy=noisy,
+        sigma=sigma,
+        std=None if result.std is None else restore_field(result.std, field),
+    )
 
 # %% ../../nbs/app/60_denoiser.ipynb #f33c3b47
 MODEL_FORMAT = 1
 
+
 def save_model(
-    denoiser:Denoiser, # One that has learned
-    folder,            # Model folder; made if missing
-    force=False,       # Replace a model that is there
-)->Path:
+    denoiser: Denoiser,  # One that has learned
+    folder,  # Model folder; made if missing
+    force=False,  # Replace a model that is there
+) -> Path:
     "Write model.safetensors and config.json"
-    require(denoiser.net is not None, f'{denoiser.method.name}: has not learned yet; there is nothing to save')
+    if denoiser.net is None:
+        raise InputError(f'{denoiser.method.name}: has not learned yet; there is nothing to save')
     from safetensors.torch import save
-    folder, weights = Path(folder), save({k: v.detach().cpu().contiguous() for k, v in denoiser.net.state_dict().items()})
-    config = dict(format=MODEL_FORMAT, method=denoiser.method.name, preset=denoiser.preset, config=denoiser.config, learned=denoiser.learned, seed=denoiser.seed,
-                  sha256=hashlib.sha256(weights).hexdigest(), version=__version__, environment=environment(), parameters=sum(p.numel() for p in denoiser.net.parameters()))
-    check_output(folder/'config.json', force)
-    with atomic_path(folder/'model.safetensors', force) as w, atomic_path(folder/'config.json', force) as c:
+
+    folder, weights = (
+        Path(folder),
+        save({k: v.detach().cpu().contiguous() for k, v in denoiser.net.state_dict().items()}),
+    )
+    config = dict(
+        format=MODEL_FORMAT,
+        method=denoiser.method.name,
+        preset=denoiser.preset,
+        config=denoiser.config,
+        learned=denoiser.learned,
+        seed=denoiser.seed,
+        sha256=hashlib.sha256(weights).hexdigest(),
+        version=__version__,
+        environment=environment(),
+        parameters=sum(p.numel() for p in denoiser.net.parameters()),
+    )
+    check_output(folder / 'config.json', force)
+    with (
+        atomic_path(folder / 'model.safetensors', force) as w,
+        atomic_path(folder / 'config.json', force) as c,
+    ):
         w.write_bytes(weights)
         c.write_text(json_text(config))
     return folder
 
+# %% ../../nbs/app/60_denoiser.ipynb #d395b230
 def json_text(x):
     "Indented JSON of plain values"
     import json
+
     return json.dumps(plain(x), indent=1) + '\n'
 
 # %% ../../nbs/app/60_denoiser.ipynb #9c0dad91
 def load_model(
-    folder,        # Model folder
-    method=None,   # Expected method; None: whatever is there
-    device='auto', # Where it will run
-    quiet=None,    # No progress bars
-    **settings,    # Settings of inference to change, such as inference_steps
-)->Denoiser:
+    folder,  # Model folder
+    method=None,  # Expected method; None: whatever is there
+    device='auto',  # Where it will run
+    quiet=None,  # No progress bars
+    **settings,  # Settings of inference to change, such as inference_steps
+) -> Denoiser:
     "Read a model folder and check that it is what it says"
     folder = Path(folder)
-    require(folder.is_dir(), f'{folder}: no such model folder; train one with `mri-diffusion train`')
-    require((folder/'config.json').is_file() and (folder/'model.safetensors').is_file(), f'{folder}: not a finished model (config.json and model.safetensors are wanted); train with --out {folder} until it ends')
-    saved, weights = read_json(folder/'config.json'), (folder/'model.safetensors').read_bytes()
-    require(isinstance(saved, dict) and {'format', 'method', 'preset', 'config', 'learned', 'seed', 'sha256'} <= set(saved), f'{folder}/config.json: not a model of this library')
-    require(saved['format'] == MODEL_FORMAT, f'{folder}: model format {saved["format"]}; this version reads {MODEL_FORMAT}')
-    require(method is None or saved['method'] == method, f'{folder}: holds a model of {saved["method"]}, not of {method}')
-    require(hashlib.sha256(weights).hexdigest() == saved['sha256'], f'{folder}/model.safetensors: does not match its checksum in config.json; the file was changed or damaged')
+    if not folder.is_dir():
+        raise InputError(f'{folder}: no such model folder; train one with `mri-diffusion train`')
+    if not (folder / 'config.json').is_file() or not (folder / 'model.safetensors').is_file():
+        raise InputError(
+            f'{folder}: not a finished model (config.json and model.safetensors are wanted); '
+            f'train with --out {folder} until it ends'
+        )
+    saved, weights = read_json(folder / 'config.json'), (folder / 'model.safetensors').read_bytes()
+    if not isinstance(saved, dict) or not {
+        'format',
+        'method',
+        'preset',
+        'config',
+        'learned',
+        'seed',
+        'sha256',
+    } <= set(saved):
+        raise InputError(f'{folder}/config.json: not a model of this library')
+    if saved['format'] != MODEL_FORMAT:
+        raise InputError(
+            f'{folder}: model format {saved["format"]}; this version reads {MODEL_FORMAT}'
+        )
+    if method is not None and saved['method'] != method:
+        raise InputError(f'{folder}: holds a model of {saved["method"]}, not of {method}')
+    if hashlib.sha256(weights).hexdigest() != saved['sha256']:
+        raise InputError(
+            f'{folder}/model.safetensors: does not match its checksum in config.json; the file '
+            f'was changed or damaged'
+        )
     known = make_config(get_method(saved['method']), saved['preset'])
-    require(set(saved['config']) == set(known), f'{folder}/config.json: not written by this version of {saved["method"]} (a setting is missing or unknown: {", ".join(sorted(set(saved["config"]) ^ set(known)))}); train it again')
+    if set(saved['config']) != set(known):
+        raise InputError(
+            f'{folder}/config.json: not written by this version of {saved["method"]} (a setting '
+            f'is missing or unknown: {", ".join(sorted(set(saved["config"]) ^ set(known)))}); '
+            f'train it again'
+        )
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved['config'].items()}
-    d = Denoiser(saved['method'], saved['preset'], int(saved['seed']), device, quiet, **{**config, **settings})
+    d = Denoiser(
+        saved['method'],
+        saved['preset'],
+        int(saved['seed']),
+        device,
+        quiet,
+        **{**config, **settings},
+    )
     fixed, free = [k for k in settings if d.config[k] != config[k]], d.method.at_inference
-    fixed = [f'{k} {config[k]}, not {d.config[k]}' for k in fixed if k not in free and (free or d.method.needs == 'scan')]
-    require(not fixed, f'{folder}: was trained with {"; ".join(fixed)}, which cannot be changed now; leave the setting out, or train another model')
+    fixed = [
+        f'{k} {config[k]}, not {d.config[k]}'
+        for k in fixed
+        if k not in free and (free or d.method.needs == 'scan')
+    ]
+    if fixed:
+        raise InputError(
+            f'{folder}: was trained with {"; ".join(fixed)}, which cannot be changed now; leave '
+            f'the setting out, or train another model'
+        )
     d.learned = saved['learned']
     d.net = _fill(d, weights, folder)
     return d
 
+# %% ../../nbs/app/60_denoiser.ipynb #2d7a1090
 def _fill(d, weights, folder):
     "The method's network with these weights"
     from safetensors.torch import load
+
     net = d.method.build(d.config, d.learned)
-    try: net.load_state_dict(load(weights))
-    except Exception as e: raise InputError(f'{folder}/model.safetensors: does not fit the network of {d.method.name} ({str(e).splitlines()[0]})') from None
+    try:
+        net.load_state_dict(load(weights))
+    except Exception as e:
+        raise InputError(
+            f'{folder}/model.safetensors: does not fit the network of {d.method.name} '
+            f'({str(e).splitlines()[0]})'
+        ) from None
     return net.eval()

@@ -7,311 +7,494 @@ __all__ = ['experiments_folder', 'list_experiments', 'experiment_parameters', 'c
            'run_experiment', 'grid', 'read_settings', 'sweep', 'collect', 'summarise']
 
 # %% ../../nbs/app/61_experiments.ipynb #af9f3122
-import contextlib, csv, itertools, json, logging, os, re, sys, tempfile
+import contextlib
+import csv
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
 from pathlib import Path
 
 import mri_diffusion
-from ..core import InputError, MriDiffusionError, atomic_path, environment, plain, progress, read_json, require, write_json
+from mri_diffusion.core import (
+    InputError,
+    MriDiffusionError,
+    atomic_path,
+    environment,
+    plain,
+    progress,
+    read_json,
+    write_json,
+)
 
 # %% ../../nbs/app/61_experiments.ipynb #ef36c50b
-def experiments_folder()->Path: # Folder of notebooks
+def experiments_folder() -> Path:  # Folder of notebooks
     "The checkout's `nbs/experiments`, else the copy inside the installed package"
     package = Path(mri_diffusion.__file__).resolve().parent
-    checkout = package.parent/'nbs'/'experiments'
-    return checkout if checkout.is_dir() else package/'notebooks'
+    checkout = package.parent / 'nbs' / 'experiments'
+    return checkout if checkout.is_dir() else package / 'notebooks'
 
-def list_experiments()->list: # Names, sorted
+
+def list_experiments() -> list:  # Names, sorted
     "Names of the experiments that come with the library"
-    return sorted(p.stem for p in experiments_folder().glob('*.ipynb') if not p.name.startswith(('_', '.')))
+    return sorted(
+        p.stem for p in experiments_folder().glob('*.ipynb') if not p.name.startswith(('_', '.'))
+    )
+
 
 def _notebook(name):
     "Path of an experiment given by name, or of any notebook given by path"
     path = Path(name)
     if path.suffix == '.ipynb':
-        require(path.is_file(), f'{name}: no such notebook')
+        if not path.is_file():
+            raise InputError(f'{name}: no such notebook')
         return path.resolve()
     known = list_experiments()
-    require(name in known, f'{name}: no such experiment; there are {", ".join(known) or "none"} (or give the path of a notebook)')
-    return experiments_folder()/f'{name}.ipynb'
+    if name not in known:
+        raise InputError(
+            f'{name}: no such experiment; there are {", ".join(known) or "none"} (or give the '
+            f'path of a notebook)'
+        )
+    return experiments_folder() / f'{name}.ipynb'
 
 # %% ../../nbs/app/61_experiments.ipynb #bb2e6d82
 def experiment_parameters(
-    name, # Experiment, or path of a notebook
-)->dict:  # Name -> (default, help)
+    name,  # Experiment, or path of a notebook
+) -> dict:  # Name -> (default, help)
     "What can be set in an experiment; `out` is left out, since every run has its folder"
-    import ast, logging
+    import ast
+    import logging
+
     logging.getLogger('papermill').setLevel(logging.ERROR)
     from papermill import inspect_notebook
+
     found, path = {}, _notebook(name)
-    try: parameters = inspect_notebook(path)
-    except Exception as e: raise InputError(f'{path}: not a notebook that can be run ({str(e).splitlines()[0] if str(e) else type(e).__name__}); open and save it in JupyterLab') from None
+    try:
+        parameters = inspect_notebook(path)
+    except Exception as e:
+        raise InputError(
+            f'{path}: not a notebook that can be run '
+            f'({str(e).splitlines()[0] if str(e) else type(e).__name__}); open and save it in '
+            f'JupyterLab'
+        ) from None
     for k, p in parameters.items():
-        try: found[k] = ast.literal_eval(p['default']), p['help'].strip()
-        except (ValueError, SyntaxError): raise MriDiffusionError(f'{name}: parameter {k} = {p["default"]} is not a plain value') from None
+        try:
+            found[k] = ast.literal_eval(p['default']), p['help'].strip()
+        except (ValueError, SyntaxError):
+            raise MriDiffusionError(
+                f'{name}: parameter {k} = {p["default"]} is not a plain value'
+            ) from None
     found.pop('out', None)
     return found
 
 # %% ../../nbs/app/61_experiments.ipynb #2b6ec912
 _WORDS = dict(true=True, false=False, yes=True, no=False, **{'1': True, '0': False})
 
+
 def _as_number(value, kind):
     number = float(value)
-    if kind is int: require(number == int(number), 'not whole')
-    return kind(value) if kind is int and isinstance(value, str) and value.lstrip('+-').isdigit() else kind(number)
+    if kind is int:
+        if number != int(number):
+            raise InputError('not whole')
+    return (
+        kind(value)
+        if kind is int and isinstance(value, str) and value.lstrip('+-').isdigit()
+        else kind(number)
+    )
+
 
 def _coerce(name, value, default):
     "`value` as the type of `default`; `InputError` if it cannot be"
     kind = type(default)
     try:
-        if isinstance(default, bool): return value if isinstance(value, bool) else _WORDS[str(value).lower()]
-        if isinstance(default, (int, float)): return _as_number(value, kind)
-        if isinstance(default, str): return str(value)
+        if isinstance(default, bool):
+            return value if isinstance(value, bool) else _WORDS[str(value).lower()]
+        if isinstance(default, (int, float)):
+            return _as_number(value, kind)
+        if isinstance(default, str):
+            return str(value)
         if isinstance(value, str) and default is None and value.lower() != 'none':
-            with contextlib.suppress(ValueError): return json.loads(value)
+            with contextlib.suppress(ValueError):
+                return json.loads(value)
             return value
-        if isinstance(value, str): value = None if default is None else json.loads(value)
-        if default is None or isinstance(value, (list, tuple)): return plain(value)
-    except (ValueError, KeyError, TypeError, OverflowError): pass
+        if isinstance(value, str):
+            value = None if default is None else json.loads(value)
+        if default is None or isinstance(value, (list, tuple)):
+            return plain(value)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        pass
     example = '[1, 2]' if isinstance(default, (list, tuple)) else repr(default)
-    raise InputError(f'parameter {name}: {value!r} cannot be read as {kind.__name__} (for example {example})')
+    raise InputError(
+        f'parameter {name}: {value!r} cannot be read as {kind.__name__} (for example {example})'
+    )
 
+# %% ../../nbs/app/61_experiments.ipynb #b9037327
 def check_parameters(
-    name,   # Experiment, or path of a notebook
-    params, # What the caller wants to set: name -> value or text; None: nothing
-)->dict:    # Every parameter with its final value
+    name,  # Experiment, or path of a notebook
+    params,  # What the caller wants to set: name -> value or text; None: nothing
+) -> dict:  # Every parameter with its final value
     "The caller's values over the defaults; an unknown name or an unreadable value is an `InputError`"
     known = experiment_parameters(name)
     for k in params or {}:
-        require(k != 'out', f'{name}: out is not a parameter here; give the folder by --out')
-        require(k in known, f'{name}: unknown parameter {k}; it has {", ".join(known)}')
-    found = {k: _coerce(k, params[k], default) if k in (params or {}) else default for k, (default, _) in known.items()}
+        if k == 'out':
+            raise InputError(f'{name}: out is not a parameter here; give the folder by --out')
+        if k not in known:
+            raise InputError(f'{name}: unknown parameter {k}; it has {", ".join(known)}')
+    found = {
+        k: _coerce(k, params[k], default) if k in (params or {}) else default
+        for k, (default, _) in known.items()
+    }
     seed = found.get('seed')
-    require(not isinstance(seed, int) or seed >= 0, f'{name}: seed = {seed}; give 0 or more')
+    if isinstance(seed, int) and seed < 0:
+        raise InputError(f'{name}: seed = {seed}; give 0 or more')
     return found
 
 # %% ../../nbs/app/61_experiments.ipynb #7faf5531
 class RunDir:
     "The folder of one run: params.json, env.json, metrics.csv, figures/, checkpoint/, result.json"
-    def __init__(self,
-        out=None,    # Folder; None: a temporary one, removed with this object
-        params=None, # Parameters of the run: dict
+
+    def __init__(
+        self,
+        out=None,  # Folder; None: a temporary one, removed with this object
+        params=None,  # Parameters of the run: dict
     ):
         self._temporary = tempfile.TemporaryDirectory(prefix='run-') if out is None else None
-        self.folder, self.params = Path(self._temporary.name if out is None else out), plain({k: v for k, v in (params or {}).items() if k != 'out'})
+        self.folder, self.params = (
+            Path(self._temporary.name if out is None else out),
+            plain({k: v for k, v in (params or {}).items() if k != 'out'}),
+        )
         known = self.path('params.json')
-        if known.exists(): _same_parameters(self.folder, {**read_json(known), **self.params})
-        else: write_json(known, self.params)
+        if known.exists():
+            _same_parameters(self.folder, {**read_json(known), **self.params})
+        else:
+            write_json(known, self.params)
         write_json(self.path('env.json'), environment())
 
-    def path(self, name)->Path:
+    def path(self, name) -> Path:
         "Path of a file of this run; its folder is made"
-        path = self.folder/name
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     @property
-    def checkpoint(self)->Path:
+    def checkpoint(self) -> Path:
         "Folder where training keeps its state; a second start goes on from there"
-        return self.folder/'checkpoint'
+        return self.folder / 'checkpoint'
 
     def figure(self, fig, name, dpi=100):
         "Save a matplotlib figure as figures/NAME.png; returns the figure"
         import matplotlib.pyplot as plt
-        with atomic_path(self.path(f'figures/{name}.png'), force=True) as p: fig.savefig(p, dpi=dpi, bbox_inches='tight')
+
+        with atomic_path(self.path(f'figures/{name}.png'), force=True) as p:
+            fig.savefig(p, dpi=dpi, bbox_inches='tight')
         plt.close(fig)  # a closed figure is shown once, as the value of its cell
         return fig
 
     def metrics(self, rows):
         "Save rows (list of dicts, or a DataFrame) as metrics.csv; returns the DataFrame"
         import pandas as pd
+
         frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
-        with atomic_path(self.path('metrics.csv'), force=True) as p: frame.to_csv(p, index=False)
+        with atomic_path(self.path('metrics.csv'), force=True) as p:
+            frame.to_csv(p, index=False)
         return frame
 
-    def result(self, values)->dict:
+    def result(self, values) -> dict:
         "Save the numbers of the run as result.json, which marks it as finished; returns them"
         write_json(self.path('result.json'), values)
         return plain(values)
 
-    def __repr__(self): return f'RunDir({"temporary" if self._temporary else self.folder.name})'
+    def __repr__(self):
+        return f'RunDir({"temporary" if self._temporary else self.folder.name})'
 
+# %% ../../nbs/app/61_experiments.ipynb #a17046a6
 def _same_parameters(folder, params):
     "`InputError` if `folder` holds a run with other parameters"
-    old = read_json(Path(folder)/'params.json')
+    old = read_json(Path(folder) / 'params.json')
     differ = [k for k in {**old, **params} if old.get(k) != params.get(k)]
     said = ', '.join(f'{k} = {old.get(k)!r}, not {params.get(k)!r}' for k in differ)
-    require(not differ, f'{folder}: holds a run with {said}; use another folder, or remove this one')
+    if differ:
+        raise InputError(
+            f'{folder}: holds a run with {said}; use another folder, or remove this one'
+        )
 
 # %% ../../nbs/app/61_experiments.ipynb #ed1aea46
 class Interrupted(MriDiffusionError):
     "Stopped by the user; exit code 130"
+
     exit_code = 130
+
 
 class _Terminal:
     "Passes a kernel's stderr on at once; on a terminal each redrawn bar first clears its line"
-    def __init__(self, stream): self.stream, self.tty = stream, stream.isatty()
-    def flush(self): self.stream.flush()
+
+    def __init__(self, stream):
+        self.stream, self.tty = stream, stream.isatty()
+
+    def flush(self):
+        self.stream.flush()
+
     def write(self, text):
         self.stream.write(text.replace('\r', '\r\x1b[K') if self.tty else text)
         self.flush()
+
 
 @contextlib.contextmanager
 def _kernel_environment(quiet):
     "What the kernel inherits: how to draw its bars, or none"
     new = dict(MRI_DIFFUSION_QUIET='1') if quiet else dict(MRI_DIFFUSION_BAR='text')
-    if not sys.stderr.isatty(): new['TQDM_MININTERVAL'] = os.environ.get('TQDM_MININTERVAL', '5')
+    if not sys.stderr.isatty():
+        new['TQDM_MININTERVAL'] = os.environ.get('TQDM_MININTERVAL', '5')
     old = {k: os.environ.get(k) for k in new}
     os.environ.update(new)
-    try: yield
+    try:
+        yield
     finally:
-        for k, v in old.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
+        for k, v in old.items():
+            os.environ.pop(k) if v is None else os.environ.update({k: v})
 
 # %% ../../nbs/app/61_experiments.ipynb #99351579
 def _papermill(source, target, params, label, quiet):
     "One call of papermill; Ctrl-C interrupts the kernel and waits until it has ended by itself"
     from jupyter_client.manager import AsyncKernelManager
     from papermill import execute_notebook
-    patient = type('PatientKernel', (AsyncKernelManager,), dict(shutdown_wait_time=120.))
-    bar = False if quiet else dict(desc=label, leave=False, file=sys.stderr, bar_format='{desc}: cell {n_fmt} of {total_fmt}, {elapsed}')
+
+    patient = type('PatientKernel', (AsyncKernelManager,), dict(shutdown_wait_time=120.0))
+    bar = (
+        False
+        if quiet
+        else dict(
+            desc=label,
+            leave=False,
+            file=sys.stderr,
+            bar_format='{desc}: cell {n_fmt} of {total_fmt}, {elapsed}',
+        )
+    )
     with _kernel_environment(quiet):
-        execute_notebook(source, target, params, kernel_name='python3', progress_bar=bar, kernel_manager_class=patient,
-                         extra_arguments=['--log-level=CRITICAL'], stderr_file=None if quiet else _Terminal(sys.stderr))
+        execute_notebook(
+            source,
+            target,
+            params,
+            kernel_name='python3',
+            progress_bar=bar,
+            kernel_manager_class=patient,
+            extra_arguments=['--log-level=CRITICAL'],
+            stderr_file=None if quiet else _Terminal(sys.stderr),
+        )
+
 
 def _try_twice(*args):
     "`_papermill`, once more if the kernel did not start"
-    try: _papermill(*args)
+    try:
+        _papermill(*args)
     except RuntimeError as e:
-        if 'kernel_info' not in str(e) and "didn't respond" not in str(e): raise
+        if 'kernel_info' not in str(e) and "didn't respond" not in str(e):
+            raise
         _papermill(*args)
 
+# %% ../../nbs/app/61_experiments.ipynb #f3433d68
 def _keep(running, final):
     "Give the executed notebook its final name, without the bars it printed"
     import nbformat
-    if not running.is_file(): return
+
+    if not running.is_file():
+        return
     with contextlib.suppress(ValueError):
         nb = nbformat.read(running, 4)
         for c in nb.cells:
-            if c.cell_type == 'code': c.outputs = [o for o in c.outputs if o.get('name') != 'stderr']
-        with atomic_path(final, force=True) as p: nbformat.write(nb, p)
+            if c.cell_type == 'code':
+                c.outputs = [o for o in c.outputs if o.get('name') != 'stderr']
+        with atomic_path(final, force=True) as p:
+            nbformat.write(nb, p)
     running.unlink()
 
 # %% ../../nbs/app/61_experiments.ipynb #fc16df0a
 def _failure(error, label, notebook):
     "One line for an exception that a cell raised: the library's own message, or the exception's name and text"
     kinds = dict(InputError=InputError, MriDiffusionError=MriDiffusionError)
-    if error.ename == 'KeyboardInterrupt': return Interrupted(f'{label}: interrupted; run the same command again to continue')
+    if error.ename == 'KeyboardInterrupt':
+        return Interrupted(f'{label}: interrupted; run the same command again to continue')
     text = error.evalue.strip().split('\n')[0]
-    if error.ename in kinds: return kinds[error.ename](text)
-    return MriDiffusionError(f'{label}: {error.ename}: {text} (cell {error.exec_count}; see {notebook})')
+    if error.ename in kinds:
+        return kinds[error.ename](text)
+    return MriDiffusionError(
+        f'{label}: {error.ename}: {text} (cell {error.exec_count}; see {notebook})'
+    )
+
 
 def _execute(source, out, params, label, quiet):
     "Run `source` in its own kernel; the executed notebook is kept in `out` however it ends"
     from papermill.exceptions import PapermillExecutionError
-    running, final = out/f'.running-{label}.ipynb', out/f'{label}.ipynb'
-    for name in ('papermill', 'traitlets', 'asyncio'): logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said in one line below
-    try: _try_twice(str(source), str(running), dict(params, out=str(out)), label, quiet)
-    except KeyboardInterrupt: raise Interrupted(f'{label}: interrupted; run the same command again to continue') from None
-    except PapermillExecutionError as e: raise _failure(e, label, final) from None
-    except RuntimeError as e: raise MriDiffusionError(f'{label}: the kernel stopped ({str(e).strip()}); was there enough memory?') from None
-    finally: _keep(running, final)
+
+    running, final = out / f'.running-{label}.ipynb', out / f'{label}.ipynb'
+    for name in ('papermill', 'traitlets', 'asyncio'):
+        logging.getLogger(name).setLevel(
+            logging.CRITICAL
+        )  # what went wrong is said in one line below
+    try:
+        _try_twice(str(source), str(running), dict(params, out=str(out)), label, quiet)
+    except KeyboardInterrupt:
+        raise Interrupted(f'{label}: interrupted; run the same command again to continue') from None
+    except PapermillExecutionError as e:
+        raise _failure(e, label, final) from None
+    except RuntimeError as e:
+        raise MriDiffusionError(
+            f'{label}: the kernel stopped ({str(e).strip()}); was there enough memory?'
+        ) from None
+    finally:
+        _keep(running, final)
 
 # %% ../../nbs/app/61_experiments.ipynb #b94ff215
 def _is_bare(out):
     "Whether a run left nothing here but its notebook and pictures: a refused value does not keep the folder"
-    return all(p.suffix in ('.ipynb', '.png') or p.name in ('params.json', 'env.json') for p in out.rglob('*') if p.is_file())
+    return all(
+        p.suffix in ('.ipynb', '.png') or p.name in ('params.json', 'env.json')
+        for p in out.rglob('*')
+        if p.is_file()
+    )
+
 
 def _claim(out, params):
     "Make `out` the folder of a run with `params`; what it holds already must be the same run"
-    try: check = any(out.iterdir()) if out.exists() else False
-    except OSError as e: raise InputError(f'{out}: not a folder that can be read ({e.strerror})') from None
+    try:
+        check = any(out.iterdir()) if out.exists() else False
+    except OSError as e:
+        raise InputError(f'{out}: not a folder that can be read ({e.strerror})') from None
     if check:
-        if (out/'params.json').is_file(): return _same_parameters(out, params)
-        require((out/'env.json').is_file() and _is_bare(out), f'{out}: holds files that are not a run; use another folder')
-    try: write_json(out/'params.json', params)
-    except MriDiffusionError as e: raise InputError(str(e)) from None
-    write_json(out/'env.json', environment())
+        if (out / 'params.json').is_file():
+            return _same_parameters(out, params)
+        if not (out / 'env.json').is_file() or not _is_bare(out):
+            raise InputError(f'{out}: holds files that are not a run; use another folder')
+    try:
+        write_json(out / 'params.json', params)
+    except MriDiffusionError as e:
+        raise InputError(str(e)) from None
+    write_json(out / 'env.json', environment())
+    return None
 
+# %% ../../nbs/app/61_experiments.ipynb #d8a1296a
 def run_experiment(
-    name,             # Experiment (see `list_experiments`), or path of a notebook
-    out,              # Folder of the run: made if missing, continued if interrupted, reused if finished
-    params=None,      # What differs from the defaults: name -> value or text
-    quiet:bool=None,  # True: no bars; None: ask the environment (MRI_DIFFUSION_QUIET)
-)->dict:              # What the notebook put into result.json
+    name,  # Experiment (see `list_experiments`), or path of a notebook
+    out,  # Folder of the run: made if missing, continued if interrupted, reused if finished
+    params=None,  # What differs from the defaults: name -> value or text
+    quiet: bool = None,  # True: no bars; None: ask the environment (MRI_DIFFUSION_QUIET)
+) -> dict:  # What the notebook put into result.json
     "Run an experiment in `out` by papermill"
     source, out = _notebook(name), Path(out).expanduser().resolve()
     params = plain(check_parameters(name, params))
-    if quiet is None: quiet = bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+    if quiet is None:
+        quiet = bool(os.environ.get('MRI_DIFFUSION_QUIET'))
     _claim(out, params)
-    finished = out/'result.json'
+    finished = out / 'result.json'
     if finished.exists():
-        if not quiet: print(f'{out}: this run has finished before; its result is used', file=sys.stderr)
+        if not quiet:
+            print(f'{out}: this run has finished before; its result is used', file=sys.stderr)
         return read_json(finished)
-    try: _execute(source, out, params, source.stem, quiet)
+    try:
+        _execute(source, out, params, source.stem, quiet)
     except InputError:
-        if _is_bare(out): (out/'params.json').unlink(missing_ok=True)
+        if _is_bare(out):
+            (out / 'params.json').unlink(missing_ok=True)
         raise
-    if not finished.exists(): raise MriDiffusionError(f'{source.stem}: ended without result.json; its last cell must call RunDir.result')
+    if not finished.exists():
+        raise MriDiffusionError(
+            f'{source.stem}: ended without result.json; its last cell must call RunDir.result'
+        )
     return read_json(finished)
 
 # %% ../../nbs/app/61_experiments.ipynb #7c09038a
 def grid(
-    **values, # Parameter -> list of values
-)->list:      # Settings: one dict per combination
+    **values,  # Parameter -> list of values
+) -> list:  # Settings: one dict per combination
     "Every combination of the values"
     return [dict(zip(values, v)) for v in itertools.product(*values.values())]
 
+
 def read_settings(
-    path, # .csv (a column per parameter, a row per run) or .json (a list of dicts, or a dict of lists: their grid)
-)->list:  # Settings: one dict per run
+    # .csv (a column per parameter, a row per run) or .json (a list of dicts, or a dict of lists:
+    # their grid)
+    path,
+) -> list:  # Settings: one dict per run
     "Settings of a sweep from a file"
     path = Path(path)
-    require(path.is_file(), f'{path}: no such file')
-    require(path.suffix in ('.csv', '.json'), f'{path}: a sweep is a .csv or a .json file')
+    if not path.is_file():
+        raise InputError(f'{path}: no such file')
+    if path.suffix not in ('.csv', '.json'):
+        raise InputError(f'{path}: a sweep is a .csv or a .json file')
     if path.suffix == '.csv':
-        with open(path, newline='', encoding='utf-8') as f: return [{k.strip(): (v or '').strip() for k, v in row.items()} for row in csv.DictReader(f)]
+        with open(path, newline='', encoding='utf-8') as f:
+            return [
+                {k.strip(): (v or '').strip() for k, v in row.items()} for row in csv.DictReader(f)
+            ]
     found = read_json(path)
-    if isinstance(found, dict): found = grid(**{k: v if isinstance(v, list) else [v] for k, v in found.items()})
-    require(isinstance(found, list) and all(isinstance(s, dict) for s in found), f'{path}: neither a list of dicts nor a dict of lists')
+    if isinstance(found, dict):
+        found = grid(**{k: v if isinstance(v, list) else [v] for k, v in found.items()})
+    if not isinstance(found, list) or not all(isinstance(s, dict) for s in found):
+        raise InputError(f'{path}: neither a list of dicts nor a dict of lists')
     return found
 
+# %% ../../nbs/app/61_experiments.ipynb #cc613d45
 def _folder_names(settings):
     "A readable folder name for each setting, made of the values that differ"
     keys = [k for k in settings[0] if len({json.dumps(s[k]) for s in settings}) > 1]
-    names = [','.join(f'{k}={re.sub("[^A-Za-z0-9.+-]+", "_", str(s[k]))}' for k in keys)[:150] or 'run' for s in settings]
-    require(len(set(names)) == len(names), 'sweep: two settings are the same')
+    names = [
+        ','.join(f'{k}={re.sub("[^A-Za-z0-9.+-]+", "_", str(s[k]))}' for k in keys)[:150] or 'run'
+        for s in settings
+    ]
+    if len(set(names)) != len(names):
+        raise InputError('sweep: two settings are the same')
     return names
 
 # %% ../../nbs/app/61_experiments.ipynb #a3f14d1a
 class _Job:
     "One run of a sweep, as a call that can be sent to another process and, on a cluster, queued again"
-    def __init__(self, name, out, params): self.name, self.out, self.params = str(name), str(out), params
+
+    def __init__(self, name, out, params):
+        self.name, self.out, self.params = str(name), str(out), params
+
     def __call__(self):
-        try: run_experiment(self.name, self.out, self.params, quiet=True)
-        except MriDiffusionError as e: return str(e)
+        try:
+            run_experiment(self.name, self.out, self.params, quiet=True)
+        except MriDiffusionError as e:
+            return str(e)
+
     def checkpoint(self):
         from submitit.helpers import DelayedSubmission
+
         return DelayedSubmission(self)
+
 
 def _quiet_start(threads):
     "In a worker: leave Ctrl-C alone while idle; share the cores"
     import signal
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault('OMP_NUM_THREADS', str(threads))
+
 
 def _listen(job):
     "In a worker: take Ctrl-C while a run is going on"
     import signal
+
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    try: return job()
-    finally: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return job()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 # %% ../../nbs/app/61_experiments.ipynb #8206c8bc
 def _run_local(jobs, n, quiet):
     "Run `jobs` in `n` processes; returns one message or None each. Ctrl-C: no new run is begun, those going on save and end"
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
+
     said, left, running = {}, list(jobs), {}
-    pool = ProcessPoolExecutor(n, get_context('spawn'), _quiet_start, (max(1, (os.cpu_count() or 1)//n),))
+    pool = ProcessPoolExecutor(
+        n, get_context('spawn'), _quiet_start, (max(1, (os.cpu_count() or 1) // n),)
+    )
     with pool, progress(None, 'sweep', total=len(jobs), quiet=quiet) as bar:
         while left or running:
             while left and len(running) < n:
@@ -322,58 +505,84 @@ def _run_local(jobs, n, quiet):
                 bar.update()
     return [said[j] for j in jobs]
 
+
 def _run_submitit(jobs, cluster, folder, options, quiet):
     "Run `jobs` by submitit and wait for them; a job still in the queue from an earlier start is joined, not sent again"
-    try: import submitit
-    except ImportError: raise InputError("a cluster needs submitit: pip install 'mri_diffusion[cluster]'") from None
+    try:
+        import submitit
+    except ImportError:
+        raise InputError("a cluster needs submitit: pip install 'mri_diffusion[cluster]'") from None
     executor = submitit.AutoExecutor(folder, cluster='local' if cluster == 'debug' else cluster)
-    executor.update_parameters(name='mri-diffusion', **dict(dict(timeout_min=24*60, cpus_per_task=4), **(options or {})))
-    record = folder/'jobs.json'
+    executor.update_parameters(
+        name='mri-diffusion', **dict(dict(timeout_min=24 * 60, cpus_per_task=4), **(options or {}))
+    )
+    record = folder / 'jobs.json'
     sent = read_json(record) if record.exists() else {}
-    handles = [_rejoin(submitit, folder, sent.get(j.out)) if cluster == 'slurm' else None for j in jobs]
+    handles = [
+        _rejoin(submitit, folder, sent.get(j.out)) if cluster == 'slurm' else None for j in jobs
+    ]
     handles = [h or executor.submit(j) for h, j in zip(handles, jobs)]
     write_json(record, {j.out: h.job_id for j, h in zip(jobs, handles)})
     return [_outcome(h) for h in progress(handles, 'sweep', quiet=quiet)]
 
+# %% ../../nbs/app/61_experiments.ipynb #dc24eeca
 def _rejoin(submitit, folder, job_id):
     "The Slurm job of that id if it still waits or runs, else None"
     job = job_id and submitit.SlurmJob(folder, job_id)
     return job if job and job.state in ('PENDING', 'RUNNING', 'REQUEUED', 'CONFIGURING') else None
 
+
 def _outcome(handle):
     "A submitit job's message or None; a job that was lost is a failure of one line"
-    try: return handle.result()
-    except Exception as e: return f'job {handle.job_id}: {(str(e).strip().splitlines() or [type(e).__name__])[-1]}'
+    try:
+        return handle.result()
+    except Exception as e:
+        return f'job {handle.job_id}: {(str(e).strip().splitlines() or [type(e).__name__])[-1]}'
+
+
 def _run_all(todo, jobs, cluster, folder, options, quiet):
     "One message or None for each job, wherever it runs"
-    if cluster == 'local': return _run_local(todo, min(jobs, len(todo)), quiet)
+    if cluster == 'local':
+        return _run_local(todo, min(jobs, len(todo)), quiet)
     return _run_submitit(todo, cluster, folder, options, quiet)
 
 # %% ../../nbs/app/61_experiments.ipynb #d862f057
 def sweep(
-    name,                # Experiment, or path of a notebook
-    settings,            # List of dicts, or a .csv or .json file (see `read_settings`)
-    out,                 # Folder; each setting gets a folder in it
-    params=None,         # Values common to all settings
-    jobs:int=1,          # Runs at a time on this machine
-    cluster:str='local', # local, slurm, or debug (submitit on this machine)
-    options=None,        # For submitit: slurm_partition, gpus_per_node, timeout_min, ...
-    quiet:bool=None,     # True: no bar
-):                       # DataFrame: `collect(out)`
+    name,  # Experiment, or path of a notebook
+    settings,  # List of dicts, or a .csv or .json file (see `read_settings`)
+    out,  # Folder; each setting gets a folder in it
+    params=None,  # Values common to all settings
+    jobs: int = 1,  # Runs at a time on this machine
+    cluster: str = 'local',  # local, slurm, or debug (submitit on this machine)
+    options=None,  # For submitit: slurm_partition, gpus_per_node, timeout_min, ...
+    quiet: bool = None,  # True: no bar
+):  # DataFrame: `collect(out)`
     "Run an experiment once per setting; a second start skips what is finished"
-    require(cluster in ('local', 'slurm', 'debug'), f'cluster {cluster}: unknown; there are local, slurm, debug')
-    require(jobs >= 1, f'jobs = {jobs}: at least one run at a time')
-    if isinstance(settings, (str, Path)): settings = read_settings(settings)
-    require(len(settings) > 0, 'sweep: no settings')
-    full, out = [plain(check_parameters(name, {**(params or {}), **s})) for s in settings], Path(out).expanduser().resolve()
-    todo = [_Job(_notebook(name), out/f, p) for f, p in zip(_folder_names(full), full)]
-    for j in todo: _claim(Path(j.out), j.params)
-    todo = [j for j in todo if not (Path(j.out)/'result.json').exists()]
-    try: said = _run_all(todo, jobs, cluster, out/'.submitit', options, quiet) if todo else []
-    except KeyboardInterrupt: raise Interrupted(f'{out}: interrupted; run the same command again to continue') from None
+    if cluster not in ('local', 'slurm', 'debug'):
+        raise InputError(f'cluster {cluster}: unknown; there are local, slurm, debug')
+    if jobs < 1:
+        raise InputError(f'jobs = {jobs}: at least one run at a time')
+    if isinstance(settings, (str, Path)):
+        settings = read_settings(settings)
+    if len(settings) <= 0:
+        raise InputError('sweep: no settings')
+    full, out = (
+        [plain(check_parameters(name, {**(params or {}), **s})) for s in settings],
+        Path(out).expanduser().resolve(),
+    )
+    todo = [_Job(_notebook(name), out / f, p) for f, p in zip(_folder_names(full), full)]
+    for j in todo:
+        _claim(Path(j.out), j.params)
+    todo = [j for j in todo if not (Path(j.out) / 'result.json').exists()]
+    try:
+        said = _run_all(todo, jobs, cluster, out / '.submitit', options, quiet) if todo else []
+    except KeyboardInterrupt:
+        raise Interrupted(f'{out}: interrupted; run the same command again to continue') from None
     failed = [f'{Path(j.out).name}: {m}' for j, m in zip(todo, said) if m]
-    if any('interrupted; run' in m for m in failed): raise Interrupted(f'{out}: interrupted; run the same command again to continue')
-    if failed: raise MriDiffusionError(f'{len(failed)} of {len(full)} runs failed; the first: {failed[0]}')
+    if any('interrupted; run' in m for m in failed):
+        raise Interrupted(f'{out}: interrupted; run the same command again to continue')
+    if failed:
+        raise MriDiffusionError(f'{len(failed)} of {len(full)} runs failed; the first: {failed[0]}')
     return collect(out)
 
 # %% ../../nbs/app/61_experiments.ipynb #d90c98f5
@@ -384,32 +593,43 @@ def _flat(values, prefix=''):
         flat.update(_flat(v, f'{prefix}{k}.') if isinstance(v, dict) else {f'{prefix}{k}': v})
     return flat
 
+
 def collect(
-    out, # Folder with runs in it, at any depth
-):       # DataFrame: one row per run: its folder, parameters, whether it finished, results
+    out,  # Folder with runs in it, at any depth
+):  # DataFrame: one row per run: its folder, parameters, whether it finished, results
     "Parameters and results of every run below `out`"
     import pandas as pd
+
     rows, out = [], Path(out)
-    require(out.is_dir(), f'{out}: no such folder')
+    if not out.is_dir():
+        raise InputError(f'{out}: no such folder')
     for p in sorted(out.rglob('params.json')):
-        params, done = read_json(p), p.parent/'result.json'
+        params, done = read_json(p), p.parent / 'result.json'
         found = _flat(read_json(done)) if done.exists() else {}
         found = {k if params.get(k, v) == v else f'result.{k}': v for k, v in found.items()}
-        rows.append(dict(run=str(p.parent.relative_to(out)), **params, finished=done.exists()) | found)
+        rows.append(
+            dict(run=str(p.parent.relative_to(out)), **params, finished=done.exists()) | found
+        )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/app/61_experiments.ipynb #2f42c22c
 def summarise(
-    frame,       # DataFrame of runs, as from `collect`
-    by,          # Column or columns that tell the groups apart
-    over='seed', # Column or columns averaged over
-    values=None, # Columns to summarise; None: all other numbers
-):               # DataFrame: groups; n, then mean and spread (std, n - 1) of each value
+    frame,  # DataFrame of runs, as from `collect`
+    by,  # Column or columns that tell the groups apart
+    over='seed',  # Column or columns averaged over
+    values=None,  # Columns to summarise; None: all other numbers
+):  # DataFrame: groups; n, then mean and spread (std, n - 1) of each value
     "Mean and spread over repeated runs"
     by, over = [[c] if isinstance(c, str) else list(c) for c in (by, over)]
     lost = [c for c in (*by, *over, *(values or ())) if c not in frame]
-    require(not lost, f'no column {", ".join(lost)}; there are {", ".join(map(str, frame.columns))}')
-    if values is None: values = [c for c in frame.select_dtypes('number') if c not in (*by, *over)]
+    if lost:
+        raise InputError(
+            f'no column {", ".join(lost)}; there are {", ".join(map(str, frame.columns))}'
+        )
+    if values is None:
+        values = [c for c in frame.select_dtypes('number') if c not in (*by, *over)]
     groups = frame.groupby(by, dropna=False)
     table = groups.size().to_frame('n')
-    for v in values: table[v], table[f'{v}_std'] = groups[v].mean(), groups[v].std()
+    for v in values:
+        table[v], table[f'{v}_std'] = groups[v].mean(), groups[v].std()
     return table.reset_index()

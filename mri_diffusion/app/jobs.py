@@ -11,573 +11,1038 @@ __all__ = ['files_of', 'load_input', 'check_files', 'simulate_scan', 'scan_noise
 import hashlib
 import os
 import shutil
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../../nbs/app/62_jobs.ipynb #5c265535
 def files_of(
-    path,                     # An image
-    ends=('.json', '.bval', '.bvec'), # Companions
-)->list:
+    path,  # An image
+    ends=('.json', '.bval', '.bvec'),  # Companions
+) -> list:
     "The image and its companions"
     from mri_diffusion.scans.nifti import stem
-    return [Path(path)] + [Path(path).parent/(stem(path) + e) for e in ends]
+
+    return [Path(path)] + [Path(path).parent / (stem(path) + e) for e in ends]
+
 
 def _slices_out(path, out, read, force):
     "Files that OUT stands for where it is no NIfTI; refused unless IN is PNG, and where they belong to the input"
-    from mri_diffusion.core import require
+    from mri_diffusion.core import InputError
     from mri_diffusion.scans.slices import ImageFacts, check_images, find_images, is_images
-    require(is_images(path), f'{out}: the name of an image must end in .nii or .nii.gz' + ' (a folder or a .png is for an IN of PNG)'*(out.suffix.lower() == '.png' or out.is_dir()))
+
+    if not is_images(path):
+        raise InputError(
+            f'{out}: the name of an image must end in .nii or .nii.gz'
+            + ' (a folder or a .png is for an IN of PNG)'
+            * (out.suffix.lower() == '.png' or out.is_dir())
+        )
     kind, files = find_images(path)
     slices = check_images(out, ImageFacts(tuple(f.name for f in files), 8, kind), force)
     among = out.suffix.lower() == '.png' and out.resolve().parent == path.resolve()
-    require(not among and not {f.resolve() for f in slices} & read, f'{out}: belongs to the input; give the output another name or folder')
+    if among or {f.resolve() for f in slices} & read:
+        raise InputError(f'{out}: belongs to the input; give the output another name or folder')
     return slices
+
 
 def _read_files(path):
     "Every file that belongs to an input; of a folder of images its slices, and the record beside it only if there is one"
     from mri_diffusion.scans.slices import find_images, is_images
-    if not is_images(path): return {f.resolve() for f in files_of(path, ('.json', '.bval', '.bvec', '.bvals', '.bvecs'))}
+
+    if not is_images(path):
+        return {
+            f.resolve() for f in files_of(path, ('.json', '.bval', '.bvec', '.bvals', '.bvecs'))
+        }
     return {f.resolve() for f in (*find_images(path)[1], *files_of(path, ['.json'])) if f.exists()}
 
+# %% ../../nbs/app/62_jobs.ipynb #0c2a0264
 def load_input(
-    path,      # NIfTI, a folder or file of slices, or raw k-space (.h5: M4Raw, fastMRI)
-    bval=None, # b-values; None: those beside the scan
-    bvec=None, # Directions; None: those beside the scan
-    mask=None, # Where the object is, on the same grid
-):             # Scan
+    path,  # NIfTI, a folder or file of slices, or raw k-space (.h5: M4Raw, fastMRI)
+    bval=None,  # b-values; None: those beside the scan
+    bvec=None,  # Directions; None: those beside the scan
+    mask=None,  # Where the object is, on the same grid
+):  # Scan
     "What a command line names as its input"
     from mri_diffusion.scans.nifti import Scan, load_mask
-    if not str(path).lower().endswith('.h5'): return Scan.load(path, bval, bvec, mask)
+
+    if not str(path).lower().endswith('.h5'):
+        return Scan.load(path, bval, bvec, mask)
     from mri_diffusion.scans.raw import load_raw
+
     scan = load_raw(path)
-    if mask is not None: scan.mask = load_mask(mask, scan)
+    if mask is not None:
+        scan.mask = load_mask(mask, scan)
     return scan
 
+# %% ../../nbs/app/62_jobs.ipynb #ccff45f8
 def check_files(
-    outputs,          # Files that will be written; None is skipped
-    inputs=(),        # Images and text files that are read; None is skipped
-    images=(),        # Those of `outputs` that are images
-    force:bool=False, # Existing files may be replaced
-    picture=None,     # That of `outputs` which may be PNG where the first of `inputs` is
+    outputs,  # Files that will be written; None is skipped
+    inputs=(),  # Images and text files that are read; None is skipped
+    images=(),  # Those of `outputs` that are images
+    force: bool = False,  # Existing files may be replaced
+    picture=None,  # That of `outputs` which may be PNG where the first of `inputs` is
 ):
     "Refuse, before any work, an input that is missing and an output that cannot or must not be written"
-    from mri_diffusion.core import check_output, require
+    from mri_diffusion.core import InputError, check_output
+
     outputs, inputs = ([Path(p) for p in paths if p is not None] for paths in (outputs, inputs))
-    for p in inputs: require(p.exists(), f'{p}: no such file; check the name and the folder')
+    for p in inputs:
+        if not p.exists():
+            raise InputError(f'{p}: no such file; check the name and the folder')
     is_nifti = lambda p: str(p).lower().endswith(('.nii', '.nii.gz'))
-    for p in images: require(p is None or p == picture or is_nifti(p), f'{p}: the name of an image must end in .nii or .nii.gz' + '; its values are signed and real, and PNG holds whole numbers from 0'*(Path(p or '').suffix.lower() == '.png'))
+    for p in images:
+        if p is not None and p != picture and not is_nifti(p):
+            raise InputError(
+                f'{p}: the name of an image must end in .nii or .nii.gz'
+                + '; its values are signed and real, and PNG holds whole numbers from 0'
+                * (Path(p or '').suffix.lower() == '.png')
+            )
     read, seen, folder = set().union(*map(_read_files, inputs)), set(), None
     for p in outputs:
-        require(p.resolve() not in read, f'{p}: belongs to the input; give the output another name or folder')
-        require(p.resolve() not in seen, f'{p}: two outputs would have this name')
-        require(folder not in p.resolve().parents, f'{p}: lies in the folder of images that will be written; give it another folder')
-        slices = _slices_out(inputs[0], p, read, force) if picture is not None and p == Path(picture) and not is_nifti(p) else []
-        if slices: folder = p.resolve()
-        require(slices or not p.is_dir(), f'{p}: is a folder; give the name of a file')
+        if p.resolve() in read:
+            raise InputError(f'{p}: belongs to the input; give the output another name or folder')
+        if p.resolve() in seen:
+            raise InputError(f'{p}: two outputs would have this name')
+        if folder in p.resolve().parents:
+            raise InputError(
+                f'{p}: lies in the folder of images that will be written; give it another folder'
+            )
+        slices = (
+            _slices_out(inputs[0], p, read, force)
+            if picture is not None and p == Path(picture) and not is_nifti(p)
+            else []
+        )
+        if slices:
+            folder = p.resolve()
+        if not slices and p.is_dir():
+            raise InputError(f'{p}: is a folder; give the name of a file')
         check_output(p, force)
         seen.add(p.resolve())
 
 # %% ../../nbs/app/62_jobs.ipynb #e8f2522e
 def simulate_scan(
-    path,             # Clean scan
-    out,              # Noisy scan to write, with its record beside it
-    noise='rician',   # rician, ncchi, gaussian, poisson or gamma
-    snr=None,         # Median signal inside the mask over sigma
-    sigma=None,       # Noise std in image units, instead of `snr`
-    coils=1,          # Coils of ncchi noise
-    correlation=0.,   # Width of the noise's correlation, mm (std of its Gaussian filter)
-    gfactor=None,     # Noise amplification at the centre, 1 or more; None: even noise
-    seed=0,           # Fixes the noise
-    sigma_map=None,   # Also write the noise std at every voxel there
-    mask=None,        # Where the signal is measured; None: Otsu's
-    bval=None,        # b-values; None: those beside the scan
-    bvec=None,        # Directions; None: those beside the scan
-    force=False,      # Replace existing files
-)->dict:              # The record that is written beside the scan
+    path,  # Clean scan
+    out,  # Noisy scan to write, with its record beside it
+    noise='rician',  # rician, ncchi, gaussian, poisson or gamma
+    snr=None,  # Median signal inside the mask over sigma
+    sigma=None,  # Noise std in image units, instead of `snr`
+    coils=1,  # Coils of ncchi noise
+    correlation=0.0,  # Width of the noise's correlation, mm (std of its Gaussian filter)
+    gfactor=None,  # Noise amplification at the centre, 1 or more; None: even noise
+    seed=0,  # Fixes the noise
+    sigma_map=None,  # Also write the noise std at every voxel there
+    mask=None,  # Where the signal is measured; None: Otsu's
+    bval=None,  # b-values; None: those beside the scan
+    bvec=None,  # Directions; None: those beside the scan
+    force=False,  # Replace existing files
+) -> dict:  # The record that is written beside the scan
     "Add noise of a known level to a clean scan"
     import numpy as np
-    from mri_diffusion.core import generator, require
+
+    from mri_diffusion.core import InputError, generator
     from mri_diffusion.noise.models import add_noise, g_factor_map
     from mri_diffusion.scans.nifti import make_sidecar
-    require((snr is None) != (sigma is None), f'{path}: give the noise level by --snr or by --sigma, one of them')
-    require(seed >= 0, f'seed {seed}: give 0 or more')
-    require((snr if sigma is None else sigma) > 0, f'the noise level ({"--snr" if sigma is None else "--sigma"}) must be above 0')
+
+    if snr is None == sigma is None:
+        raise InputError(f'{path}: give the noise level by --snr or by --sigma, one of them')
+    if seed < 0:
+        raise InputError(f'seed {seed}: give 0 or more')
+    if not (snr if sigma is None else sigma) > 0:
+        raise InputError(
+            f'the noise level ({"--snr" if sigma is None else "--sigma"}) must be above 0'
+        )
     images, inputs = [out, sigma_map], [path, mask, bval, bvec]
     check_files([*files_of(out, ['.json']), sigma_map], inputs, images, force, out)
     scan = load_input(path, bval, bvec, mask)
-    if scan.bvals is not None: check_files(files_of(out)[2:], inputs, force=force)
+    if scan.bvals is not None:
+        check_files(files_of(out)[2:], inputs, force=force)
     level = float(np.median(scan.b0[scan.foreground()]))
-    require(level > 0, f'{path}: the median signal inside the mask is {level:g}; give another mask')
-    sigma = level/snr if sigma is None else sigma
-    relative = sigma/level*(g_factor_map(scan.shape[:3], gfactor) if gfactor is not None else 1.)
-    noisy = level*add_noise(scan.data/np.float32(level), relative, noise, coils, correlation, generator(seed), scan.voxel_size)
-    facts = dict(noise=noise, snr=level/sigma if snr is None else snr, coils=coils, correlation_mm=correlation, gfactor=gfactor, signal=level)
+    if not level > 0:
+        raise InputError(
+            f'{path}: the median signal inside the mask is {level:g}; give another mask'
+        )
+    sigma = level / snr if sigma is None else sigma
+    relative = (
+        sigma / level * (g_factor_map(scan.shape[:3], gfactor) if gfactor is not None else 1.0)
+    )
+    noisy = level * add_noise(
+        scan.data / np.float32(level),
+        relative,
+        noise,
+        coils,
+        correlation,
+        generator(seed),
+        scan.voxel_size,
+    )
+    facts = dict(
+        noise=noise,
+        snr=level / sigma if snr is None else snr,
+        coils=coils,
+        correlation_mm=correlation,
+        gfactor=gfactor,
+        signal=level,
+    )
     record = make_sidecar(path, 'simulate', facts, seed, sigma)
-    if scan.images: record['Notes'] = scan.notes
+    if scan.images:
+        record['Notes'] = scan.notes
     scan.with_data(noisy).save(out, force, record)
-    if sigma_map is not None: scan.with_data(np.broadcast_to(np.float32(level*relative), scan.shape[:3])).save(sigma_map, force)
+    if sigma_map is not None:
+        scan.with_data(np.broadcast_to(np.float32(level * relative), scan.shape[:3])).save(
+            sigma_map, force
+        )
     return record
 
 # %% ../../nbs/app/62_jobs.ipynb #de129d93
 def scan_noise(
-    path,        # Scan
-    bval=None,   # b-values; None: those beside the scan
-    mask=None,   # The object; None: Otsu's
+    path,  # Scan
+    bval=None,  # b-values; None: those beside the scan
+    mask=None,  # The object; None: Otsu's
     how='auto',  # Estimator: auto, piesno, mppca, repeats, wavelet, background, noise_scan
     coils=None,  # Coils of a sum-of-squares image; None: read from the air
-    map=None,    # Also write the noise std at every voxel there
-    json=None,   # Also write what was found there
-    force=False, # Replace existing files
-)->dict:         # Plain values, from `describe_noise`
+    map=None,  # Also write the noise std at every voxel there
+    json=None,  # Also write what was found there
+    force=False,  # Replace existing files
+) -> dict:  # Plain values, from `describe_noise`
     "Level, distribution and correlation of the noise of a scan"
     import numpy as np
-    from mri_diffusion.core import plain, write_json
+
+    from mri_diffusion.core import InputError, plain, write_json
     from mri_diffusion.noise.describe import describe_noise
     from mri_diffusion.noise.sigma import estimate_sigma
+
     check_files([map, json], [path, bval, mask], [map], force)
     scan = load_input(path, bval, None, mask)
     found = describe_noise(scan, n_coils=coils, how=how)
     estimate = found.pop('estimate')
     if map is not None:
-        if estimate.how == 'mppca': estimate = estimate_sigma(scan.data, 'mppca', scan.mask, found['n_coils'], scan.bvals)
-        values = estimate.map(scan.shape if getattr(estimate.sigma, 'ndim', 0) == 1 else scan.shape[:3])
-        if np.ptp(values) == 0: found['notes'].append(f'the map holds one value: {estimate.how} sees no places apart' + ('; --how mppca does' if scan.data.ndim == 4 else ''))
+        if estimate.how == 'mppca':
+            estimate = estimate_sigma(scan.data, 'mppca', scan.mask, found['n_coils'], scan.bvals)
+        values = estimate.map(
+            scan.shape if getattr(estimate.sigma, 'ndim', 0) == 1 else scan.shape[:3]
+        )
+        if np.ptp(values) == 0:
+            found['notes'].append(
+                f'the map holds one value: {estimate.how} sees no places apart'
+                + ('; --how mppca does' if scan.data.ndim == 4 else '')
+            )
         scan.with_data(values).save(map, force)
     found = plain({'scan': str(path), **found, 'notes': scan.notes + found['notes']})
-    if json is not None: write_json(json, found, force)
+    if json is not None:
+        write_json(json, found, force)
     return found
 
+# %% ../../nbs/app/62_jobs.ipynb #dbfe3c75
 def noise_text(
-    found:dict, # From `scan_noise`
-)->str:
+    found: dict,  # From `scan_noise`
+) -> str:
     "A noise estimate as text"
-    rows = [('sigma', f'{found["sigma"]:.4g} image units (std of one real channel)' if found['sigma'] is not None else 'not found'), ('estimator', found['how']),
-            ('distribution', found['distribution'] + (f', {found["n_coils"]} coils' if found['n_coils'] > 1 else '') + ('' if found['coils_in_air'] else f' (assumed: no air to tell it by{"" if found["n_coils"] > 1 else "; for a sum of squares of coils give --coils"})'))]
-    rows += [('estimators', ', '.join(f'{k} {v:.4g}' for k, v in found['by_estimator'].items() if isinstance(v, float)) or 'none')]
-    rows += [(f'correlation {a}', '  '.join(f'{v:+.2f}' for v in c)) for a, c in (found['correlation'] or {}).items()]
+    rows = [
+        (
+            'sigma',
+            f'{found["sigma"]:.4g} image units (std of one real channel)'
+            if found['sigma'] is not None
+            else 'not found',
+        ),
+        ('estimator', found['how']),
+        (
+            'distribution',
+            found['distribution']
+            + (f', {found["n_coils"]} coils' if found['n_coils'] > 1 else '')
+            + (
+                ''
+                if found['coils_in_air']
+                else f' (assumed: no air to tell it '
+                f'by{"" if found["n_coils"] > 1 else "; for a sum of squares of coils give --coils"})'
+            ),
+        ),
+    ]
+    rows += [
+        (
+            'estimators',
+            ', '.join(
+                f'{k} {v:.4g}' for k, v in found['by_estimator'].items() if isinstance(v, float)
+            )
+            or 'none',
+        )
+    ]
+    rows += [
+        (f'correlation {a}', '  '.join(f'{v:+.2f}' for v in c))
+        for a, c in (found['correlation'] or {}).items()
+    ]
     rows += [('correlation', f'of lags 1, 2, ... voxels, from {found["correlation_from"]}')]
-    return '\n'.join(f'{k:14}{v}' for k, v in rows + [('note', n) for n in found['notes']] + [('warning', w) for w in _together(found['warnings'])])
+    return '\n'.join(
+        f'{k:14}{v}'
+        for k, v in rows
+        + [('note', n) for n in found['notes']]
+        + [('warning', w) for w in _together(found['warnings'])]
+    )
 
+# %% ../../nbs/app/62_jobs.ipynb #535b6077
 def _together(warnings):
     "One line for all methods that assume the same"
     groups = {}
-    for w in warnings: groups.setdefault(w.partition(' assumes ')[2], []).append(w.partition(' assumes ')[0])
-    return [f'{", ".join(names)} assume{"s"*(len(names) == 1)} {said}' for said, names in groups.items()]
+    for w in warnings:
+        groups.setdefault(w.partition(' assumes ')[2], []).append(w.partition(' assumes ')[0])
+    return [
+        f'{", ".join(names)} assume{"s" * (len(names) == 1)} {said}'
+        for said, names in groups.items()
+    ]
 
 # %% ../../nbs/app/62_jobs.ipynb #b133c6e9
 def training_scans(
-    method,   # A `Method`
-    noisy=(), # Paths, or Scans that are loaded already
-    clean=(), # Paths of their clean partners, in the same order
-    bval=None,# b-values of a single scan; None: those beside each
-    bvec=None,# Directions, the same
-    mask=None,# Where to learn, the same
-)->tuple:     # Lists of Scans
+    method,  # A `Method`
+    noisy=(),  # Paths, or Scans that are loaded already
+    clean=(),  # Paths of their clean partners, in the same order
+    bval=None,  # b-values of a single scan; None: those beside each
+    bvec=None,  # Directions, the same
+    mask=None,  # Where to learn, the same
+) -> tuple:  # Lists of Scans
     "Load what a method learns from, each pair on one grid"
-    from mri_diffusion.core import require
+    from mri_diffusion.core import InputError
     from mri_diffusion.scans.nifti import Scan, load_like
+
     noisy, clean = list(noisy or ()), list(clean or ())
     given = [o for o, v in dict(bval=bval, bvec=bvec, mask=mask).items() if v is not None]
-    require(not given or method.needs == 'scan', f'{method.name}: learns from pairs; --{given and given[0]} is for methods that learn from the scan itself')
-    require(not given or len(noisy) == 1, f'{method.name}: --{given and given[0]} with {len(noisy)} scans; give it for one scan, or lay the tables beside the scans')
-    require(noisy or clean, f'{method.name}: give scans to learn from')
+    if given and method.needs != 'scan':
+        raise InputError(
+            f'{method.name}: learns from pairs; --{given and given[0]} is for methods that learn '
+            f'from the scan itself'
+        )
+    if given and len(noisy) != 1:
+        raise InputError(
+            f'{method.name}: --{given and given[0]} with {len(noisy)} scans; give it for one '
+            f'scan, or lay the tables beside the scans'
+        )
+    if not noisy and not clean:
+        raise InputError(f'{method.name}: give scans to learn from')
     if method.needs == 'pairs':
-        require(clean, f'{method.name}: learns from pairs of noisy and clean scans; give the clean ones by --clean (mri-diffusion simulate makes noisy ones of them)')
-        require(not noisy or len(noisy) == len(clean), f'{method.name}: {len(noisy)} noisy and {len(clean)} clean scans; give them in pairs, in the same order')
-    else: require(noisy and not clean, f'{method.name}: learns from {"the noisy scan itself; give it, without --clean"}')
-    if not noisy: return [], [load_input(c) for c in clean]
-    for n in (bval, bvec, mask): require(n is None or Path(n).exists(), f'{n}: no such file; check the name and the folder')
+        if not clean:
+            raise InputError(
+                f'{method.name}: learns from pairs of noisy and clean scans; give the clean ones '
+                f'by --clean (mri-diffusion simulate makes noisy ones of them)'
+            )
+        if noisy and len(noisy) != len(clean):
+            raise InputError(
+                f'{method.name}: {len(noisy)} noisy and {len(clean)} clean scans; give them in '
+                f'pairs, in the same order'
+            )
+    else:
+        if not noisy or clean:
+            raise InputError(
+                f'{method.name}: learns from {"the noisy scan itself; give it, without --clean"}'
+            )
+    if not noisy:
+        return [], [load_input(c) for c in clean]
+    for n in (bval, bvec, mask):
+        if n is not None and not Path(n).exists():
+            raise InputError(f'{n}: no such file; check the name and the folder')
     scans = [n if isinstance(n, Scan) else load_input(n, bval, bvec, mask) for n in noisy]
     partners = [s.with_data(load_like(c, s, 'clean')) for c, s in zip(clean, scans)]
-    for c, s in zip(clean, partners): require(s.data.max() > s.data.min(), f'{c}: the clean scan is constant; check how the file was made')
+    for c, s in zip(clean, partners):
+        if not s.data.max() > s.data.min():
+            raise InputError(f'{c}: the clean scan is constant; check how the file was made')
     return scans, partners
 
+# %% ../../nbs/app/62_jobs.ipynb #73447672
 def has_finished(
-    folder, # Model folder
-)->bool:
+    folder,  # Model folder
+) -> bool:
     "Whether a folder holds a trained model, and no training has been begun over it since"
-    from mri_diffusion.core import read_json
-    config, record = Path(folder)/'config.json', Path(folder)/'training'/'settings.json'
-    return config.is_file() and (not record.is_file() or read_json(record).get('finished') == read_json(config).get('sha256', ''))
+    from mri_diffusion.core import InputError, read_json
 
+    config, record = Path(folder) / 'config.json', Path(folder) / 'training' / 'settings.json'
+    return config.is_file() and (
+        not record.is_file()
+        or read_json(record).get('finished') == read_json(config).get('sha256', '')
+    )
+
+# %% ../../nbs/app/62_jobs.ipynb #cae27b33
 def claim_model(
-    folder,           # Model folder
-    facts:dict,       # Settings of this training, plain values
-    resume:bool=True, # False: start afresh
-    force:bool=False, # True: replace whatever training the folder holds
-    keep:bool=False,  # True: this very training is kept, in spite of `force`
-)->bool:              # True: this very training has finished before
+    folder,  # Model folder
+    facts: dict,  # Settings of this training, plain values
+    resume: bool = True,  # False: start afresh
+    force: bool = False,  # True: replace whatever training the folder holds
+    keep: bool = False,  # True: this very training is kept, in spite of `force`
+) -> bool:  # True: this very training has finished before
     "Make `folder` the place of this training"
-    from mri_diffusion.core import InputError, check_output, read_json, require, write_json
+    from mri_diffusion.core import InputError, check_output, read_json, write_json
+
     folder = Path(folder)
-    record, config = folder/'training'/'settings.json', folder/'config.json'
-    require(not folder.exists() or folder.is_dir(), f'{folder}: is a file; give a folder for the model')
+    record, config = folder / 'training' / 'settings.json', folder / 'config.json'
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f'{folder}: is a file; give a folder for the model')
     old = read_json(record) if record.is_file() else None
-    require(old or config.is_file() or not folder.exists() or not any(folder.iterdir()), f'{folder}: holds files that are not a model; use another folder')
+    if not old and not config.is_file() and folder.exists() and any(folder.iterdir()):
+        raise InputError(f'{folder}: holds files that are not a model; use another folder')
     done = bool(old) and has_finished(folder)
     same = bool(old) and {**old, 'finished': None} == {**facts, 'finished': None}
-    if same and resume and not (done and force and not keep): return done
+    if same and resume and not (done and force and not keep):
+        return done
     if (old or config.is_file()) and resume and not force:
-        raise InputError(f'{folder}: holds another training ({_difference(old, facts)}); use another folder, or replace it by --fresh or --force')
+        raise InputError(
+            f'{folder}: holds another training ({_difference(old, facts)}); use another folder, '
+            f'or replace it by --fresh or --force'
+        )
     check_output(record, force=True)
-    if old: shutil.rmtree(record.parent)
+    if old:
+        shutil.rmtree(record.parent)
     write_json(record, {**facts, 'finished': None})
     return False
 
+# %% ../../nbs/app/62_jobs.ipynb #9392ef2e
 def _difference(old, facts):
     "What differs between two trainings, in words"
-    if not old: return 'not made by this command'
-    flat = [{**{k: v for k, v in f.items() if k not in ('config', 'finished')}, **f.get('config', {})} for f in (old, facts)]
-    unlike = dict(noisy='noisy: other scans', clean='clean: other scans', given='other b-values, directions, mask or noise level')
-    words = [unlike.get(k) or f'{k} {flat[0].get(k)}, not {v}' for k, v in flat[1].items() if flat[0].get(k) != v]
+    if not old:
+        return 'not made by this command'
+    flat = [
+        {**{k: v for k, v in f.items() if k not in ('config', 'finished')}, **f.get('config', {})}
+        for f in (old, facts)
+    ]
+    unlike = dict(
+        noisy='noisy: other scans',
+        clean='clean: other scans',
+        given='other b-values, directions, mask or noise level',
+    )
+    words = [
+        unlike.get(k) or f'{k} {flat[0].get(k)}, not {v}'
+        for k, v in flat[1].items()
+        if flat[0].get(k) != v
+    ]
     return '; '.join(words[:3]) or 'other settings'
 
-def _is_quiet(): return bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+
+def _is_quiet():
+    return bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+
 
 def _digest(*arrays):
     import numpy as np
+
     sha = hashlib.sha256()
-    for a in arrays: sha.update(b'none' if a is None else np.ravel(a, 'K'))
+    for a in arrays:
+        sha.update(b'none' if a is None else np.ravel(a, 'K'))
     return sha.hexdigest()[:16]
 
+# %% ../../nbs/app/62_jobs.ipynb #46df0449
 def training_record(
-    denoiser, # Method, settings, seed
-    noisy,    # Lists of Scans
+    denoiser,  # Method, settings, seed
+    noisy,  # Lists of Scans
     clean,
-    sigma,    # Noise level that was given, or None
-)->dict:      # Plain values
+    sigma,  # Noise level that was given, or None
+) -> dict:  # Plain values
     "What makes a training this very training; settings that only the inference reads are left out"
-    from mri_diffusion.core import plain
+    from mri_diffusion.core import InputError, plain
+
     m, d = denoiser.method, denoiser
-    record = dict(method=m.name, preset=d.preset, seed=d.seed, config={k: v for k, v in d.config.items() if k not in m.at_inference}, noisy=[_digest(s.data) for s in noisy], clean=[_digest(s.data) for s in clean])
-    if m.needs == 'scan': record['given'] = [_digest(s.bvals, s.bvecs, s.mask, sigma) for s in noisy]
+    record = dict(
+        method=m.name,
+        preset=d.preset,
+        seed=d.seed,
+        config={k: v for k, v in d.config.items() if k not in m.at_inference},
+        noisy=[_digest(s.data) for s in noisy],
+        clean=[_digest(s.data) for s in clean],
+    )
+    if m.needs == 'scan':
+        record['given'] = [_digest(s.bvals, s.bvecs, s.mask, sigma) for s in noisy]
     return plain(record)
+
 
 @contextmanager
 def _refused_leaves_nothing(out, new):
     "A training that is refused before its first checkpoint leaves no folder behind"
     from mri_diffusion.core import InputError
-    try: yield
+
+    try:
+        yield
     except InputError:
-        if not any((out/'training').rglob('checkpoint')): shutil.rmtree(out if new else out/'training', ignore_errors=True)
+        if not any((out / 'training').rglob('checkpoint')):
+            shutil.rmtree(out if new else out / 'training', ignore_errors=True)
         raise
 
+# %% ../../nbs/app/62_jobs.ipynb #07924413
 def train_method(
-    method,         # Name of a method that learns
-    noisy=(),       # Noisy scans (paths or Scans); none: noise is simulated on the clean ones
-    out='model',    # Model folder: made if missing, continued if interrupted
-    clean=(),       # Clean scans, in the same order
-    preset='laptop',# tiny, laptop or paper
-    steps=None,     # Optimizer steps; None: as the preset says
-    seed=0,         # Fixes weights, patches and noise
+    method,  # Name of a method that learns
+    noisy=(),  # Noisy scans (paths or Scans); none: noise is simulated on the clean ones
+    out='model',  # Model folder: made if missing, continued if interrupted
+    clean=(),  # Clean scans, in the same order
+    preset='laptop',  # tiny, laptop or paper
+    steps=None,  # Optimizer steps; None: as the preset says
+    seed=0,  # Fixes weights, patches and noise
     device='auto',  # auto, cpu, cuda, mps
     settings=None,  # dict of other settings of the preset
-    resume=True,    # False: start afresh
-    force=False,    # Replace the model that is there
-    keep=False,     # But not if it is this very one
-    bval=None,      # Of a method that learns from the scan itself: b-values; None: those beside the scan
-    bvec=None,      # The same: directions
-    mask=None,      # The same: where to learn
-    sigma=None,     # The same: noise std in image units, number or path of a map; None: as the method finds it
-)->dict:            # What was trained, and whether it had finished before
+    resume=True,  # False: start afresh
+    force=False,  # Replace the model that is there
+    keep=False,  # But not if it is this very one
+    # Of a method that learns from the scan itself: b-values; None: those beside the scan
+    bval=None,
+    bvec=None,  # The same: directions
+    mask=None,  # The same: where to learn
+    # The same: noise std in image units, number or path of a map; None: as the method finds it
+    sigma=None,
+) -> dict:  # What was trained, and whether it had finished before
     "Train a method and keep it in a folder"
-    from mri_diffusion.core import read_json, require, write_json
     from mri_diffusion.app.denoiser import Denoiser, check_dims
+    from mri_diffusion.core import InputError, read_json, write_json
     from mri_diffusion.methods.registry import get_method
+
     out, m = Path(out), get_method(method)
-    require(m.learns, f'{method}: learns nothing; use it directly: mri-diffusion denoise IN OUT --method {method}')
-    denoiser = Denoiser(method, preset, seed, device, _is_quiet(), **{**(settings or {}), **({} if steps is None else {'steps': steps})})
-    require(denoiser.config.get('steps', 1) >= 1, f'steps = {denoiser.config.get("steps")}: give at least 1')
+    if not m.learns:
+        raise InputError(
+            f'{method}: learns nothing; use it directly: mri-diffusion denoise IN OUT --method '
+            f'{method}'
+        )
+    denoiser = Denoiser(
+        method,
+        preset,
+        seed,
+        device,
+        _is_quiet(),
+        **{**(settings or {}), **({} if steps is None else {'steps': steps})},
+    )
+    if not denoiser.config.get('steps', 1) >= 1:
+        raise InputError(f'steps = {denoiser.config.get("steps")}: give at least 1')
     noisy, clean = training_scans(m, noisy, clean, bval, bvec, mask)
-    for s in noisy: check_dims(m, s)
-    require(sigma is None or m.needs == 'scan' and len(noisy) == 1, f'{method}: a noise level can be given where a method learns from one scan itself')
+    for s in noisy:
+        check_dims(m, s)
+    if sigma is not None and (m.needs != 'scan' or len(noisy) != 1):
+        raise InputError(
+            f'{method}: a noise level can be given where a method learns from one scan itself'
+        )
     sigma = read_sigma(sigma, noisy[0]) if sigma is not None else None
     facts = training_record(denoiser, noisy, clean, sigma)
     new, before = not out.exists(), claim_model(out, facts, resume, force, keep)
     if not before:
-        with _refused_leaves_nothing(out, new): denoiser.fit(noisy or None, clean or None, out/'training', sigma=sigma)
+        with _refused_leaves_nothing(out, new):
+            denoiser.fit(noisy or None, clean or None, out / 'training', sigma=sigma)
         if os.environ.get('RANK', '0') == '0':
             denoiser.save(out, force=True)
-            write_json(out/'training'/'settings.json', {**facts, 'finished': read_json(out/'config.json')['sha256']})
-            for p in sorted((out/'training').rglob('checkpoint')): shutil.rmtree(p, ignore_errors=True)
-            for p in (out/'training').rglob('*.npz'): p.unlink()  # images of the scan, which a model must not carry
-    return dict(model=str(out), method=method, preset=preset, steps=denoiser.config.get('steps'), seed=seed, parameters=read_json(out/'config.json')['parameters'], finished_before=before)
+            write_json(
+                out / 'training' / 'settings.json',
+                {**facts, 'finished': read_json(out / 'config.json')['sha256']},
+            )
+            for p in sorted((out / 'training').rglob('checkpoint')):
+                shutil.rmtree(p, ignore_errors=True)
+            for p in (out / 'training').rglob('*.npz'):
+                p.unlink()  # images of the scan, which a model must not carry
+    return dict(
+        model=str(out),
+        method=method,
+        preset=preset,
+        steps=denoiser.config.get('steps'),
+        seed=seed,
+        parameters=read_json(out / 'config.json')['parameters'],
+        finished_before=before,
+    )
 
 # %% ../../nbs/app/62_jobs.ipynb #0a38ff02
 def open_denoiser(
-    scan,             # The scan, for methods that learn from it
-    out,              # Where the result goes: a model that must be made lies beside it
-    method=None,      # Name; None: that of the model
-    model=None,       # Model folder
-    preset=None,      # tiny, laptop or paper; None: laptop, or that of the model
-    seed=None,        # Of a method that is trained here, or draws random numbers; None: 0, or that of the model
-    device='auto',    # auto, cpu, cuda, mps
-    settings=None,    # dict of settings to change
-    sigma=None,       # Noise level that was given, for methods that learn from the scan
-    force=False,      # A model beside the result may be replaced if it is another one
-):                    # Denoiser, ready to denoise
+    scan,  # The scan, for methods that learn from it
+    out,  # Where the result goes: a model that must be made lies beside it
+    method=None,  # Name; None: that of the model
+    model=None,  # Model folder
+    preset=None,  # tiny, laptop or paper; None: laptop, or that of the model
+    # Of a method that is trained here, or draws random numbers; None: 0, or that of the model
+    seed=None,
+    device='auto',  # auto, cpu, cuda, mps
+    settings=None,  # dict of settings to change
+    sigma=None,  # Noise level that was given, for methods that learn from the scan
+    force=False,  # A model beside the result may be replaced if it is another one
+):  # Denoiser, ready to denoise
     "The denoiser that a command line asks for"
-    from mri_diffusion.core import require
     from mri_diffusion.app.denoiser import Denoiser
+    from mri_diffusion.core import InputError
     from mri_diffusion.methods.registry import get_method
     from mri_diffusion.scans.nifti import stem
-    require(seed is None or seed >= 0, f'seed {seed}: give 0 or more')
-    require(method or model, 'give --method NAME (mri-diffusion methods lists them), or --model MODEL')
+
+    if seed is not None and seed < 0:
+        raise InputError(f'seed {seed}: give 0 or more')
+    if not method and not model:
+        raise InputError('give --method NAME (mri-diffusion methods lists them), or --model MODEL')
     m = get_method(method) if method else None
     if m and not m.learns:
-        require(model is None, f'{method}: learns nothing and takes no --model')
-        return Denoiser(method, preset or 'laptop', seed or 0, device, _is_quiet(), **(settings or {}))
+        if model is not None:
+            raise InputError(f'{method}: learns nothing and takes no --model')
+        return Denoiser(
+            method, preset or 'laptop', seed or 0, device, _is_quiet(), **(settings or {})
+        )
     if m and m.needs == 'scan' and not (model and has_finished(model)):
-        train_method(method, [scan], model or Path(out).parent/f'{stem(out)}_{method}', (), preset or 'laptop', None, seed or 0, device, settings, force=force and not model, keep=True, sigma=sigma)
-        model = model or Path(out).parent/f'{stem(out)}_{method}'
-    require(model, f'{method}: needs a trained model; give it by --model (mri-diffusion train {method} ... --out MODEL makes one)')
+        train_method(
+            method,
+            [scan],
+            model or Path(out).parent / f'{stem(out)}_{method}',
+            (),
+            preset or 'laptop',
+            None,
+            seed or 0,
+            device,
+            settings,
+            force=force and not model,
+            keep=True,
+            sigma=sigma,
+        )
+        model = model or Path(out).parent / f'{stem(out)}_{method}'
+    if not model:
+        raise InputError(
+            f'{method}: needs a trained model; give it by --model (mri-diffusion train {method} '
+            f'... --out MODEL makes one)'
+        )
     d = Denoiser.load(model, method, device=device, quiet=_is_quiet(), **(settings or {}))
-    require(preset in (None, d.preset), f'{model}: was trained with the preset {d.preset}, not {preset}; leave --preset out')
-    if seed is not None: d.seed = seed
+    if preset not in (None, d.preset):
+        raise InputError(
+            f'{model}: was trained with the preset {d.preset}, not {preset}; leave --preset out'
+        )
+    if seed is not None:
+        d.seed = seed
     return d
 
+# %% ../../nbs/app/62_jobs.ipynb #3b785ddd
 def read_sigma(
-    sigma, # None, number, text of a number, path of a map on the scan's grid, or an array
+    sigma,  # None, number, text of a number, path of a map on the scan's grid, or an array
     scan,  # The scan it must fit
-):         # None, number, or array (X, Y, Z) or (X, Y, Z, V)
+):  # None, number, or array (X, Y, Z) or (X, Y, Z, V)
     "The noise level a command line gives"
     from mri_diffusion.app.denoiser import check_sigma
     from mri_diffusion.scans.nifti import load_like
-    if sigma is None: return None
-    try: value = sigma if hasattr(sigma, 'shape') else float(sigma)
-    except ValueError: value = load_like(sigma, scan, 'sigma map', spatial=True)
+
+    if sigma is None:
+        return None
+    try:
+        value = sigma if hasattr(sigma, 'shape') else float(sigma)
+    except ValueError:
+        value = load_like(sigma, scan, 'sigma map', spatial=True)
     check_sigma(value, scan)
     return value
 
+
 def noise_warnings(
-    scan,   # Noisy scan
-    method, # Name
-)->list:    # Lines
+    scan,  # Noisy scan
+    method,  # Name
+) -> list:  # Lines
     "What the noise of `scan` has that `method` assumes it has not"
     from mri_diffusion.core import InputError
     from mri_diffusion.noise.describe import ASSUMES, describe_noise
-    if method not in ASSUMES or method in ('diffdenoise', 'noise2score', 'corruption2self', 'dip'): return []  # their own gate has spoken
-    try: return [w for w in describe_noise(scan)['warnings'] if w.startswith(f'{method} assumes ')]
-    except InputError: return []
 
+    if method not in ASSUMES or method in ('diffdenoise', 'noise2score', 'corruption2self', 'dip'):
+        return []  # their own gate has spoken
+    try:
+        return [w for w in describe_noise(scan)['warnings'] if w.startswith(f'{method} assumes ')]
+    except InputError:
+        return []
+
+# %% ../../nbs/app/62_jobs.ipynb #d9372afd
 def coil_warnings(
-    scan,   # Noisy scan
-    method, # Name
-)->list:    # A line, or none
+    scan,  # Noisy scan
+    method,  # Name
+) -> list:  # A line, or none
     "Said where the air is not that of one channel"
     from mri_diffusion.core import InputError
     from mri_diffusion.noise.describe import coils_in_background
-    if method == 'identity' or scan.data.min() < 0: return []
-    try: coils = coils_in_background(scan.data if scan.data.ndim == 3 else scan.data[..., scan.n_volumes//2], scan.mask)
-    except InputError: return []
-    return [f'the air looks like {coils:.1f} coils (root of the sum of squares), or like a magnitude that was interpolated; {method} takes the noise for that of one channel: of a sum of squares the dark stays too bright, and sigma is best given (--sigma, from `mri-diffusion noise`)'] if coils and round(coils) >= 2 else []
 
+    if method == 'identity' or scan.data.min() < 0:
+        return []
+    try:
+        coils = coils_in_background(
+            scan.data if scan.data.ndim == 3 else scan.data[..., scan.n_volumes // 2], scan.mask
+        )
+    except InputError:
+        return []
+    return (
+        [
+            f'the air looks like {coils:.1f} coils (root of the sum of squares), or like a '
+            f'magnitude that was interpolated; {method} takes the noise for that of one channel: '
+            f'of a sum of squares the dark stays too bright, and sigma is best given (--sigma, '
+            f'from `mri-diffusion noise`)'
+        ]
+        if coils and round(coils) >= 2
+        else []
+    )
+
+# %% ../../nbs/app/62_jobs.ipynb #a947c46d
 def denoise_scan(
-    path,            # Noisy scan
-    out,             # Denoised scan to write, with its record beside it
-    method=None,     # Name; None: that of the model
-    model=None,      # Model folder of a method that learns
-    bval=None,       # b-values; None: those beside the scan
-    bvec=None,       # Directions; None: those beside the scan
-    mask=None,       # Where to denoise; None: everywhere
-    sigma=None,      # Noise std in image units: number or path of a map; None: estimated where it is needed
-    preset=None,     # tiny, laptop or paper
-    residual=None,   # Also write noisy - denoised there
+    path,  # Noisy scan
+    out,  # Denoised scan to write, with its record beside it
+    method=None,  # Name; None: that of the model
+    model=None,  # Model folder of a method that learns
+    bval=None,  # b-values; None: those beside the scan
+    bvec=None,  # Directions; None: those beside the scan
+    mask=None,  # Where to denoise; None: everywhere
+    # Noise std in image units: number or path of a map; None: estimated where it is needed
+    sigma=None,
+    preset=None,  # tiny, laptop or paper
+    residual=None,  # Also write noisy - denoised there
     noise_map=None,  # Also write the noise std at every voxel there
-    std=None,        # Also write the uncertainty there, where the method gives one
-    report=None,     # Also write one .html page there
-    report_notebook=None, # Notebook that writes the page; None: the experiment `report`
-    seed=None,       # Fixes what is random; None: 0, or that of the model
-    device='auto',   # auto, cpu, cuda, mps
-    settings=None,   # dict of settings of the method
-    force=False,     # Replace existing files
-    bias_field='keep', # keep, correct or restore
-    choices=None,    # dict: a setting, or 'level' -> candidates; that of least unbiased risk is taken
-):                   # Result
+    std=None,  # Also write the uncertainty there, where the method gives one
+    report=None,  # Also write one .html page there
+    report_notebook=None,  # Notebook that writes the page; None: the experiment `report`
+    seed=None,  # Fixes what is random; None: 0, or that of the model
+    device='auto',  # auto, cpu, cuda, mps
+    settings=None,  # dict of settings of the method
+    force=False,  # Replace existing files
+    bias_field='keep',  # keep, correct or restore
+    choices=None,  # dict: a setting, or 'level' -> candidates; that of least unbiased risk is taken
+):  # Result
     "Denoise a scan on disk"
     from mri_diffusion.app.choice import check_choice
-    from mri_diffusion.core import require
     from mri_diffusion.app.denoiser import BIAS_FIELD, check_dims
-    from mri_diffusion.methods.registry import get_method
+    from mri_diffusion.core import InputError
     from mri_diffusion.methods.method import make_config
-    maps, inputs = [p for p in (residual, noise_map, std) if p is not None], [path, bval, bvec, mask, sigma if _is_path(sigma) else None]
+    from mri_diffusion.methods.registry import get_method
+
+    maps, inputs = (
+        [p for p in (residual, noise_map, std) if p is not None],
+        [path, bval, bvec, mask, sigma if _is_path(sigma) else None],
+    )
     check_files([*files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force, out)
     _check_report(report, report_notebook)
-    require(bias_field in BIAS_FIELD, f'--bias-field {bias_field}: unknown; choose from {", ".join(BIAS_FIELD)}')
+    if bias_field not in BIAS_FIELD:
+        raise InputError(f'--bias-field {bias_field}: unknown; choose from {", ".join(BIAS_FIELD)}')
     scan = load_input(path, bval, bvec, mask)
     if method:
         check_dims(get_method(method), scan)
-        for name, values in (choices or {}).items(): check_choice(get_method(method), make_config(get_method(method), preset or 'laptop'), name, values)
-        if std is not None and not (model and has_finished(model)): get_method(method).check_std(make_config(get_method(method), preset or 'laptop', **(settings or {})))
-    if scan.bvals is not None: check_files([f for p in (out, *maps) for f in files_of(p)[2:]], inputs, force=force)
+        for name, values in (choices or {}).items():
+            check_choice(
+                get_method(method),
+                make_config(get_method(method), preset or 'laptop'),
+                name,
+                values,
+            )
+        if std is not None and not (model and has_finished(model)):
+            get_method(method).check_std(
+                make_config(get_method(method), preset or 'laptop', **(settings or {}))
+            )
+    if scan.bvals is not None:
+        check_files([f for p in (out, *maps) for f in files_of(p)[2:]], inputs, force=force)
     level = read_sigma(sigma, scan)
-    opened = dict(out=out, method=method, model=model, preset=preset, seed=seed, device=device, settings=settings, force=force)
-    result = denoise_loaded(scan, level, opened, std is not None, noise_map is not None or report is not None, bias_field, choices)
+    opened = dict(
+        out=out,
+        method=method,
+        model=model,
+        preset=preset,
+        seed=seed,
+        device=device,
+        settings=settings,
+        force=force,
+    )
+    result = denoise_loaded(
+        scan,
+        level,
+        opened,
+        std is not None,
+        noise_map is not None or report is not None,
+        bias_field,
+        choices,
+    )
     result.save(out, residual, noise_map, std, force)
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
-    if report is not None: result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
+    if report is not None:
+        result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
     return result
 
+# %% ../../nbs/app/62_jobs.ipynb #d54a0296
 def _report_of(result, path, out, report, force, notebook):
     "Write the page; if that fails, say that the denoised scan is there and how to get the page later"
-    from mri_diffusion.core import MriDiffusionError
     from mri_diffusion.app.experiments import Interrupted
     from mri_diffusion.app.report_notebook import notebook_report
+    from mri_diffusion.core import InputError, MriDiffusionError
+
     later = f'{out} is written, and the page can be made later: mri-diffusion run {notebook} -p noisy {path} -p denoised {out} --out FOLDER'
-    try: found = notebook_report(result, report, force, notebook)
-    except (Interrupted, KeyboardInterrupt): raise Interrupted(f'interrupted while the page was written; {later}') from None
+    try:
+        found = notebook_report(result, report, force, notebook)
+    except (Interrupted, KeyboardInterrupt):
+        raise Interrupted(f'interrupted while the page was written; {later}') from None
     except MriDiffusionError as e:
         e.args = (f'{e}; {later}',)
         raise
     return {k: found[k] for k in ('verdict', 'reasons') if k in found}
 
+
 def _check_report(report, notebook):
     "Refuse a page that is none, and a notebook that is not there"
-    from mri_diffusion.core import require
     from mri_diffusion.app.experiments import experiment_parameters
-    require(report is None or str(report).lower().endswith('.html'), f'{report}: the name of a report must end in .html')
-    if notebook is None: return
-    require(report is not None, f'--report-notebook {notebook}: writes the page of --report; give that too')
-    missing = {'noisy', 'denoised', 'sigma', 'record'} - set(experiment_parameters(notebook))
-    require(not missing, f'{notebook}: has no parameter {", ".join(sorted(missing))}; start from a copy of the notebook report')
+    from mri_diffusion.core import InputError
 
+    if report is not None and not str(report).lower().endswith('.html'):
+        raise InputError(f'{report}: the name of a report must end in .html')
+    if notebook is None:
+        return
+    if report is None:
+        raise InputError(
+            f'--report-notebook {notebook}: writes the page of --report; give that too'
+        )
+    missing = {'noisy', 'denoised', 'sigma', 'record'} - set(experiment_parameters(notebook))
+    if missing:
+        raise InputError(
+            f'{notebook}: has no parameter {", ".join(sorted(missing))}; start from a copy of the '
+            f'notebook report'
+        )
+
+# %% ../../nbs/app/62_jobs.ipynb #7648e850
 def denoise_loaded(
-    scan,            # Scan
-    sigma,           # Noise level that was given, or None
-    opened,          # dict of arguments of `open_denoiser`
-    wants_std,       # Refuse a method without an uncertainty map
-    wants_sigma,     # Estimate the noise level if the method did not need it
-    bias_field,      # keep, correct or restore
-    choices=None,    # As in `denoise_scan`
-):                   # Result
+    scan,  # Scan
+    sigma,  # Noise level that was given, or None
+    opened,  # dict of arguments of `open_denoiser`
+    wants_std,  # Refuse a method without an uncertainty map
+    wants_sigma,  # Estimate the noise level if the method did not need it
+    bias_field,  # keep, correct or restore
+    choices=None,  # As in `denoise_scan`
+):  # Result
     "Denoise a scan in memory, without its bias field if asked"
-    from mri_diffusion.core import require
     from mri_diffusion.app.denoiser import BIAS_FIELD, with_field, without_field
     from mri_diffusion.noise.sigma import estimate_sigma
+
     flat, level, field = (scan, sigma, None) if bias_field == 'keep' else without_field(scan, sigma)
     denoiser = open_denoiser(flat, sigma=level, **opened)
-    if wants_std: denoiser.method.check_std(denoiser.config)
+    if wants_std:
+        denoiser.method.check_std(denoiser.config)
     known, told, said = _chosen(denoiser, flat, level, choices)
     result = denoiser.denoise(flat, told)
-    if said and known is not None: result.sigma = known
-    if said and level is None and known is not None: result.meta['sigma_from'] = 'estimated from the scan'
-    result.meta['notes'] += said + noise_warnings(flat, denoiser.method.name) + coil_warnings(flat, denoiser.method.name)
-    if result.sigma is None and wants_sigma: result.sigma, result.meta['sigma_from'] = estimate_sigma(flat.data, mask=flat.mask, bvals=flat.bvals).sigma, 'estimated from the scan'
-    if field is None: return result
+    if said and known is not None:
+        result.sigma = known
+    if said and level is None and known is not None:
+        result.meta['sigma_from'] = 'estimated from the scan'
+    result.meta['notes'] += (
+        said
+        + noise_warnings(flat, denoiser.method.name)
+        + coil_warnings(flat, denoiser.method.name)
+    )
+    if result.sigma is None and wants_sigma:
+        result.sigma, result.meta['sigma_from'] = (
+            estimate_sigma(flat.data, mask=flat.mask, bvals=flat.bvals).sigma,
+            'estimated from the scan',
+        )
+    if field is None:
+        return result
     inside = field[flat.foreground()]
-    result.meta |= dict(bias_field=bias_field, notes=result.meta['notes'] + [f'bias field (N4) {BIAS_FIELD[bias_field]}: {inside.min():.3g} to {inside.max():.3g} of its median'])
+    result.meta |= dict(
+        bias_field=bias_field,
+        notes=result.meta['notes']
+        + [
+            f'bias field (N4) {BIAS_FIELD[bias_field]}: {inside.min():.3g} to {inside.max():.3g} '
+            f'of its median'
+        ],
+    )
     return with_field(result, scan, field) if bias_field == 'restore' else result
 
+# %% ../../nbs/app/62_jobs.ipynb #600674d8
 def _chosen(denoiser, scan, sigma, choices):
     "Settings of least risk put into the denoiser, one after the other; the noise level, that to tell it, and notes"
     from mri_diffusion.app.choice import LEVEL, choose_setting
     from mri_diffusion.judge.report import report_mask, scan_coils, scan_kernel
     from mri_diffusion.noise.sigma import estimate_sigma
+
     told, notes = sigma, []
     if choices:
         mask = report_mask(scan)[0]
-        level = estimate_sigma(scan.data, mask=scan.mask, bvals=scan.bvals).sigma if sigma is None else sigma
-        kernel, (coils, said) = scan_kernel(scan, mask, 3 if scan.shape[2] > 10 else 2), scan_coils(scan, level, mask)
-        notes += ([] if kernel is not None else ['the scan does not show whether its noise is correlated; the choice took it as independent between voxels']) + ([said] if said else [])
+        level = (
+            estimate_sigma(scan.data, mask=scan.mask, bvals=scan.bvals).sigma
+            if sigma is None
+            else sigma
+        )
+        kernel, (coils, said) = (
+            scan_kernel(scan, mask, 3 if scan.shape[2] > 10 else 2),
+            scan_coils(scan, level, mask),
+        )
+        notes += (
+            []
+            if kernel is not None
+            else [
+                'the scan does not show whether its noise is correlated; the choice took it as '
+                'independent between voxels'
+            ]
+        ) + ([said] if said else [])
     for name, values in (choices or {}).items():
         best, table = choose_setting(denoiser, scan, name, values, level, scan.mask, coils, kernel)
-        if name == LEVEL: sigma, told = level, level*best
-        else: denoiser.config[name] = best
+        if name == LEVEL:
+            sigma, told = level, level * best
+        else:
+            denoiser.config[name] = best
         alike = [str(v) for v in table.index[table['alike'].astype(bool)] if v != best]
-        notes.append(f'{name} = {best} chosen of {", ".join(map(str, table.index))} by the unbiased risk, {table["risk"][best]:.3g} of the noise variance' + (f' ({", ".join(alike)} as good)' if alike else '')
-                     + ('; the network learned from this scan, which the risk does not see' if denoiser.method.needs == 'scan' else ''))
+        notes.append(
+            f'{name} = {best} chosen of {", ".join(map(str, table.index))} by the unbiased risk, '
+            f'{table["risk"][best]:.3g} of the noise variance'
+            + (f' ({", ".join(alike)} as good)' if alike else '')
+            + (
+                '; the network learned from this scan, which the risk does not see'
+                if denoiser.method.needs == 'scan'
+                else ''
+            )
+        )
     return sigma, told, notes
 
+# %% ../../nbs/app/62_jobs.ipynb #3f73216c
 def _is_path(sigma):
-    try: return sigma is not None and float(sigma) is None
-    except ValueError: return True
+    try:
+        return sigma is not None and float(sigma) is None
+    except ValueError:
+        return True
 
 # %% ../../nbs/app/62_jobs.ipynb #8588eba6
 def evaluate_scan(
-    denoised,      # Denoised scan
-    clean=None,    # Clean scan on the same grid
+    denoised,  # Denoised scan
+    clean=None,  # Clean scan on the same grid
     repeats=None,  # Series of repeats of the same volume, none of which was denoised
-    noisy=None,    # What was denoised
-    mask=None,     # Where to measure as well
-    bval=None,     # b-values, for the noise level and the tensor of a series; None: those beside it
-    bvec=None,     # Directions, for its tensor
-    json=None,     # Also write the numbers there
-    force=False,   # Replace that file
-)->dict:
+    noisy=None,  # What was denoised
+    mask=None,  # Where to measure as well
+    bval=None,  # b-values, for the noise level and the tensor of a series; None: those beside it
+    bvec=None,  # Directions, for its tensor
+    json=None,  # Also write the numbers there
+    force=False,  # Replace that file
+) -> dict:
     "Measure a denoised scan"
-    from mri_diffusion.core import require, write_json
+    from mri_diffusion.core import InputError, write_json
     from mri_diffusion.judge.scores import evaluate, psnr_repeats
     from mri_diffusion.scans.nifti import Scan, load_like
-    require(clean or repeats or noisy, f'{denoised}: nothing to compare with; give --clean, --repeats or --noisy')
-    require(not (clean and repeats), '--clean and --repeats: give one of them')
+
+    if not clean and not repeats and not noisy:
+        raise InputError(f'{denoised}: nothing to compare with; give --clean, --repeats or --noisy')
+    if clean and repeats:
+        raise InputError('--clean and --repeats: give one of them')
     check_files([json], [denoised, clean, repeats, noisy, mask, bval, bvec], force=force)
-    scan, found = Scan.load(denoised, bval, bvec, mask), dict(denoised=str(denoised), mask=None if mask is None else str(mask))
+    scan, found = (
+        Scan.load(denoised, bval, bvec, mask),
+        dict(denoised=str(denoised), mask=None if mask is None else str(mask)),
+    )
     before = None if noisy is None else load_like(noisy, scan, 'noisy')
     if clean is not None:
         truth = load_like(clean, scan, 'clean')
         found |= evaluate(scan.data, truth, before, scan.mask)
-        if scan.data.ndim == 4 and scan.bvals is not None and scan.bvecs is not None: found['tensor'] = _tensor_errors(scan, truth, before)
+        if scan.data.ndim == 4 and scan.bvals is not None and scan.bvecs is not None:
+            found['tensor'] = _tensor_errors(scan, truth, before)
     if repeats is not None:
         series = Scan.load(repeats)
-        require(scan.data.ndim == 3 and series.data.ndim == 4 and series.n_volumes > 1, f'{repeats}: shape {series.shape}; give a series (X, Y, Z, N) of at least 2 repeats of the denoised volume')
+        if scan.data.ndim != 3 or series.data.ndim != 4 or series.n_volumes <= 1:
+            raise InputError(
+                f'{repeats}: shape {series.shape}; give a series (X, Y, Z, N) of at least 2 '
+                f'repeats of the denoised volume'
+            )
         load_like(denoised, series, 'denoised', spatial=True)
         for name, data in (('psnr_repeats', scan.data), ('psnr_repeats_noisy', before)):
-            if data is not None: found[name] = psnr_repeats(data, series.data, scan.mask)
-        found['data_range'] = float(series.data.mean(-1)[... if scan.mask is None else scan.mask].max())
-    if before is not None: found['residual'] = _residual(scan, before)
-    if json is not None: write_json(json, found, force)
+            if data is not None:
+                found[name] = psnr_repeats(data, series.data, scan.mask)
+        found['data_range'] = float(
+            series.data.mean(-1)[... if scan.mask is None else scan.mask].max()
+        )
+    if before is not None:
+        found['residual'] = _residual(scan, before)
+    if json is not None:
+        write_json(json, found, force)
     return found
 
+# %% ../../nbs/app/62_jobs.ipynb #832dc1c9
 def _tensor_errors(scan, truth, noisy):
     "`map_errors` of the denoised and the noisy series; why not, where the gradient table fixes no tensor"
     from mri_diffusion.core import InputError
     from mri_diffusion.judge.tensors import map_errors, tensor_fit
+
     try:
         mask = scan.mask if scan.mask is not None else scan.with_data(truth).foreground()
         fit = lambda data: tensor_fit(data, scan.bvals, scan.bvecs, mask)
         true = fit(truth)
-        return {k: map_errors(fit(v), true, mask) for k, v in dict(denoised=scan.data, noisy=noisy).items() if v is not None}
-    except InputError as e: return dict(none=str(e))
+        return {
+            k: map_errors(fit(v), true, mask)
+            for k, v in dict(denoised=scan.data, noisy=noisy).items()
+            if v is not None
+        }
+    except InputError as e:
+        return dict(none=str(e))
+
 
 def _residual(scan, noisy):
     "Mean, std, correlations of what was removed, in units of the noise level"
     from mri_diffusion.judge.scores import residual_stats
     from mri_diffusion.noise.sigma import estimate_sigma
+
     inside = scan.foreground()
     estimate = estimate_sigma(noisy, mask=scan.mask, bvals=scan.bvals)
-    return dict(sigma=estimate.number, estimator=estimate.how, **residual_stats(noisy - scan.data, estimate.number, inside, scan.data))
+    return dict(
+        sigma=estimate.number,
+        estimator=estimate.how,
+        **residual_stats(noisy - scan.data, estimate.number, inside, scan.data),
+    )
 
+# %% ../../nbs/app/62_jobs.ipynb #5ead398b
 def _tensor_text(tensor):
     "Errors of FA and MD as lines"
-    if 'none' in tensor: return [f'no tensor maps: {tensor["none"]}']
+    if 'none' in tensor:
+        return [f'no tensor maps: {tensor["none"]}']
     say = lambda of: ', '.join(f'{k} {of(t)}' for k, t in tensor.items())
-    rows = ['FA error where the true FA is above 0.2 (mean size, bias): ' + say(lambda t: f'{t["FA"]:.4f}, {t["FA_bias"]:+.4f}'), 'MD error (mean size, 1e-3 mm2/s): ' + say(lambda t: f'{1e3*t["MD"]:.4f}')]
+    rows = [
+        'FA error where the true FA is above 0.2 (mean size, bias): '
+        + say(lambda t: f'{t["FA"]:.4f}, {t["FA_bias"]:+.4f}'),
+        'MD error (mean size, 1e-3 mm2/s): ' + say(lambda t: f'{1e3 * t["MD"]:.4f}'),
+    ]
     return rows if tensor else []
 
+# %% ../../nbs/app/62_jobs.ipynb #f8c6c26d
 def evaluation_text(
-    found:dict, # From `evaluate_scan`
-)->str:
+    found: dict,  # From `evaluate_scan`
+) -> str:
     "The numbers as a table, the data range first"
     where = 'value inside the mask' if found['mask'] else 'value'
-    rows = [f'data range {found["data_range"]:.4g} (largest {"clean" if "psnr" in found else "mean"} {where})'] if 'data_range' in found else []
+    rows = (
+        [
+            f'data range {found["data_range"]:.4g} (largest '
+            f'{"clean" if "psnr" in found else "mean"} {where})'
+        ]
+        if 'data_range' in found
+        else []
+    )
     if 'psnr' in found:
         columns = [c for c in ('', '_noisy', '_mask', '_mask_noisy') if f'psnr{c}' in found]
-        heads = {'': 'denoised', '_noisy': 'noisy', '_mask': 'in mask', '_mask_noisy': 'noisy in mask'}
+        heads = {
+            '': 'denoised',
+            '_noisy': 'noisy',
+            '_mask': 'in mask',
+            '_mask_noisy': 'noisy in mask',
+        }
         rows.append(f'{"":28}' + ''.join(f'{heads[c]:>15}' for c in columns))
-        for key, name in (('psnr', 'PSNR, dB'), ('ssim', 'SSIM'), ('nmse', 'NMSE'), ('hfen', 'HFEN')):
+        for key, name in (
+            ('psnr', 'PSNR, dB'),
+            ('ssim', 'SSIM'),
+            ('nmse', 'NMSE'),
+            ('hfen', 'HFEN'),
+        ):
             rows.append(f'{name:28}' + ''.join(f'{found[key + c]:15.4g}' for c in columns))
-        for key, name in (('psnr', 'PSNR gain, dB'), ('structural_error_reduction', 'structural error reduction')):
-            gains = {'': found.get('psnr_gain' if key == 'psnr' else key), '_mask': found.get('psnr_mask_gain' if key == 'psnr' else f'{key}_mask')}
-            if gains[''] is not None: rows.append(f'{name:28}' + ''.join(f'{gains[c]:15.4g}' if gains.get(c) is not None else ' '*15 for c in columns))
+        for key, name in (
+            ('psnr', 'PSNR gain, dB'),
+            ('structural_error_reduction', 'structural error reduction'),
+        ):
+            gains = {
+                '': found.get('psnr_gain' if key == 'psnr' else key),
+                '_mask': found.get('psnr_mask_gain' if key == 'psnr' else f'{key}_mask'),
+            }
+            if gains[''] is not None:
+                rows.append(
+                    f'{name:28}'
+                    + ''.join(
+                        f'{gains[c]:15.4g}' if gains.get(c) is not None else ' ' * 15
+                        for c in columns
+                    )
+                )
     rows += _tensor_text(found.get('tensor', {}))
     if 'psnr_repeats' in found:
-        rows += [f'{"PSNR by repeats, dB":28}{found["psnr_repeats"]:15.4g}' + (f', noisy {found["psnr_repeats_noisy"]:.4g}' if 'psnr_repeats_noisy' in found else '')]
-        rows += ['the repeats must not contain the scan that was denoised: its noise would count as truth']
+        rows += [
+            f'{"PSNR by repeats, dB":28}{found["psnr_repeats"]:15.4g}'
+            + (
+                f', noisy {found["psnr_repeats_noisy"]:.4g}'
+                if 'psnr_repeats_noisy' in found
+                else ''
+            )
+        ]
+        rows += [
+            'the repeats must not contain the scan that was denoised: its noise would count as '
+            'truth'
+        ]
     if 'residual' in found:
         r = found['residual']
-        if not r['std']: return '\n'.join(rows + [f'residual: the same {r["mean"]:g} everywhere; nothing but that was removed'])
-        rows += [f'residual: mean {r["mean"]:+.3f} and std {r["std"]:.3f} in units of sigma {r["sigma"]:.4g} ({r["estimator"]}), correlation of neighbours ' +
-                 ', '.join(f'{v:+.2f}' for v in r['lag1']) + f', with the image {r["signal_correlation"]:+.2f}']
+        if not r['std']:
+            return '\n'.join(
+                rows
+                + [f'residual: the same {r["mean"]:g} everywhere; nothing but that was removed']
+            )
+        rows += [
+            f'residual: mean {r["mean"]:+.3f} and std {r["std"]:.3f} in units of sigma '
+            f'{r["sigma"]:.4g} ({r["estimator"]}), correlation of neighbours '
+            + ', '.join(f'{v:+.2f}' for v in r['lag1'])
+            + f', with the image {r["signal_correlation"]:+.2f}'
+        ]
     return '\n'.join(rows)

@@ -6,109 +6,184 @@
 __all__ = ['load_result', 'pack_result', 'notebook_report', 'in_notebook']
 
 # %% ../../nbs/app/61_report_notebook.ipynb #7eade2d2
-import base64, tempfile
+import base64
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from ..core import InputError, atomic_path, check_output, plain, read_json, require, write_json
 from .denoiser import Result, check_sigma
 from .experiments import run_experiment
+from ..core import InputError, atomic_path, check_output, plain, read_json, write_json
 from ..judge.report import STYLE, provenance
 from ..scans.nifti import Scan, load_like, stem
 
 # %% ../../nbs/app/61_report_notebook.ipynb #d3ac8861
 def _record_of(denoised, record):
     "The record that was named, or lies beside the image; and whether it is one made for a report"
-    if record: return read_json(record), True
-    beside = Path(denoised).parent/f'{stem(denoised)}.json'
-    if not beside.is_file(): return {}, False
-    try: found = read_json(beside)
-    except InputError: found = None
-    return found if isinstance(found, dict) else dict(Notes=[f'{beside.name} beside the denoised scan is not a record of this library; it was not used']), False
+    if record:
+        return read_json(record), True
+    beside = Path(denoised).parent / f'{stem(denoised)}.json'
+    if not beside.is_file():
+        return {}, False
+    try:
+        found = read_json(beside)
+    except InputError:
+        found = None
+    return found if isinstance(found, dict) else dict(
+        Notes=[
+            f'{beside.name} beside the denoised scan is not a record of this library; it was not '
+            f'used'
+        ]
+    ), False
+
 
 def _meta_of(side, noisy):
     "The facts of a report from the record that `Scan.save` writes"
-    facts = dict(method=side.get('Method'), preset=side.get('Preset'), config=side.get('Parameters'), seed=side.get('Seed'), environment=side.get('Environment'), bias_field=side.get('BiasField'))
-    facts = {k: {'as recorded': v} if k in ('config', 'environment') and not isinstance(v, dict) else v for k, v in facts.items() if v is not None}
+    facts = dict(
+        method=side.get('Method'),
+        preset=side.get('Preset'),
+        config=side.get('Parameters'),
+        seed=side.get('Seed'),
+        environment=side.get('Environment'),
+        bias_field=side.get('BiasField'),
+    )
+    facts = {
+        k: {'as recorded': v} if k in ('config', 'environment') and not isinstance(v, dict) else v
+        for k, v in facts.items()
+        if v is not None
+    }
     notes = side.get('Notes', [])
-    return facts | dict(source=noisy, notes=[str(n) for n in (notes if isinstance(notes, list) else [notes])])
+    return facts | dict(
+        source=noisy, notes=[str(n) for n in (notes if isinstance(notes, list) else [notes])]
+    )
 
+# %% ../../nbs/app/61_report_notebook.ipynb #780c6fe6
 def _sigma_from(sigma, scan):
     "A number, one a volume (a list), or the map at a path"
-    if isinstance(sigma, (int, float, list)): value = np.asarray(sigma, float)[()]
+    if isinstance(sigma, (int, float, list)):
+        value = np.asarray(sigma, float)[()]
     else:
-        try: value = float(str(sigma))
-        except ValueError: value = load_like(sigma, scan, 'sigma map', spatial=True)
+        try:
+            value = float(str(sigma))
+        except ValueError:
+            value = load_like(sigma, scan, 'sigma map', spatial=True)
     check_sigma(value, scan)
     return value
 
+# %% ../../nbs/app/61_report_notebook.ipynb #a275597b
 def load_result(
-    noisy,      # Path of the noisy scan
-    denoised,   # Path of the denoised one, on the same grid
-    sigma='',   # Noise std in image units: number, or path of a map; empty: as the record says, or unknown
-    std='',     # Path of an uncertainty map; empty: none
-    mask='',    # Path of a mask; empty: found by the report
-    bval='',    # b-values; empty: those beside the noisy scan
-    bvec='',    # Directions, the same
+    noisy,  # Path of the noisy scan
+    denoised,  # Path of the denoised one, on the same grid
+    # Noise std in image units: number, or path of a map; empty: as the record says, or unknown
+    sigma='',
+    std='',  # Path of an uncertainty map; empty: none
+    mask='',  # Path of a mask; empty: found by the report
+    bval='',  # b-values; empty: those beside the noisy scan
+    bvec='',  # Directions, the same
     record='',  # JSON with what made it; empty: the one beside `denoised`, if there
-)->Result:
+) -> Result:
     "A result that is stored in files, whoever made it"
     scan = Scan.load(noisy, bval or None, bvec or None, mask or None)
     facts, ours = _record_of(denoised, record)
-    require(isinstance(facts, dict), f'{record or denoised}: its record is not a JSON object')
-    if ours: scan.path, scan.header = None, scan.header if facts.get('header', True) else None
+    if not isinstance(facts, dict):
+        raise InputError(f'{record or denoised}: its record is not a JSON object')
+    if ours:
+        scan.path, scan.header = None, scan.header if facts.get('header', True) else None
     meta = facts.get('meta', {}) if ours else _meta_of(facts, Path(noisy))
     known = facts.get('sigma') if ours else facts.get('Sigma')
     level = sigma if sigma != '' else known if isinstance(known, (int, float, list)) else ''
-    result = Result(scan.with_data(load_like(denoised, scan, 'denoised')), scan, None if level == '' else _sigma_from(level, scan), None if std == '' else load_like(std, scan, 'uncertainty', spatial=True), meta,
-                    {k: base64.b64decode(v) for k, v in facts.get('pictures', {}).items()} if ours else {})
-    if sigma != '' and not ours: result.meta['sigma_from'] = 'given by the caller'
+    result = Result(
+        scan.with_data(load_like(denoised, scan, 'denoised')),
+        scan,
+        None if level == '' else _sigma_from(level, scan),
+        None if std == '' else load_like(std, scan, 'uncertainty', spatial=True),
+        meta,
+        {k: base64.b64decode(v) for k, v in facts.get('pictures', {}).items()} if ours else {},
+    )
+    if sigma != '' and not ours:
+        result.meta['sigma_from'] = 'given by the caller'
     return result
 
 # %% ../../nbs/app/61_report_notebook.ipynb #f68d0672
 def pack_result(
-    result,     # With noisy, denoised, sigma, std, meta, pictures
-    folder,     # Made if missing
-    clean=None, # Scan or array of the shape of the scan, where it is known
-)->dict:        # Parameters of the notebook
+    result,  # With noisy, denoised, sigma, std, meta, pictures
+    folder,  # Made if missing
+    clean=None,  # Scan or array of the shape of the scan, where it is known
+) -> dict:  # Parameters of the notebook
     "A result as files for `load_result`"
     folder, scan, s = Path(folder), result.noisy, result.sigma
     folder.mkdir(parents=True, exist_ok=True)
-    volume = lambda x: scan.with_data(np.broadcast_to(np.asarray(x, np.float32), scan.shape if np.ndim(x) == 4 else scan.shape[:3]))
-    images = dict(noisy=scan, denoised=result.denoised, mask=None if scan.mask is None else volume(scan.mask), sigma=volume(s) if np.ndim(s) > 1 else None,
-                  std=None if result.std is None else volume(result.std), clean=None if clean is None else scan.with_data(clean.data if isinstance(clean, Scan) else clean))
-    paths = {k: str(v.save(folder/f'{k}.nii', force=True)) for k, v in images.items() if v is not None}
+    volume = lambda x: scan.with_data(
+        np.broadcast_to(
+            np.asarray(x, np.float32), scan.shape if np.ndim(x) == 4 else scan.shape[:3]
+        )
+    )
+    images = dict(
+        noisy=scan,
+        denoised=result.denoised,
+        mask=None if scan.mask is None else volume(scan.mask),
+        sigma=volume(s) if np.ndim(s) > 1 else None,
+        std=None if result.std is None else volume(result.std),
+        clean=None
+        if clean is None
+        else scan.with_data(clean.data if isinstance(clean, Scan) else clean),
+    )
+    paths = {
+        k: str(v.save(folder / f'{k}.nii', force=True)) for k, v in images.items() if v is not None
+    }
     meta = {**result.meta, 'source': str(result.meta.get('source') or scan.path or '') or None}
     command = provenance(result)['command']
-    if command != 'called from Python': meta['command'] = command
-    record = dict(meta=meta, header=scan.header is not None, sigma=None if np.ndim(s) > 1 else plain(s), pictures={k: base64.b64encode(v).decode() for k, v in (getattr(result, 'pictures', None) or {}).items()})
-    write_json(folder/'record.json', plain(record), force=True)
-    return paths | dict(record=str(folder/'record.json'))
+    if command != 'called from Python':
+        meta['command'] = command
+    record = dict(
+        meta=meta,
+        header=scan.header is not None,
+        sigma=None if np.ndim(s) > 1 else plain(s),
+        pictures={
+            k: base64.b64encode(v).decode()
+            for k, v in (getattr(result, 'pictures', None) or {}).items()
+        },
+    )
+    write_json(folder / 'record.json', plain(record), force=True)
+    return paths | dict(record=str(folder / 'record.json'))
 
+# %% ../../nbs/app/61_report_notebook.ipynb #680d7944
 def notebook_report(
-    result,             # With noisy, denoised, sigma, std, meta, pictures
-    path,               # .html to write
-    force:bool=False,   # Replace an existing file
-    notebook='report',  # Notebook with the parameters of `report`, which writes report.html into its run folder
-    clean=None,         # Scan or array of the shape of the scan, where it is known
-    quiet=None,         # No progress; None: ask the environment (MRI_DIFFUSION_QUIET)
-)->dict:                # What the notebook concluded: verdict, reasons, findings
+    result,  # With noisy, denoised, sigma, std, meta, pictures
+    path,  # .html to write
+    force: bool = False,  # Replace an existing file
+    # Notebook with the parameters of `report`, which writes report.html into its run folder
+    notebook='report',
+    clean=None,  # Scan or array of the shape of the scan, where it is known
+    quiet=None,  # No progress; None: ask the environment (MRI_DIFFUSION_QUIET)
+) -> dict:  # What the notebook concluded: verdict, reasons, findings
     "The page about a result, written by a notebook; whole or not at all"
     path = Path(path)
-    require(path.suffix.lower() in ('.html', '.htm'), f'{path}: end the name of a report in .html')
+    if path.suffix.lower() not in ('.html', '.htm'):
+        raise InputError(f'{path}: end the name of a report in .html')
     check_output(path, force)
     with tempfile.TemporaryDirectory(prefix='report-') as folder:
-        found = run_experiment(notebook, Path(folder)/'run', pack_result(result, Path(folder)/'result', clean), quiet)
-        page = Path(folder)/'run'/'report.html'
-        require(page.is_file(), f'{notebook}: wrote no report.html into its run folder; end it as the notebook report does')
-        with atomic_path(path, force) as tmp: tmp.write_bytes(page.read_bytes())
+        found = run_experiment(
+            notebook,
+            Path(folder) / 'run',
+            pack_result(result, Path(folder) / 'result', clean),
+            quiet,
+        )
+        page = Path(folder) / 'run' / 'report.html'
+        if not page.is_file():
+            raise InputError(
+                f'{notebook}: wrote no report.html into its run folder; end it as the notebook '
+                f'report does'
+            )
+        with atomic_path(path, force) as tmp:
+            tmp.write_bytes(page.read_bytes())
     return found
 
 # %% ../../nbs/app/61_report_notebook.ipynb #08ea8251
 def in_notebook(
-    text, # HTML of a section
-)->str:
+    text,  # HTML of a section
+) -> str:
     "A section with the style of the page, for display in a notebook"
     style = STYLE.replace(':root', '&').replace('body{', '&{')
     return f'<div class="mri-report"><style>.mri-report{{{style}}}</style>{text}</div>'

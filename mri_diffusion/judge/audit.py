@@ -6,10 +6,20 @@
 __all__ = ['SAY', 'TITLES', 'Finding', 'Audit', 'audit', 'lesion_power']
 
 # %% ../../nbs/judge/52_audit.ipynb #d51bd951
-import numpy as np
 from dataclasses import dataclass, field
-from ..core import generator, require
-from .calibration import CALIBRATED, NUMBERS, SEVERE, _deviation, make_case, simulation_maps, verdict_of
+
+import numpy as np
+
+from ..core import InputError, generator
+from mri_diffusion.judge.calibration import (
+    CALIBRATED,
+    NUMBERS,
+    SEVERE,
+    _deviation,
+    make_case,
+    simulation_maps,
+    verdict_of,
+)
 from .lesions import insert_lesions
 from .residual_numbers import _fitted, _judged, _numbers, _slice_log, local_mean
 from ..noise.models import add_noise, rician_mean
@@ -19,57 +29,141 @@ from ..scans.nifti import auto_mask
 @dataclass
 class Finding:
     "One number of an audit"
-    name:str        # Key of `NUMBERS`
-    value:float     # Measured; NaN: could not be
-    threshold:float # Beyond it lies the fault; where both sides are bad, on either side of zero
-    ok:bool         # Within
-    excess:float    # Deviation from the ideal over the one that is accepted
-    sentence:str    # What it means
+
+    name: str  # Key of `NUMBERS`
+    value: float  # Measured; NaN: could not be
+    threshold: float  # Beyond it lies the fault; where both sides are bad, on either side of zero
+    ok: bool  # Within
+    excess: float  # Deviation from the ideal over the one that is accepted
+    sentence: str  # What it means
+
 
 @dataclass
 class Audit:
     "A verdict and all that it rests on"
-    verdict:str                                # 'no fault found', 'look' or 'do not trust'
-    reasons:list                               # Sentences, the weightiest first; empty if no fault was found
-    findings:list                              # `Finding` for each number
-    slices:list                                # (volume, slice) whose residual departs from its neighbours'
-    volumes:list                               # Volumes judged
-    snr:float                                  # Median signal over sigma in the mask, of the first volume judged
-    notes:list = field(default_factory=list)   # What limits the judgement
+
+    verdict: str  # 'no fault found', 'look' or 'do not trust'
+    reasons: list  # Sentences, the weightiest first; empty if no fault was found
+    findings: list  # `Finding` for each number
+    slices: list  # (volume, slice) whose residual departs from its neighbours'
+    volumes: list  # Volumes judged
+    snr: float  # Median signal over sigma in the mask, of the first volume judged
+    notes: list = field(default_factory=list)  # What limits the judgement
 
     @property
     def table(self):
         "pandas DataFrame, a row a finding"
         import pandas as pd
-        return pd.DataFrame([{k: getattr(f, k) for k in ('name', 'value', 'threshold', 'ok', 'sentence')} for f in self.findings])
 
-SAY = dict( # name -> what it means within the limit, and beyond
-    scale=('The brightness was kept.', 'The image was made {way} in proportion to its signal, by about {percent:.1f} %.'),
-    blob=('No single place stands out.', 'In one place something was {done} that the noise does not explain{place}.'),
-    edges=('Edges were not removed.', 'Structure was removed or changed along edges: there the residual holds {value:.1f} times the energy of noise, as after smoothing.'),
-    taken=('No more than the noise was removed.', 'More than the noise was removed: the residual is {value:.2f} times as large as the noise.'),
-    stripes=('Slices agree in brightness.', 'Slices differ in brightness by {value:.2f} sigma from one to the next: stripes were made or removed.'),
-    slice=('All slices were treated alike.', 'Single slices were treated differently from their neighbours{place}.'),
-    left=('Most of the noise was removed.', 'Noise was left in: only {value:.2f} of its standard deviation was removed.'),
-    band=('No band of spatial frequency holds more than noise.', 'At some spatial frequency the residual has {value:.1f} times the power of noise: structure was removed, or was added that is not in the scan.'),
-    local=('The residual has no smooth part.', 'The residual has a smooth part, {value:.1f} times the energy that noise gives it: structure was removed, or was added that is not in the scan.'),
-    offset=('The mean is right at each brightness.', 'At some level of brightness the image is too {dark}, by {size:.2f} sigma.'),
-    signal=('What was removed does not follow the image.', 'What was removed follows the image (correlation {value:+.2f}).'),
-    lag=('What was removed is as fine as the noise.', 'What was removed is {coarse} than the noise (correlation of neighbours {value:+.2f}).'),
-    flat=('All spatial frequencies of the noise were removed alike.', 'Some spatial frequencies were treated differently from others (flatness {value:.2f}).'),
-    floor=('The noise floor in the dark was taken out.', 'The noise floor was kept: where there is no signal the image still holds {value:.2f} of the noise power, so dark tissue is too bright. It matters for diffusion and relaxation; the function correct_bias takes it out.'))
+        return pd.DataFrame(
+            [
+                {k: getattr(f, k) for k in ('name', 'value', 'threshold', 'ok', 'sentence')}
+                for f in self.findings
+            ]
+        )
 
-TITLES = dict( # name -> what is measured, in a few words
-    scale='brightness in proportion to the signal', blob='largest local mean beyond that of noise', edges='energy on edges over that of noise', taken='size of the residual over that of the noise', stripes='steps between slices, sigma',
-    slice='slice against its neighbours, logarithm of rms', left='size of the residual over that of the noise', band='power in the worst band over that of noise', local='energy of the smooth part over that of noise', offset='mean at the worst level of brightness, sigma',
-    signal='correlation with the image', lag='correlation of neighbours beyond that of the noise', flat='flatness of the spectrum over that of the noise', floor='noise power left in the dark')
+# %% ../../nbs/judge/52_audit.ipynb #785acd91
+SAY = dict(  # name -> what it means within the limit, and beyond
+    scale=(
+        'The brightness was kept.',
+        'The image was made {way} in proportion to its signal, by about {percent:.1f} %.',
+    ),
+    blob=(
+        'No single place stands out.',
+        'In one place something was {done} that the noise does not explain{place}.',
+    ),
+    edges=(
+        'Edges were not removed.',
+        'Structure was removed or changed along edges: there the residual holds {value:.1f} times '
+        'the energy of noise, as after smoothing.',
+    ),
+    taken=(
+        'No more than the noise was removed.',
+        'More than the noise was removed: the residual is {value:.2f} times as large as the noise.',
+    ),
+    stripes=(
+        'Slices agree in brightness.',
+        'Slices differ in brightness by {value:.2f} sigma from one to the next: stripes were made '
+        'or removed.',
+    ),
+    slice=(
+        'All slices were treated alike.',
+        'Single slices were treated differently from their neighbours{place}.',
+    ),
+    left=(
+        'Most of the noise was removed.',
+        'Noise was left in: only {value:.2f} of its standard deviation was removed.',
+    ),
+    band=(
+        'No band of spatial frequency holds more than noise.',
+        'At some spatial frequency the residual has {value:.1f} times the power of noise: '
+        'structure was removed, or was added that is not in the scan.',
+    ),
+    local=(
+        'The residual has no smooth part.',
+        'The residual has a smooth part, {value:.1f} times the energy that noise gives it: '
+        'structure was removed, or was added that is not in the scan.',
+    ),
+    offset=(
+        'The mean is right at each brightness.',
+        'At some level of brightness the image is too {dark}, by {size:.2f} sigma.',
+    ),
+    signal=(
+        'What was removed does not follow the image.',
+        'What was removed follows the image (correlation {value:+.2f}).',
+    ),
+    lag=(
+        'What was removed is as fine as the noise.',
+        'What was removed is {coarse} than the noise (correlation of neighbours {value:+.2f}).',
+    ),
+    flat=(
+        'All spatial frequencies of the noise were removed alike.',
+        'Some spatial frequencies were treated differently from others (flatness {value:.2f}).',
+    ),
+    floor=(
+        'The noise floor in the dark was taken out.',
+        'The noise floor was kept: where there is no signal the image still holds {value:.2f} of '
+        'the noise power, so dark tissue is too bright. It matters for diffusion and relaxation; '
+        'the function correct_bias takes it out.',
+    ),
+)
+
+# %% ../../nbs/judge/52_audit.ipynb #f5a6a936
+TITLES = dict(  # name -> what is measured, in a few words
+    scale='brightness in proportion to the signal',
+    blob='largest local mean beyond that of noise',
+    edges='energy on edges over that of noise',
+    taken='size of the residual over that of the noise',
+    stripes='steps between slices, sigma',
+    slice='slice against its neighbours, logarithm of rms',
+    left='size of the residual over that of the noise',
+    band='power in the worst band over that of noise',
+    local='energy of the smooth part over that of noise',
+    offset='mean at the worst level of brightness, sigma',
+    signal='correlation with the image',
+    lag='correlation of neighbours beyond that of the noise',
+    flat='flatness of the spectrum over that of the noise',
+    floor='noise power left in the dark',
+)
+
 
 def _sentence(name, value, ok, place):
     "Plain words for one number"
-    if not np.isfinite(value): return 'Not judged: too few voxels' + (' of air that were denoised.' if name == 'floor' else '.')
+    if not np.isfinite(value):
+        return 'Not judged: too few voxels' + (
+            ' of air that were denoised.' if name == 'floor' else '.'
+        )
     done = 'changed' if place is None else 'added' if place[1] < 0 else 'taken away'
-    return SAY[name][0 if ok else 1].format(value=value, percent=100*abs(value), way='darker' if value > 0 else 'brighter', dark='dark' if value > 0 else 'bright', size=abs(value), coarse='coarser' if value > 0 else 'finer',
-                                            done=done, place='' if place is None else f' ({place[0]})')
+    return SAY[name][0 if ok else 1].format(
+        value=value,
+        percent=100 * abs(value),
+        way='darker' if value > 0 else 'brighter',
+        dark='dark' if value > 0 else 'bright',
+        size=abs(value),
+        coarse='coarser' if value > 0 else 'finer',
+        done=done,
+        place='' if place is None else f' ({place[0]})',
+    )
 
 # %% ../../nbs/judge/52_audit.ipynb #53d8bb0e
 def _level(sigma, v, shape):
@@ -77,54 +171,101 @@ def _level(sigma, v, shape):
     s = np.asarray(sigma, float)
     return np.broadcast_to(s[v] if s.ndim == 1 else s[..., v] if s.ndim == 4 else s, shape)
 
+# %% ../../nbs/judge/52_audit.ipynb #5ff6e184
 def _open_audit(noisy, denoised, sigma, mask, kind):
     "Series (X, Y, Z, V) of both, mask, kind; one clear line for what cannot be judged"
     y, d = np.asarray(noisy, np.float32), np.asarray(denoised, np.float32)
-    require(y.ndim in (3, 4) and y.shape == d.shape, f'audit: noisy {y.shape}, denoised {d.shape}; give two volumes (X, Y, Z) or series (X, Y, Z, V) of one shape')
-    require(sigma is not None, 'audit: no noise level; give sigma, without it nothing can be said of a residual')
-    s, y, d = np.asarray(sigma, float), y.reshape(y.shape[:3] + (-1,)), d.reshape(d.shape[:3] + (-1,))
-    require(s.shape in ((), y.shape[3:], y.shape[:3], y.shape), f'audit: sigma {s.shape} for {y.shape}; give a number, one a volume, or a map')
+    if y.ndim not in (3, 4) or y.shape != d.shape:
+        raise InputError(
+            f'audit: noisy {y.shape}, denoised {d.shape}; give two volumes (X, Y, Z) or series '
+            f'(X, Y, Z, V) of one shape'
+        )
+    if sigma is None:
+        raise InputError(
+            'audit: no noise level; give sigma, without it nothing can be said of a residual'
+        )
+    s, y, d = (
+        np.asarray(sigma, float),
+        y.reshape(y.shape[:3] + (-1,)),
+        d.reshape(d.shape[:3] + (-1,)),
+    )
+    if s.shape not in ((), y.shape[3:], y.shape[:3], y.shape):
+        raise InputError(
+            f'audit: sigma {s.shape} for {y.shape}; give a number, one a volume, or a map'
+        )
     mask = auto_mask(y) if mask is None else np.asarray(mask) > 0
-    require(mask.shape == y.shape[:3], f'audit: mask {mask.shape} for {y.shape[:3]}; give one on the same grid')
-    mask = mask&(s > 0).all(-1) if s.ndim == 4 else mask&(s > 0) if s.ndim == 3 else mask
-    require(mask.sum() >= 500, f'audit: {int(mask.sum())} voxels in the mask with sigma above zero; at least 500 are needed')
-    require(np.isfinite(y[mask]).all() and np.isfinite(d[mask]).all(), 'audit: NaN or infinite values inside the mask; look at the images')
-    require((s > 0).all() if s.ndim < 2 else True, 'audit: sigma must be above zero')
-    require(kind in (None, 'gaussian', 'rician', 'ncchi'), f'audit: noise {kind!r}; it knows the laws of gaussian, rician and ncchi noise')
+    if mask.shape != y.shape[:3]:
+        raise InputError(f'audit: mask {mask.shape} for {y.shape[:3]}; give one on the same grid')
+    mask = mask & (s > 0).all(-1) if s.ndim == 4 else mask & (s > 0) if s.ndim == 3 else mask
+    if not mask.sum() >= 500:
+        raise InputError(
+            f'audit: {int(mask.sum())} voxels in the mask with sigma above zero; at least 500 are '
+            f'needed'
+        )
+    if not np.isfinite(y[mask]).all() or not np.isfinite(d[mask]).all():
+        raise InputError('audit: NaN or infinite values inside the mask; look at the images')
+    if not ((s > 0).all() if s.ndim < 2 else True):
+        raise InputError('audit: sigma must be above zero')
+    if kind not in (None, 'gaussian', 'rician', 'ncchi'):
+        raise InputError(
+            f'audit: noise {kind!r}; it knows the laws of gaussian, rician and ncchi noise'
+        )
     return y, d, mask, kind or ('gaussian' if (y[mask] < 0).any() else 'rician')
 
+# %% ../../nbs/judge/52_audit.ipynb #dbe49138
 def _standing_out(y, d, sigma, mask):
     "Volumes more than five robust standard deviations from the others in size, mean or covariance with the image of the residual; the oddest first"
+
     def row(v):
-        y_v, x, s = (a[mask].astype(float) for a in (y[..., v], d[..., v], _level(sigma, v, mask.shape)))
-        r = (y_v - x)/s
-        return r.std(), r.mean(), np.corrcoef(r, x)[0, 1]*r.std() if r.std() > 0 and x.std() > 0 else 0.
+        y_v, x, s = (
+            a[mask].astype(float) for a in (y[..., v], d[..., v], _level(sigma, v, mask.shape))
+        )
+        r = (y_v - x) / s
+        return (
+            r.std(),
+            r.mean(),
+            np.corrcoef(r, x)[0, 1] * r.std() if r.std() > 0 and x.std() > 0 else 0.0,
+        )
+
     rows = np.array([row(v) for v in range(y.shape[3])])
     away = np.abs(rows - np.median(rows, 0))
-    score = (away/np.maximum(1.4826*np.median(away, 0), .02)).max(1)
+    score = (away / np.maximum(1.4826 * np.median(away, 0), 0.02)).max(1)
     return [int(v) for v in np.argsort(-score) if score[v] > 5]
+
 
 def _law(kind, n_coils):
     "The law of the noise, in words"
-    return 'The noise was taken for ' + dict(gaussian='Gaussian', rician='Rician (a magnitude of one channel)', ncchi=f'that of {n_coils} coils (root of the sum of squares)')[kind] + '.'
+    return (
+        'The noise was taken for '
+        + dict(
+            gaussian='Gaussian',
+            rician='Rician (a magnitude of one channel)',
+            ncchi=f'that of {n_coils} coils (root of the sum of squares)',
+        )[kind]
+        + '.'
+    )
+
 
 def _place(z, mask, kernel):
     "Where the largest local mean of the residual is, and its sign"
-    t = max((local_mean(z, mask, kernel, w) for w in (1., 2., 3.)), key=lambda t: np.abs(t).max())
+    t = max(
+        (local_mean(z, mask, kernel, w) for w in (1.0, 2.0, 3.0)), key=lambda t: np.abs(t).max()
+    )
     at = np.unravel_index(np.abs(t).argmax(), t.shape)
     return f'near voxel {", ".join(str(int(i)) for i in at)}', float(t[at])
 
+# %% ../../nbs/judge/52_audit.ipynb #e6058b86
 def audit(
-    noisy,           # (X, Y, Z) or (X, Y, Z, V)
-    denoised,        # Same shape
-    sigma,           # Noise std of one channel, image units: number, one a volume, or a map
-    mask=None,       # (X, Y, Z) what is judged; None: Otsu's
-    kernel=None,     # Correlation of the noise, from `noise_kernel`; None: white
-    kind=None,       # 'gaussian', 'rician' or 'ncchi'; None: Rician if nothing is negative
-    n_coils:int=1,   # Coils, for 'ncchi'
-    limits=None,     # From `calibrate`; None: `CALIBRATED`
-    most:int=8,      # Volumes judged, evenly spaced; up to as many that stand out are judged alone
-)->Audit:
+    noisy,  # (X, Y, Z) or (X, Y, Z, V)
+    denoised,  # Same shape
+    sigma,  # Noise std of one channel, image units: number, one a volume, or a map
+    mask=None,  # (X, Y, Z) what is judged; None: Otsu's
+    kernel=None,  # Correlation of the noise, from `noise_kernel`; None: white
+    kind=None,  # 'gaussian', 'rician' or 'ncchi'; None: Rician if nothing is negative
+    n_coils: int = 1,  # Coils, for 'ncchi'
+    limits=None,  # From `calibrate`; None: `CALIBRATED`
+    most: int = 8,  # Volumes judged, evenly spaced; up to as many that stand out are judged alone
+) -> Audit:
     "Is what was removed noise and nothing else? A verdict with its reasons"
     y, d, mask, kind = _open_audit(noisy, denoised, sigma, mask, kind)
     limits, n = limits or CALIBRATED['limits'], y.shape[3]
@@ -132,70 +273,140 @@ def audit(
     volumes = sorted({*even, *(_standing_out(y, d, sigma, mask)[:most] if n > most else [])})
     full = lambda x, v: x[..., v].astype(float)
     levels = {v: np.where(s > 0, s, 1) for v in volumes for s in [_level(sigma, v, mask.shape)]}
-    judged, k = {v: _judged(full(y, v), full(d, v), levels[v], mask, kind, n_coils) for v in volumes}, _fitted(kernel, mask.shape)
-    zs, numbers = {v: z for v, (z, *_) in judged.items()}, {v: _numbers(*judged[v], levels[v], mask, k) for v in volumes}
-    excess = {v: {name: float(_deviation(name, *found)/limits[name]) for name, found in numbers[v].items()} for v in volumes}
-    findings, slices = _findings({v: numbers[v] for v in even}, excess, limits, zs, mask, k), _odd_slices(zs, mask, k, limits)
-    snr = float(np.median((y[..., volumes[0]]/levels[volumes[0]])[mask]))
-    return Audit(*_conclude(findings, excess), findings, slices, volumes, snr, _notes(snr, volumes, n, kernel, mask) + [_law(kind, n_coils)])
+    judged, k = (
+        {v: _judged(full(y, v), full(d, v), levels[v], mask, kind, n_coils) for v in volumes},
+        _fitted(kernel, mask.shape),
+    )
+    zs, numbers = (
+        {v: z for v, (z, *_) in judged.items()},
+        {v: _numbers(*judged[v], levels[v], mask, k) for v in volumes},
+    )
+    excess = {
+        v: {
+            name: float(_deviation(name, *found) / limits[name])
+            for name, found in numbers[v].items()
+        }
+        for v in volumes
+    }
+    findings, slices = (
+        _findings({v: numbers[v] for v in even}, excess, limits, zs, mask, k),
+        _odd_slices(zs, mask, k, limits),
+    )
+    snr = float(np.median((y[..., volumes[0]] / levels[volumes[0]])[mask]))
+    return Audit(
+        *_conclude(findings, excess),
+        findings,
+        slices,
+        volumes,
+        snr,
+        _notes(snr, volumes, n, kernel, mask) + [_law(kind, n_coils)],
+    )
 
 # %% ../../nbs/judge/52_audit.ipynb #800055c9
 def _findings(numbers, excess, limits, zs, mask, k):
     "A `Finding` for each number, of the volume in the middle of all that were judged"
     out, volumes = [], list(numbers)
     for name, (ideal, side, _) in NUMBERS.items():
-        v = sorted(volumes, key=lambda v: excess[v][name])[len(volumes)//2]
+        v = sorted(volumes, key=lambda v: excess[v][name])[len(volumes) // 2]
         (value, chance), over = numbers[v][name], excess[v][name]
         place = _place(zs[v], mask, k) if over > 1 and name == 'blob' else None
-        if over > 1 and name == 'slice': place = f'most of all slice {int(np.nanargmax(np.abs(_slice_log(zs[v], mask))))}', 1.
-        out.append(Finding(name, float(value), float(ideal + (side or 1)*max(limits[name], 3*np.nan_to_num(chance))), bool(over <= 1), over, _sentence(name, value, over <= 1, place)))
+        if over > 1 and name == 'slice':
+            place = f'most of all slice {int(np.nanargmax(np.abs(_slice_log(zs[v], mask))))}', 1.0
+        out.append(
+            Finding(
+                name,
+                float(value),
+                float(ideal + (side or 1) * max(limits[name], 3 * np.nan_to_num(chance))),
+                bool(over <= 1),
+                over,
+                _sentence(name, value, over <= 1, place),
+            )
+        )
     return out
 
+# %% ../../nbs/judge/52_audit.ipynb #a72d2ee9
 def _conclude(findings, excess):
     "Verdict and reasons; a volume far worse than the others is a reason to look"
     order = list(NUMBERS)
-    bad = sorted((f for f in findings if not f.ok), key=lambda f: (-min(f.excess, SEVERE), order.index(f.name)))
+    bad = sorted(
+        (f for f in findings if not f.ok),
+        key=lambda f: (-min(f.excess, SEVERE), order.index(f.name)),
+    )
     verdict, reasons = verdict_of({f.name: f.excess for f in findings}), [f.sentence for f in bad]
     odd = [v for v, e in excess.items() if verdict_of(e) == 'do not trust']
     if odd and verdict != 'do not trust':
-        verdict, reasons = 'look', [f'Volume{"s" if len(odd) > 1 else ""} {", ".join(map(str, odd))}, judged alone, would not be trusted.', *reasons]
+        verdict, reasons = (
+            'look',
+            [
+                f'Volume{"s" if len(odd) > 1 else ""} {", ".join(map(str, odd))}, judged alone, '
+                f'would not be trusted.',
+                *reasons,
+            ],
+        )
     return verdict, reasons
+
 
 def _odd_slices(zs, mask, k, limits):
     "(volume, slice) whose residual departs from that of the slices around it"
-    chance = 3*np.sqrt((k**2).sum()/(2*np.maximum(mask.sum((0, 1)), 1)))
-    return [(v, int(i)) for v, z in zs.items() for i in np.flatnonzero(np.abs(np.nan_to_num(_slice_log(z, mask))) > np.maximum(limits['slice'], chance))]
+    chance = 3 * np.sqrt((k**2).sum() / (2 * np.maximum(mask.sum((0, 1)), 1)))
+    return [
+        (v, int(i))
+        for v, z in zs.items()
+        for i in np.flatnonzero(
+            np.abs(np.nan_to_num(_slice_log(z, mask))) > np.maximum(limits['slice'], chance)
+        )
+    ]
 
+# %% ../../nbs/judge/52_audit.ipynb #3004322f
 def _notes(snr, volumes, n, kernel, mask):
     "What limits the judgement"
-    notes = ['A structure weaker than the noise can be added or lost without a trace in the residual; no audit of a residual sees it.']
-    if not 4 <= snr <= 35: notes.append(f'The limits were set at SNR 5 to 30; here it is {snr:.0f}.')
-    if kernel is None: notes.append('The noise was taken to be independent between voxels.')
-    if len(volumes) < n: notes.append(f'{len(volumes)} of {n} volumes were judged.')
-    if mask.sum() < 5000: notes.append(f'The mask holds {int(mask.sum())} voxels; in so few only gross faults show.')
+    notes = [
+        'A structure weaker than the noise can be added or lost without a trace in the residual; '
+        'no audit of a residual sees it.'
+    ]
+    if not 4 <= snr <= 35:
+        notes.append(f'The limits were set at SNR 5 to 30; here it is {snr:.0f}.')
+    if kernel is None:
+        notes.append('The noise was taken to be independent between voxels.')
+    if len(volumes) < n:
+        notes.append(f'{len(volumes)} of {n} volumes were judged.')
+    if mask.sum() < 5000:
+        notes.append(f'The mask holds {int(mask.sum())} voxels; in so few only gross faults show.')
     return notes
 
 # %% ../../nbs/judge/52_audit.ipynb #01f09ac1
 def lesion_power(
-    radii=(1., 2., 3.),       # Voxels, where the profile is one half
-    contrasts=(1., 2., 4., 8.),# Over sigma
-    n:int=4,                  # Scenes
-    seed:int=1000,            # Of the first
-    snr:float=15.,            # Median signal over sigma
-    invented=False,           # True: a lesion that is not in the scan; False: one of the scan that was removed
-    limits=None,              # From `calibrate`; None: `CALIBRATED`
-):                            # pandas DataFrame (radii, contrasts): part of the audits that found a fault
+    radii=(1.0, 2.0, 3.0),  # Voxels, where the profile is one half
+    contrasts=(1.0, 2.0, 4.0, 8.0),  # Over sigma
+    n: int = 4,  # Scenes
+    seed: int = 1000,  # Of the first
+    snr: float = 15.0,  # Median signal over sigma
+    invented=False,  # True: a lesion that is not in the scan; False: one of the scan that was removed
+    limits=None,  # From `calibrate`; None: `CALIBRATED`
+):  # pandas DataFrame (radii, contrasts): part of the audits that found a fault
     "How often the audit notices one lesion that was removed or invented, all else being right"
     import pandas as pd
+
     maps, found = simulation_maps(), {}
-    cases = [make_case(s, maps, (snr, snr), (0.,)) for s in range(seed, seed + n)]
+    cases = [make_case(s, maps, (snr, snr), (0.0,)) for s in range(seed, seed + n)]
     for r in radii:
         for c in contrasts:
             hits = []
             for case in cases:
-                with_it, _ = insert_lesions(case.clean, case.mask, 1, r, c*case.sigma, case.seed, bright=True)
+                with_it, _ = insert_lesions(
+                    case.clean, case.mask, 1, r, c * case.sigma, case.seed, bright=True
+                )
                 there, given = (case.clean, with_it) if invented else (with_it, case.clean)
                 noisy = np.asarray(add_noise(there, case.sigma, gen=generator(case.seed)), float)
-                hits.append(audit(noisy, given + .1*(noisy - rician_mean(there, case.sigma)), case.sigma, case.mask, limits=limits).verdict != 'no fault found')
+                hits.append(
+                    audit(
+                        noisy,
+                        given + 0.1 * (noisy - rician_mean(there, case.sigma)),
+                        case.sigma,
+                        case.mask,
+                        limits=limits,
+                    ).verdict
+                    != 'no fault found'
+                )
             found[r, c] = float(np.mean(hits))
     return pd.Series(found).unstack().rename_axis(index='radius, voxels', columns='contrast, sigma')

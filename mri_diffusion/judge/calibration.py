@@ -7,220 +7,431 @@ __all__ = ['GOOD', 'FAULTS', 'NUMBERS', 'SEVERE', 'CALIBRATED', 'Case', 'simulat
            'run_cases', 'set_limits', 'verdict_of', 'error_rates', 'calibrate']
 
 # %% ../../nbs/judge/52_calibration.ipynb #d51bd951
-import numpy as np
 from dataclasses import dataclass
-from ..core import generator, require
-from .residual_numbers import _fitted, _spectrum, gaussian_kernel, local_mean, residual_numbers
+
+import numpy as np
+from scipy import ndimage
+
+from ..core import InputError, generator
+from mri_diffusion.judge.residual_numbers import (
+    _fitted,
+    _spectrum,
+    gaussian_kernel,
+    local_mean,
+    residual_numbers,
+)
 from ..methods.classical import nlmeans
 from ..noise.models import add_noise, rician_mean
 from ..noise.rician_bias import correct_bias
 from ..phantoms.heads import load_t1, load_tissues, shapes_phantom
-from scipy import ndimage
 
 # %% ../../nbs/judge/52_calibration.ipynb #6b96b449
 GOOD = 'truth', 'little left', 'noise of its own', 'wiener', 'nlmeans', 'lee'
-FAULTS = 'over-smoothed', 'under-denoised', 'blobs added', 'texture added', 'scaled', 'floor kept', 'striped', 'one slice noisy'
+
+
+FAULTS = (
+    'over-smoothed',
+    'under-denoised',
+    'blobs added',
+    'texture added',
+    'scaled',
+    'floor kept',
+    'striped',
+    'one slice noisy',
+)
+
 
 @dataclass
 class Case:
     "A simulated scan"
-    clean:np.ndarray  # (X, Y, Z), median 1 inside the mask
-    noisy:np.ndarray  # (X, Y, Z)
-    mask:np.ndarray   # (X, Y, Z) bool
-    sigma:float       # Noise std of one channel
-    width:float       # Of the filter of the noise within slices, voxels; 0: white
-    contrast:str      # 't1', 't2', 'pd' or 'shapes'
-    seed:int          # That made it
 
-_MIX = dict(t2=dict(gm=1., wm=.75, csf=2.), pd=dict(gm=1., wm=.8, csf=1.2))
+    clean: np.ndarray  # (X, Y, Z), median 1 inside the mask
+    noisy: np.ndarray  # (X, Y, Z)
+    mask: np.ndarray  # (X, Y, Z) bool
+    sigma: float  # Noise std of one channel
+    width: float  # Of the filter of the noise within slices, voxels; 0: white
+    contrast: str  # 't1', 't2', 'pd' or 'shapes'
+    seed: int  # That made it
 
+
+_MIX = dict(t2=dict(gm=1.0, wm=0.75, csf=2.0), pd=dict(gm=1.0, wm=0.8, csf=1.2))
+
+# %% ../../nbs/judge/52_calibration.ipynb #388a4a4f
 def _contrast(kind, seed, maps):
     "A clean volume and its mask"
     if kind == 'shapes':
         x = shapes_phantom((48, 48, 20), seed)
-        return x, x > .05
-    x = maps['t1'].data if kind == 't1' else sum(v*maps[t] for t, v in _MIX[kind].items())*maps['t1'].mask
+        return x, x > 0.05
+    x = (
+        maps['t1'].data
+        if kind == 't1'
+        else sum(v * maps[t] for t, v in _MIX[kind].items()) * maps['t1'].mask
+    )
     return x, maps['t1'].mask
 
-def simulation_maps()->dict: # t1 (Scan), gm, wm, csf (X, Y, Z), 2 mm
+
+def simulation_maps() -> dict:  # t1 (Scan), gm, wm, csf (X, Y, Z), 2 mm
     "What `make_case` cuts its scenes from"
     return dict(load_tissues(downsample=2), t1=load_t1(downsample=2))
 
+# %% ../../nbs/judge/52_calibration.ipynb #4af45850
 def make_case(
-    seed:int,         # Chooses everything
-    maps:dict,        # From `simulation_maps`
-    snr=(5., 30.),    # Range of the median signal over sigma, even in its logarithm
-    widths=(0., 0., .5, .8), # Filters of the noise to choose from, voxels
-)->Case:
+    seed: int,  # Chooses everything
+    maps: dict,  # From `simulation_maps`
+    snr=(5.0, 30.0),  # Range of the median signal over sigma, even in its logarithm
+    widths=(0.0, 0.0, 0.5, 0.8),  # Filters of the noise to choose from, voxels
+) -> Case:
     "A clean scene and the same with noise"
     rng = np.random.default_rng(seed)
     kind = str(rng.choice(['t1', 't1', 't2', 'pd', 'shapes']))
     x, mask = _contrast(kind, int(rng.integers(1e6)), maps)
-    size = [(40, 48, 16), (48, 56, 24), (64, 72, 24)][rng.choice(3, p=[.45, .4, .15])]
+    size = [(40, 48, 16), (48, 56, 24), (64, 72, 24)][rng.choice(3, p=[0.45, 0.4, 0.15])]
     if kind != 'shapes':
-        start = [int(rng.integers(.1*n, max(.9*n - s, .1*n + 1))) for n, s in zip(x.shape, size)]
+        start = [
+            int(rng.integers(0.1 * n, max(0.9 * n - s, 0.1 * n + 1))) for n, s in zip(x.shape, size)
+        ]
         cut = tuple(slice(a, a + s) for a, s in zip(start, size))
         x, mask = x[cut], mask[cut]
-    x = np.asarray(x/np.median(x[mask]), np.float64)
+    x = np.asarray(x / np.median(x[mask]), np.float64)
     sigma, width = float(np.exp(-rng.uniform(*np.log(snr)))), float(rng.choice(widths))
-    return Case(x, add_noise(x, sigma, correlation=(width, width, 0.), gen=generator(seed)), mask, sigma, width, kind, seed)
+    return Case(
+        x,
+        add_noise(x, sigma, correlation=(width, width, 0.0), gen=generator(seed)),
+        mask,
+        sigma,
+        width,
+        kind,
+        seed,
+    )
 
 # %% ../../nbs/judge/52_calibration.ipynb #ae48fda5
-def _nearest(tries, case): return min(tries, key=lambda d: ((d - case.clean)[case.mask]**2).mean())
+def _nearest(tries, case):
+    return min(tries, key=lambda d: ((d - case.clean)[case.mask] ** 2).mean())
 
-def _unbiased(d, case): return np.asarray(correct_bias(np.maximum(d, 0.), case.sigma, 1, 'koay'))
 
-def _nlm(case, strength): return nlmeans(case.noisy, strength*case.sigma, block_radius=2, remove_bias=False).astype(float)
+def _unbiased(d, case):
+    return np.asarray(correct_bias(np.maximum(d, 0.0), case.sigma, 1, 'koay'))
+
+
+def _nlm(case, strength):
+    return nlmeans(case.noisy, strength * case.sigma, block_radius=2, remove_bias=False).astype(
+        float
+    )
+
 
 def _wiener(case):
     "The linear filter with the least error for these two spectra"
-    signal = np.fft.ifftshift(ndimage.gaussian_filter(np.fft.fftshift(np.abs(np.fft.fftn(case.clean))**2), 1.5, mode='wrap'))
-    noise = _spectrum(_fitted(gaussian_kernel(case.width), case.clean.shape), case.clean.shape)*case.sigma**2*case.clean.size
-    return np.fft.ifftn(np.fft.fftn(case.noisy)*signal/(signal + noise + 1e-12)).real
+    signal = np.fft.ifftshift(
+        ndimage.gaussian_filter(
+            np.fft.fftshift(np.abs(np.fft.fftn(case.clean)) ** 2), 1.5, mode='wrap'
+        )
+    )
+    noise = (
+        _spectrum(_fitted(gaussian_kernel(case.width), case.clean.shape), case.clean.shape)
+        * case.sigma**2
+        * case.clean.size
+    )
+    return np.fft.ifftn(np.fft.fftn(case.noisy) * signal / (signal + noise + 1e-12)).real
+
 
 def _lee(case, strength, size):
     "Local mean plus the part of the deviation that the local variance does not owe to noise"
     mean = ndimage.uniform_filter(case.noisy, size)
     var = np.maximum(ndimage.uniform_filter(case.noisy**2, size) - mean**2, 1e-12)
-    return mean + np.maximum(var - (strength*case.sigma)**2, 0)/var*(case.noisy - mean)
+    return mean + np.maximum(var - (strength * case.sigma) ** 2, 0) / var * (case.noisy - mean)
 
+# %% ../../nbs/judge/52_calibration.ipynb #a36f8489
 def _blobs(case, rng, n=4):
     "Bumps of 1 to 3 sigma, 1 to 2.5 voxels wide (std)"
     out, grid = np.zeros(case.clean.shape), np.indices(case.clean.shape)
     for c in np.argwhere(case.mask)[rng.integers(case.mask.sum(), size=n)]:
-        out += rng.choice([-1, 1])*rng.uniform(1, 3)*case.sigma*np.exp(-((grid - c.reshape(3, 1, 1, 1))**2).sum(0)/(2*rng.uniform(1, 2.5)**2))
+        out += (
+            rng.choice([-1, 1])
+            * rng.uniform(1, 3)
+            * case.sigma
+            * np.exp(-((grid - c.reshape(3, 1, 1, 1)) ** 2).sum(0) / (2 * rng.uniform(1, 2.5) ** 2))
+        )
     return out
+
 
 def _over_smoothed(case, rng):
     "A filter at 1.6 to 2.5 times its best strength"
-    if case.width == 0 and rng.random() < .5:
-        best = min((.4, .6, .8, 1.), key=lambda f: ((_nlm(case, f) - case.clean)[case.mask]**2).mean())
-        return _unbiased(_nlm(case, best*rng.uniform(1.6, 2.5)), case)
+    if case.width == 0 and rng.random() < 0.5:
+        best = min(
+            (0.4, 0.6, 0.8, 1.0),
+            key=lambda f: ((_nlm(case, f) - case.clean)[case.mask] ** 2).mean(),
+        )
+        return _unbiased(_nlm(case, best * rng.uniform(1.6, 2.5)), case)
     blur = lambda w: ndimage.gaussian_filter(case.noisy, w)
-    best = min((.35, .5, .65, .8, 1.), key=lambda w: ((blur(w) - case.clean)[case.mask]**2).mean())
-    return _unbiased(blur(best*rng.uniform(1.6, 2.5)), case)
+    best = min(
+        (0.35, 0.5, 0.65, 0.8, 1.0), key=lambda w: ((blur(w) - case.clean)[case.mask] ** 2).mean()
+    )
+    return _unbiased(blur(best * rng.uniform(1.6, 2.5)), case)
 
+# %% ../../nbs/judge/52_calibration.ipynb #4df28364
 def answer(
-    name:str,  # One of GOOD or FAULTS
-    case:Case, # What is denoised
-)->np.ndarray: # (X, Y, Z)
+    name: str,  # One of GOOD or FAULTS
+    case: Case,  # What is denoised
+) -> np.ndarray:  # (X, Y, Z)
     "What a denoiser of this kind gives"
-    require(name in GOOD + FAULTS, f'answer: {name!r} is not known; choose from {", ".join(GOOD + FAULTS)}')
-    rng, x, s = np.random.default_rng([case.seed, (GOOD + FAULTS).index(name)]), case.clean, case.sigma
+    if name not in GOOD + FAULTS:
+        raise InputError(f'answer: {name!r} is not known; choose from {", ".join(GOOD + FAULTS)}')
+    rng, x, s = (
+        np.random.default_rng([case.seed, (GOOD + FAULTS).index(name)]),
+        case.clean,
+        case.sigma,
+    )
     n = case.noisy - np.asarray(rician_mean(x, s))
-    some = x + rng.uniform(.02, .2)*n
-    def own(): return x + rng.uniform(.05, .25)*np.asarray(add_noise(np.zeros(x.shape), s, 'gaussian', correlation=(case.width, case.width, 0.), gen=generator(case.seed + 10**6)))
+    some = x + rng.uniform(0.02, 0.2) * n
+
+    def own():
+        return x + rng.uniform(0.05, 0.25) * np.asarray(
+            add_noise(
+                np.zeros(x.shape),
+                s,
+                'gaussian',
+                correlation=(case.width, case.width, 0.0),
+                gen=generator(case.seed + 10**6),
+            )
+        )
+
     def texture():
-        t = ndimage.gaussian_filter(rng.normal(size=x.shape), rng.uniform(.8, 2.))
-        return rng.uniform(.4, .8)*s*t/t.std()
+        t = ndimage.gaussian_filter(rng.normal(size=x.shape), rng.uniform(0.8, 2.0))
+        return rng.uniform(0.4, 0.8) * s * t / t.std()
+
     def one_noisy():
         z, out = rng.integers(3, x.shape[2] - 3), some.copy()
-        out[:, :, z] = .25*out[:, :, z] + .75*case.noisy[:, :, z]
+        out[:, :, z] = 0.25 * out[:, :, z] + 0.75 * case.noisy[:, :, z]
         return out
-    make = {'truth': lambda: x, 'little left': lambda: some, 'noise of its own': own, 'wiener': lambda: _unbiased(_wiener(case), case), 'nlmeans': lambda: _unbiased(_nearest([_nlm(case, f) for f in (.4, .6, .8, 1.)], case), case),
-            'lee': lambda: _unbiased(_nearest([_lee(case, f, w) for f in (.7, .85, 1.) for w in (3, 5)], case), case), 'over-smoothed': lambda: _over_smoothed(case, rng), 'under-denoised': lambda: x + rng.uniform(.6, .95)*n,
-            'blobs added': lambda: some + _blobs(case, rng), 'texture added': lambda: some + texture(), 'scaled': lambda: some*(1 + rng.choice([-1, 1])*rng.uniform(.04, .12)),
-            'floor kept': lambda: np.asarray(rician_mean(np.maximum(some, 0), s)), 'striped': lambda: some + rng.normal(size=x.shape[2])*rng.uniform(.3, .8)*s, 'one slice noisy': one_noisy}
+
+    make = {
+        'truth': lambda: x,
+        'little left': lambda: some,
+        'noise of its own': own,
+        'wiener': lambda: _unbiased(_wiener(case), case),
+        'nlmeans': lambda: _unbiased(
+            _nearest([_nlm(case, f) for f in (0.4, 0.6, 0.8, 1.0)], case), case
+        ),
+        'lee': lambda: _unbiased(
+            _nearest([_lee(case, f, w) for f in (0.7, 0.85, 1.0) for w in (3, 5)], case), case
+        ),
+        'over-smoothed': lambda: _over_smoothed(case, rng),
+        'under-denoised': lambda: x + rng.uniform(0.6, 0.95) * n,
+        'blobs added': lambda: some + _blobs(case, rng),
+        'texture added': lambda: some + texture(),
+        'scaled': lambda: some * (1 + rng.choice([-1, 1]) * rng.uniform(0.04, 0.12)),
+        'floor kept': lambda: np.asarray(rician_mean(np.maximum(some, 0), s)),
+        'striped': lambda: some + rng.normal(size=x.shape[2]) * rng.uniform(0.3, 0.8) * s,
+        'one slice noisy': one_noisy,
+    }
     return np.maximum(make[name](), 0)
 
+# %% ../../nbs/judge/52_calibration.ipynb #b05e612c
 def true_error(
     denoised,  # (X, Y, Z)
-    case:Case, # With the truth
-)->tuple:      # rms error over that of the noisy image; largest energy of the error's local mean (1, 2, 3 voxels) over that of noise
+    case: Case,  # With the truth
+    # rms error over that of the noisy image; largest energy of the error's local mean (1, 2, 3
+    # voxels) over that of noise
+) -> tuple:
     "How far from the truth, at all scales and at coarse ones"
     e, n = (x[case.mask] for x in (denoised - case.clean, case.noisy - case.clean))
-    coarse = [(local_mean((denoised - case.clean)/case.sigma, case.mask, gaussian_kernel(case.width), w)[case.mask]**2).mean() for w in (1., 2., 3.)]
-    return float(np.sqrt((e**2).mean()/(n**2).mean())), float(max(coarse))
+    coarse = [
+        (
+            local_mean(
+                (denoised - case.clean) / case.sigma, case.mask, gaussian_kernel(case.width), w
+            )[case.mask]
+            ** 2
+        ).mean()
+        for w in (1.0, 2.0, 3.0)
+    ]
+    return float(np.sqrt((e**2).mean() / (n**2).mean())), float(max(coarse))
 
+# %% ../../nbs/judge/52_calibration.ipynb #931f511a
 def run_cases(
-    scenes,             # Seeds of the scenes
-    names=GOOD + FAULTS,# Answers to each
-):                      # pandas DataFrame: scene, name, good, error and coarse (`true_error`), contrast, snr, width, and for each number its value and '<number> chance'
+    scenes,  # Seeds of the scenes
+    names=GOOD + FAULTS,  # Answers to each
+    # pandas DataFrame: scene, name, good, error and coarse (`true_error`), contrast, snr, width,
+    # and for each number its value and '<number> chance'
+):
     "The numbers of every answer to every scene"
     import pandas as pd
+
     maps, rows = simulation_maps(), []
     for case in (make_case(int(s), maps) for s in scenes):
         for name in names:
-            if name in ('nlmeans', 'lee') and case.width: continue
+            if name in ('nlmeans', 'lee') and case.width:
+                continue
             d = answer(name, case)
             error, coarse = true_error(d, case)
-            found = residual_numbers(case.noisy, d, case.sigma, case.mask, gaussian_kernel(case.width))
-            rows.append(dict(scene=case.seed, name=name, good=name in GOOD and error <= .6 and coarse <= 2, error=error, coarse=coarse, contrast=case.contrast, snr=1/case.sigma, width=case.width,
-                             **{k: v[0] for k, v in found.items()}, **{k + ' chance': v[1] for k, v in found.items()}))
+            found = residual_numbers(
+                case.noisy, d, case.sigma, case.mask, gaussian_kernel(case.width)
+            )
+            rows.append(
+                dict(
+                    scene=case.seed,
+                    name=name,
+                    good=name in GOOD and error <= 0.6 and coarse <= 2,
+                    error=error,
+                    coarse=coarse,
+                    contrast=case.contrast,
+                    snr=1 / case.sigma,
+                    width=case.width,
+                    **{k: v[0] for k, v in found.items()},
+                    **{k + ' chance': v[1] for k, v in found.items()},
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/judge/52_calibration.ipynb #be706159
-NUMBERS = dict( # name -> ideal, side (1: high is bad, -1: low is bad, 0: both), deviation below which nothing is said
-    scale=(0., 0, .01), blob=(0., 1, 1.), edges=(1., 1, .05), taken=(1., 1, .02), stripes=(0., 1, .05), slice=(0., 1, .1), left=(1., -1, .05), band=(1., 1, .05),
-    local=(1., 1, .1), offset=(0., 0, .05), signal=(0., 0, .02), lag=(0., 0, .03), flat=(1., -1, .01), floor=(0., 1, .1))
+# name -> ideal, side (1: high is bad, -1: low is bad, 0: both), deviation below which nothing is
+# said
+NUMBERS = dict(
+    scale=(0.0, 0, 0.01),
+    blob=(0.0, 1, 1.0),
+    edges=(1.0, 1, 0.05),
+    taken=(1.0, 1, 0.02),
+    stripes=(0.0, 1, 0.05),
+    slice=(0.0, 1, 0.1),
+    left=(1.0, -1, 0.05),
+    band=(1.0, 1, 0.05),
+    local=(1.0, 1, 0.1),
+    offset=(0.0, 0, 0.05),
+    signal=(0.0, 0, 0.02),
+    lag=(0.0, 0, 0.03),
+    flat=(1.0, -1, 0.01),
+    floor=(0.0, 1, 0.1),
+)
+
 
 def _deviation(name, value, chance):
     "How far from ideal to the bad side; 0 where chance explains it or nothing was measured"
     ideal, side, _ = NUMBERS[name]
-    off = np.nan_to_num(np.abs(value - ideal) if side == 0 else side*(value - ideal))
-    return np.where(off > 3*np.nan_to_num(chance), np.maximum(off, 0), 0)
+    off = np.nan_to_num(np.abs(value - ideal) if side == 0 else side * (value - ideal))
+    return np.where(off > 3 * np.nan_to_num(chance), np.maximum(off, 0), 0)
+
 
 def _excess(table, limits):
     "Deviation over its limit, (rows, numbers)"
-    return np.stack([_deviation(k, table[k].to_numpy(float), table[k + ' chance'].to_numpy(float))/limits[k] for k in NUMBERS], 1)
+    return np.stack(
+        [
+            _deviation(k, table[k].to_numpy(float), table[k + ' chance'].to_numpy(float))
+            / limits[k]
+            for k in NUMBERS
+        ],
+        1,
+    )
 
+# %% ../../nbs/judge/52_calibration.ipynb #69b856ef
 def set_limits(
-    table,    # From `run_cases`; only its good rows are used
-    rate=.02, # Part of good scans that may be accused
-    margin=1.5, # On the largest deviation, for scans that were not drawn
-)->dict:      # name -> largest deviation from the ideal that is accepted
+    table,  # From `run_cases`; only its good rows are used
+    rate=0.02,  # Part of good scans that may be accused
+    margin=1.5,  # On the largest deviation, for scans that were not drawn
+) -> dict:  # name -> largest deviation from the ideal that is accepted
     "Largest deviations of the good, `rate` of them given up, so that the whole audit accuses about that part"
     good = table[table.good.astype(bool)]
-    require(len(good) >= 10, f'set_limits: {len(good)} good answers; run more cases')
-    off = {k: _deviation(k, good[k].to_numpy(float), good[k + ' chance'].to_numpy(float)) for k in NUMBERS}
-    scale = {k: max(float(np.quantile(v, .95)), NUMBERS[k][2]) for k, v in off.items()}
-    kept = np.argsort(_excess(good, scale).max(1), kind='stable')[:len(good) - int(rate*len(good))]
-    return {k: max(margin*float(v[kept].max()), NUMBERS[k][2]) for k, v in off.items()}
+    if len(good) < 10:
+        raise InputError(f'set_limits: {len(good)} good answers; run more cases')
+    off = {
+        k: _deviation(k, good[k].to_numpy(float), good[k + ' chance'].to_numpy(float))
+        for k in NUMBERS
+    }
+    scale = {k: max(float(np.quantile(v, 0.95)), NUMBERS[k][2]) for k, v in off.items()}
+    kept = np.argsort(_excess(good, scale).max(1), kind='stable')[
+        : len(good) - int(rate * len(good))
+    ]
+    return {k: max(margin * float(v[kept].max()), NUMBERS[k][2]) for k, v in off.items()}
 
-SEVERE = 2. # Excess from which one finding alone means 'do not trust'
+
+SEVERE = 2.0  # Excess from which one finding alone means 'do not trust'
+
 
 def verdict_of(
-    excess, # name -> deviation over its limit
-)->str:     # 'no fault found', 'look' or 'do not trust'
+    excess,  # name -> deviation over its limit
+) -> str:  # 'no fault found', 'look' or 'do not trust'
     "A finding is above 1; one above `SEVERE`, or three, are too many. The floor and what was left are never more than a reason to look"
     hard = [e for k, e in excess.items() if e > 1 and k not in ('floor', 'left')]
-    if len(hard) >= 3 or any(e > SEVERE for e in hard): return 'do not trust'
+    if len(hard) >= 3 or any(e > SEVERE for e in hard):
+        return 'do not trust'
     return 'look' if any(e > 1 for e in excess.values()) else 'no fault found'
 
+# %% ../../nbs/judge/52_calibration.ipynb #892aa5f0
 def error_rates(
-    table,       # From `run_cases`
-    limits:dict, # From `set_limits`
-):               # pandas DataFrame, a row a kind of answer: n, no fault found, look, do not trust (parts of 1), most often (name of the strongest finding)
+    table,  # From `run_cases`
+    limits: dict,  # From `set_limits`
+    # pandas DataFrame, a row a kind of answer: n, no fault found, look, do not trust (parts of 1),
+    # most often (name of the strongest finding)
+):
     "How often each kind of answer gets which verdict"
     import pandas as pd
+
     excess = _excess(table, limits)
     said = np.array([verdict_of(dict(zip(NUMBERS, e))) for e in excess])
     top = np.where(excess.max(1) > 1, np.array(list(NUMBERS))[excess.argmax(1)], '')
-    kind = np.where(table.name.isin(FAULTS), table.name, np.where(table.good.astype(bool), table.name, 'a filter that is not good'))
+    kind = np.where(
+        table.name.isin(FAULTS),
+        table.name,
+        np.where(table.good.astype(bool), table.name, 'a filter that is not good'),
+    )
     rows = {}
     for k in [*GOOD, 'a filter that is not good', *FAULTS]:
         on = kind == k
-        if on.any(): rows[k] = dict(n=int(on.sum()), **{v: float((said[on] == v).mean()) for v in ('no fault found', 'look', 'do not trust')}, strongest=pd.Series(top[on][top[on] != ''], dtype=object).mode().get(0, ''))
+        if on.any():
+            rows[k] = dict(
+                n=int(on.sum()),
+                **{
+                    v: float((said[on] == v).mean())
+                    for v in ('no fault found', 'look', 'do not trust')
+                },
+                strongest=pd.Series(top[on][top[on] != ''], dtype=object).mode().get(0, ''),
+            )
     return pd.DataFrame(rows).T
 
+# %% ../../nbs/judge/52_calibration.ipynb #873c9e82
 def calibrate(
     scenes=range(0, 100, 2),  # Seeds of the scenes whose good answers set the limits
     judge=range(1000, 1030),  # Others, which judge them
-    rate=.02,                 # Part of good scans that may be accused
-    tables=None,              # The two from `run_cases`, if they were run before
-)->dict:                      # limits, rate, good (how many set and how many judged), false_alarms ('look' or worse) and accused ('do not trust') of the judged good, rates (DataFrame)
+    rate=0.02,  # Part of good scans that may be accused
+    tables=None,  # The two from `run_cases`, if they were run before
+    # limits, rate, good (how many set and how many judged), false_alarms ('look' or worse) and
+    # accused ('do not trust') of the judged good, rates (DataFrame)
+) -> dict:
     "Limits from simulation, and on scenes that did not set them the false alarms and the misses"
     setting, judging = tables or (run_cases(scenes, GOOD), run_cases(judge))
     limits = set_limits(setting, rate)
     good = judging[judging.good.astype(bool)]
     said = [verdict_of(dict(zip(NUMBERS, e))) for e in _excess(good, limits)]
-    return dict(limits=limits, rate=rate, good=(int(setting.good.sum()), len(good)), false_alarms=float(np.mean([v != 'no fault found' for v in said])), accused=float(np.mean([v == 'do not trust' for v in said])), rates=error_rates(judging, limits))
+    return dict(
+        limits=limits,
+        rate=rate,
+        good=(int(setting.good.sum()), len(good)),
+        false_alarms=float(np.mean([v != 'no fault found' for v in said])),
+        accused=float(np.mean([v == 'do not trust' for v in said])),
+        rates=error_rates(judging, limits),
+    )
 
 # %% ../../nbs/judge/52_calibration.ipynb #eee4e3ed
-CALIBRATED = dict( # calibrate(scenes=range(0, 100, 2), judge=range(1000, 1030), rate=.02)
-    limits=dict(scale=0.01, blob=2.75, edges=0.05, taken=0.05435, stripes=0.07631, slice=0.6122, left=0.4654, band=0.09772, local=0.1, offset=0.1846, signal=0.08082, lag=0.2802, flat=0.08022, floor=0.492),
-    rate=0.02, good=(165, 106), false_alarms=0.009434, accused=0.0,
-    rates={ # parts with no fault found, look, do not trust
+CALIBRATED = dict(  # calibrate(scenes=range(0, 100, 2), judge=range(1000, 1030), rate=.02)
+    limits=dict(
+        scale=0.01,
+        blob=2.75,
+        edges=0.05,
+        taken=0.05435,
+        stripes=0.07631,
+        slice=0.6122,
+        left=0.4654,
+        band=0.09772,
+        local=0.1,
+        offset=0.1846,
+        signal=0.08082,
+        lag=0.2802,
+        flat=0.08022,
+        floor=0.492,
+    ),
+    rate=0.02,
+    good=(165, 106),
+    false_alarms=0.009434,
+    accused=0.0,
+    rates={  # parts with no fault found, look, do not trust
         'truth': (1.0, 0.0, 0.0),
         'little left': (1.0, 0.0, 0.0),
         'noise of its own': (1.0, 0.0, 0.0),
@@ -235,4 +446,6 @@ CALIBRATED = dict( # calibrate(scenes=range(0, 100, 2), judge=range(1000, 1030),
         'scaled': (0.0, 0.0, 1.0),
         'floor kept': (0.06667, 0.9, 0.03333),
         'striped': (0.0, 0.0, 1.0),
-        'one slice noisy': (0.0, 0.6, 0.4)})
+        'one slice noisy': (0.0, 0.6, 0.4),
+    },
+)

@@ -6,123 +6,183 @@
 __all__ = ['BOARD_STYLE', 'training_steps', 'with_budget', 'ties', 'summarise_board', 'board_html', 'write_board']
 
 # %% ../../nbs/judge/53_leaderboard.ipynb #1d9bfb8a
-import html, math, re
+import html
+import math
+import re
 
 import numpy as np
-from ..core import InputError, atomic_path, check_output, require
+
+from ..core import InputError, atomic_path, check_output
 from ..methods.method import Method
 
 # %% ../../nbs/judge/53_leaderboard.ipynb #7b841e73
 def training_steps(
-    method:Method, # Whose settings
-    config:dict,   # Settings
-)->dict:           # Name of a setting -> optimizer steps
+    method: Method,  # Whose settings
+    config: dict,  # Settings
+) -> dict:  # Name of a setting -> optimizer steps
     "The settings that say how long a method trains"
-    names = method.stages(config) if method.stages else [k for k in config if re.fullmatch(r'steps\d*', k)]
+    names = (
+        method.stages(config)
+        if method.stages
+        else [k for k in config if re.fullmatch(r'steps\d*', k)]
+    )
     return {k: int(config[k]) for k in names if int(config[k]) > 0} if method.learns else {}
 
+
 def with_budget(
-    method:Method, # Whose settings
-    config:dict,   # Settings
-    steps:int,     # Optimizer steps of all its trainings together; 0: as the preset says
-)->dict:           # `config` with other numbers of steps
+    method: Method,  # Whose settings
+    config: dict,  # Settings
+    steps: int,  # Optimizer steps of all its trainings together; 0: as the preset says
+) -> dict:  # `config` with other numbers of steps
     "Share a budget among the trainings of a method"
     now = training_steps(method, config)
-    require(steps >= 0, f'budget {steps}: give 0 or more optimizer steps')
-    if not steps or not now: return dict(config)
-    require(steps >= len(now), f'{method.name}: {steps} optimizer steps for {len(now)} trainings; give at least {len(now)}')
+    if steps < 0:
+        raise InputError(f'budget {steps}: give 0 or more optimizer steps')
+    if not steps or not now:
+        return dict(config)
+    if steps < len(now):
+        raise InputError(
+            f'{method.name}: {steps} optimizer steps for {len(now)} trainings; give at least '
+            f'{len(now)}'
+        )
     total, names = sum(now.values()), list(now)
-    share = {k: max(1, math.floor(steps*now[k]/total)) for k in names}
+    share = {k: max(1, math.floor(steps * now[k] / total)) for k in names}
     longest = max(names, key=now.get)
     share[longest] += steps - sum(share.values())
     return {**config, **share}
 
 # %% ../../nbs/judge/53_leaderboard.ipynb #424652fb
 def ties(
-    table,                # DataFrame: one row a method and seed
-    column:str,           # What is compared
-    higher:bool=True,     # Larger is better
-    level:float=.05,      # Largest chance of calling the truly best method behind
-)->dict:                  # Method -> 'best' (of the means), 'tie', 'behind' (some method beats it), 'not known' (fewer than two seeds), 'incomplete' (a seed of the others is missing)
+    table,  # DataFrame: one row a method and seed
+    column: str,  # What is compared
+    higher: bool = True,  # Larger is better
+    level: float = 0.05,  # Largest chance of calling the truly best method behind
+    # Method -> 'best' (of the means), 'tie', 'behind' (some method beats it), 'not known' (fewer
+    # than two seeds), 'incomplete' (a seed of the others is missing)
+) -> dict:
     "Which methods may be the best, paired over seeds"
     from scipy.stats import t as student
-    require({'method', 'seed', column} <= set(table), f'leaderboard: the table needs the columns method, seed and {column}')
+
+    if not {'method', 'seed', column} <= set(table):
+        raise InputError(f'leaderboard: the table needs the columns method, seed and {column}')
     wide = table.pivot(index='seed', columns='method', values=column).dropna(axis=1, how='all')
-    require(wide.shape[1], f'leaderboard: {column} has no value')
-    out = {name: 'incomplete' for name in wide.columns[wide.isna().any()]}
-    if len(out) == wide.shape[1]: return out
+    if not wide.shape[1]:
+        raise InputError(f'leaderboard: {column} has no value')
+    out = dict.fromkeys(wide.columns[wide.isna().any()], 'incomplete')
+    if len(out) == wide.shape[1]:
+        return out
     wide = wide.drop(columns=list(out))
     best = wide.mean().idxmax() if higher else wide.mean().idxmin()
     out[best] = 'best'
+
     def chance(a, b):
         "That a looks so much better than b without being so; None: fewer than two seeds"
-        d = (wide[a] - wide[b]).to_numpy()*(1 if higher else -1)
-        if len(d) < 2: return None
+        d = (wide[a] - wide[b]).to_numpy() * (1 if higher else -1)
+        if len(d) < 2:
+            return None
         s = d.std(ddof=1)
-        return student.sf(d.mean()*math.sqrt(len(d))/s, len(d) - 1) if s > 0 else float(d.mean() <= 0)
+        return (
+            student.sf(d.mean() * math.sqrt(len(d)) / s, len(d) - 1)
+            if s > 0
+            else float(d.mean() <= 0)
+        )
+
     for name in wide.columns.drop(best):
         chances = [chance(other, name) for other in wide.columns.drop(name)]
-        beaten = any(p is not None and p < level/(wide.shape[1] - 1) for p in chances)
+        beaten = any(p is not None and p < level / (wide.shape[1] - 1) for p in chances)
         out[name] = 'behind' if beaten else 'not known' if chance(best, name) is None else 'tie'
     return out
 
 # %% ../../nbs/judge/53_leaderboard.ipynb #b8c2b8d0
 def summarise_board(
-    table,             # DataFrame: one row a method and seed
-    leading:str,       # Column that ranks
-    higher:bool=True,  # Larger is better
-):                     # DataFrame, one row a method: rank, standing, seeds, and NAME, NAME_std of every number
+    table,  # DataFrame: one row a method and seed
+    leading: str,  # Column that ranks
+    higher: bool = True,  # Larger is better
+):  # DataFrame, one row a method: rank, standing, seeds, and NAME, NAME_std of every number
     "Means and spreads over seeds, best first"
     import pandas as pd
-    standing, numbers = ties(table, leading, higher), [c for c in table.select_dtypes('number') if c != 'seed']
+
+    standing, numbers = (
+        ties(table, leading, higher),
+        [c for c in table.select_dtypes('number') if c != 'seed'],
+    )
     g = table.groupby('method', sort=False)[numbers]
     mean, std = g.mean(), g.std()
-    out = pd.concat([mean, std.add_suffix('_std')], axis=1)[[n + e for n in numbers for e in ('', '_std')]]
+    out = pd.concat([mean, std.add_suffix('_std')], axis=1)[
+        [n + e for n in numbers for e in ('', '_std')]
+    ]
     whole = [standing.get(name) not in (None, 'incomplete') for name in out.index]
-    out = out.assign(whole=whole).sort_values(['whole', leading], ascending=[False, not higher]).drop(columns='whole')
-    out.insert(0, 'rank', [1 if standing.get(name) in ('best', 'tie') else k + 1 for k, name in enumerate(out.index)])
+    out = (
+        out.assign(whole=whole)
+        .sort_values(['whole', leading], ascending=[False, not higher])
+        .drop(columns='whole')
+    )
+    out.insert(
+        0,
+        'rank',
+        [1 if standing.get(name) in ('best', 'tie') else k + 1 for k, name in enumerate(out.index)],
+    )
     out.insert(1, 'standing', [standing.get(n, 'no value') for n in out.index])
     out.insert(2, 'seeds', table.groupby('method').seed.nunique().reindex(out.index))
     return out.reset_index()
 
 # %% ../../nbs/judge/53_leaderboard.ipynb #2a470354
-BOARD_STYLE = '''body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:100rem;padding:0 1rem;color:#1a1a1a;background:#fff}
+BOARD_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:100rem;padding:0 1rem;color:#1a1a1a;background:#fff}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ccc;white-space:nowrap}
 th:nth-child(2),td:nth-child(2){position:sticky;left:0;background:#fff}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2),th:nth-child(3),td:nth-child(3){text-align:left}.scroll{overflow-x:auto}.first td{font-weight:600}small{opacity:.7}code{overflow-wrap:anywhere}
-@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}th,td{border-color:#444}th:nth-child(2),td:nth-child(2){background:#161616}}'''
+@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}th,td{border-color:#444}th:nth-child(2),td:nth-child(2){background:#161616}}"""
+
 
 def _cell(mean, std, digits):
     "mean +- std as text"
-    if mean is None or not np.isfinite(mean): return ''
-    spread = '' if std is None or not np.isfinite(std) else f' <small>&#177; {std:.{digits}f}</small>'
+    if mean is None or not np.isfinite(mean):
+        return ''
+    spread = (
+        '' if std is None or not np.isfinite(std) else f' <small>&#177; {std:.{digits}f}</small>'
+    )
     return f'{mean:.{digits}f}{spread}'
 
+# %% ../../nbs/judge/53_leaderboard.ipynb #a90b8597
 def board_html(
-    boards:dict,   # Title -> DataFrame of `summarise_board`
-    columns:dict,  # Column -> (heading, digits)
-    notes=(),      # Lines above the tables
-    legend='',     # Below them
-)->str:
+    boards: dict,  # Title -> DataFrame of `summarise_board`
+    columns: dict,  # Column -> (heading, digits)
+    notes=(),  # Lines above the tables
+    legend='',  # Below them
+) -> str:
     "The leaderboard as one page"
     parts = []
     for title, b in boards.items():
         shown = {c: h for c, h in columns.items() if c in b and b[c].notna().any()}
-        head = ''.join(f'<th>{html.escape(h)}</th>' for h in ('rank', 'method', 'standing', *(h for h, _ in shown.values())))
-        rows = ''.join(f'<tr{" class=first" if r["rank"] == 1 else ""}><td>{r["rank"]}</td><td>{html.escape(r["method"])}</td><td>{html.escape(r["standing"])}</td>'
-                       + ''.join(f'<td>{_cell(r[c], r.get(c + "_std"), d)}</td>' for c, (_, d) in shown.items()) + '</tr>' for _, r in b.iterrows())
-        parts.append(f'<h2>{html.escape(title)}</h2><div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
+        head = ''.join(
+            f'<th>{html.escape(h)}</th>'
+            for h in ('rank', 'method', 'standing', *(h for h, _ in shown.values()))
+        )
+        rows = ''.join(
+            f'<tr{" class=first" if r["rank"] == 1 else ""}><td>{r["rank"]}</td><td>{html.escape(r["method"])}</td><td>{html.escape(r["standing"])}</td>'
+            + ''.join(
+                f'<td>{_cell(r[c], r.get(c + "_std"), d)}</td>' for c, (_, d) in shown.items()
+            )
+            + '</tr>'
+            for _, r in b.iterrows()
+        )
+        parts.append(
+            f'<h2>{html.escape(title)}</h2><div class=scroll '
+            f'tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        )
     said = ''.join(f'<p>{html.escape(n)}</p>' for n in notes)
     return f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1"><title>Leaderboard</title><style>{BOARD_STYLE}</style><h1>Leaderboard</h1>{said}{"".join(parts)}<p><small>{html.escape(legend)}</small></p></html>'
 
+# %% ../../nbs/judge/53_leaderboard.ipynb #cca362e6
 def write_board(
-    path,         # .html
-    boards:dict,  # Title -> DataFrame of `summarise_board`
-    columns:dict, # Column -> (heading, digits)
-    notes=(),     # Lines above the tables
-    legend='',    # Below them
+    path,  # .html
+    boards: dict,  # Title -> DataFrame of `summarise_board`
+    columns: dict,  # Column -> (heading, digits)
+    notes=(),  # Lines above the tables
+    legend='',  # Below them
     force=False,  # Replace an existing file
 ):
     "Write the leaderboard's page, whole or not at all"
     check_output(path, force)
-    with atomic_path(path, force=force) as p: p.write_text(board_html(boards, columns, notes, legend), encoding='utf-8')
+    with atomic_path(path, force=force) as p:
+        p.write_text(board_html(boards, columns, notes, legend), encoding='utf-8')

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from ..core import generator, require
+from ..core import InputError, generator
 from ..noise.models import add_noise
 from ..viz import draw, get_slice, get_window
 
@@ -20,193 +20,308 @@ from ..viz import draw, get_slice, get_window
 def _bands(shape, n_bands):
     "Band of each spatial frequency, as in `metrics.band_errors`"
     f = np.sqrt(sum(k**2 for k in np.meshgrid(*[np.fft.fftfreq(n) for n in shape], indexing='ij')))
-    edges = np.linspace(0, .5, n_bands + 1)
+    edges = np.linspace(0, 0.5, n_bands + 1)
     return np.clip(np.digitize(f, edges[1:-1], right=True), 0, n_bands - 1).ravel(), edges[1:]
+
 
 def _mask(mask, shape):
     "(X, Y[, Z]) mask as an array that broadcasts over an image of `shape`"
     m = np.ones(shape[:3], bool) if mask is None else np.asarray(mask) > 0
-    require(m.shape == tuple(shape[:3]) and m.any(), f'mask: shape {m.shape} with {int(m.sum())} voxels for an image of {tuple(shape)}; give one on the same grid that is not empty')
+    if m.shape != tuple(shape[:3]) or not m.any():
+        raise InputError(
+            f'mask: shape {m.shape} with {int(m.sum())} voxels for an image of {tuple(shape)}; '
+            f'give one on the same grid that is not empty'
+        )
     return m[..., None] if len(shape) == 4 else m
 
+# %% ../../nbs/judge/52_lesions.ipynb #4cb1e9f4
 def _spectra(denoised, clean, noisy, mask, dims, expected):
     "Fourier transforms of error and noise inside the mask, frequencies by rest, and the part of the voxels that the mask covers"
     d, c, n = (np.asarray(x, np.float64) for x in (denoised, clean, noisy))
-    require(c.ndim in (2, 3, 4) and d.shape == c.shape == n.shape, f'denoised {d.shape}, clean {c.shape}, noisy {n.shape}: give three images (X, Y[, Z[, V]]) of one shape')
+    if c.ndim not in (2, 3, 4) or not d.shape == c.shape == n.shape:
+        raise InputError(
+            f'denoised {d.shape}, clean {c.shape}, noisy {n.shape}: give three images (X, Y[, Z[, '
+            f'V]]) of one shape'
+        )
     dims = min(c.ndim, 3) if dims is None else dims
-    require(dims in (2, 3) and dims <= c.ndim, f'dims={dims}: give 2 (each slice by itself) or 3, not above the axes of {c.shape}')
+    if dims not in (2, 3) or not dims <= c.ndim:
+        raise InputError(
+            f'dims={dims}: give 2 (each slice by itself) or 3, not above the axes of {c.shape}'
+        )
     m = _mask(mask, c.shape)
-    require(all(np.isfinite(x[np.broadcast_to(m, c.shape)]).all() for x in (d, c, n)), 'denoised, clean or noisy: NaN or infinite inside the mask; look at the images')
-    fourier = lambda x: np.fft.fftn(np.where(m, x, 0), axes=tuple(range(dims)), norm='ortho').reshape(int(np.prod(c.shape[:dims])), -1)
+    if not all(np.isfinite(x[np.broadcast_to(m, c.shape)]).all() for x in (d, c, n)):
+        raise InputError(
+            'denoised, clean or noisy: NaN or infinite inside the mask; look at the images'
+        )
+    fourier = lambda x: np.fft.fftn(
+        np.where(m, x, 0), axes=tuple(range(dims)), norm='ortho'
+    ).reshape(int(np.prod(c.shape[:dims])), -1)
     mean = c if expected is None else np.asarray(expected, np.float64)
-    require(mean.shape == c.shape, f'expected: shape {mean.shape} for an image of {c.shape}; give the mean of the noisy image at every voxel')
+    if mean.shape != c.shape:
+        raise InputError(
+            f'expected: shape {mean.shape} for an image of {c.shape}; give the mean of the noisy '
+            f'image at every voxel'
+        )
     return fourier(d - c), fourier(n - mean), c.shape[:dims], m.mean()
 
 # %% ../../nbs/judge/52_lesions.ipynb #7cd8ebb0
 def noise_gain(
-    denoised,      # (X, Y[, Z[, V]])
-    clean,         # The truth, same shape
-    noisy,         # What was denoised, same shape
-    mask=None,     # (X, Y[, Z]) voxels that count; None: all
-    n_bands=8,     # Bands of equal width up to the Nyquist frequency; the last one takes the corners too
-    dims=None,     # 2: Fourier transform of each slice; 3: of the volume; None: 3, or 2 for one slice
-    expected=None, # Mean of the noisy image where it is not `clean` (`noise.rician_mean`), same shape
-)->dict:           # frequency (upper edge), leak, std_error, share, weight (of the noise energy) per band; overall, overall_error
+    denoised,  # (X, Y[, Z[, V]])
+    clean,  # The truth, same shape
+    noisy,  # What was denoised, same shape
+    mask=None,  # (X, Y[, Z]) voxels that count; None: all
+    # Bands of equal width up to the Nyquist frequency; the last one takes the corners too
+    n_bands=8,
+    dims=None,  # 2: Fourier transform of each slice; 3: of the volume; None: 3, or 2 for one slice
+    # Mean of the noisy image where it is not `clean` (`noise.rician_mean`), same shape
+    expected=None,
+    # frequency (upper edge), leak, std_error, share, weight (of the noise energy) per band;
+    # overall, overall_error
+) -> dict:
     "Part of the noise that came back: slope of (denoised - clean) on (noisy - its mean) per band of spatial frequency"
     E, N, shape, covered = _spectra(denoised, clean, noisy, mask, dims, expected)
     band, edges = _bands(shape, n_bands)
     add = lambda x: np.bincount(band, x.sum(1), n_bands)
-    nn, ne, ee = add(np.abs(N)**2), add((N.conj()*E).real), add(np.abs(E)**2)
-    require(nn.sum() > 0, 'noisy equals clean inside the mask; there is no noise to look for')
-    has = nn > 1e-12*nn.sum()
+    nn, ne, ee = add(np.abs(N) ** 2), add((N.conj() * E).real), add(np.abs(E) ** 2)
+    if not nn.sum() > 0:
+        raise InputError('noisy equals clean inside the mask; there is no noise to look for')
+    has = nn > 1e-12 * nn.sum()
     over = lambda a, b, without: np.divide(a, b, out=np.full(n_bands, without), where=has & (b > 0))
-    leak, count = over(ne, nn, np.nan), np.bincount(band, minlength=n_bands)*N.shape[1]*covered
-    left = np.maximum(ee - np.nan_to_num(leak)*ne, 0)
-    error = np.sqrt(over(left, np.maximum(count - 1, 1)*nn, np.nan))
-    weight = nn/nn.sum()
-    return dict(frequency=edges, leak=leak, std_error=error, share=over(np.nan_to_num(leak)*ne, ee, 0.), weight=weight,
-                overall=float(ne[has].sum()/nn[has].sum()), overall_error=float(np.sqrt(np.sum((weight*error)[has]**2))))
+    leak, count = over(ne, nn, np.nan), np.bincount(band, minlength=n_bands) * N.shape[1] * covered
+    left = np.maximum(ee - np.nan_to_num(leak) * ne, 0)
+    error = np.sqrt(over(left, np.maximum(count - 1, 1) * nn, np.nan))
+    weight = nn / nn.sum()
+    return dict(
+        frequency=edges,
+        leak=leak,
+        std_error=error,
+        share=over(np.nan_to_num(leak) * ne, ee, 0.0),
+        weight=weight,
+        overall=float(ne[has].sum() / nn[has].sum()),
+        overall_error=float(np.sqrt(np.sum((weight * error)[has] ** 2))),
+    )
 
 # %% ../../nbs/judge/52_lesions.ipynb #9ac5f696
 @dataclass
 class Lesions:
     "Where lesions were put, and their shape"
-    centres:np.ndarray   # (n, 3) voxels
-    contrasts:np.ndarray # (n,) signed, image units
-    radius:float         # Where the profile is one half, voxels
-    profile:np.ndarray   # (X, Y, Z) from 0 to 1, all of them together
-    labels:np.ndarray    # (X, Y, Z) 0: outside; k + 1: where the profile of lesion k is not zero
+
+    centres: np.ndarray  # (n, 3) voxels
+    contrasts: np.ndarray  # (n,) signed, image units
+    radius: float  # Where the profile is one half, voxels
+    profile: np.ndarray  # (X, Y, Z) from 0 to 1, all of them together
+    labels: np.ndarray  # (X, Y, Z) 0: outside; k + 1: where the profile of lesion k is not zero
 
     @property
     def image(self):
         "(X, Y, Z) sum of contrast times profile: what was added"
-        return np.r_[0., self.contrasts][self.labels]*self.profile
+        return np.r_[0.0, self.contrasts][self.labels] * self.profile
+
 
 def _room(allowed, radius, dims):
     "Where a centre may lie, so that the whole lesion is inside `allowed`"
     padded = np.pad(allowed, 1)
     slices = [padded] if dims == 3 else np.moveaxis(padded, 2, 0)
-    inside = np.stack([distance_transform_edt(s) for s in slices]) if dims == 2 else distance_transform_edt(padded)
+    inside = (
+        np.stack([distance_transform_edt(s) for s in slices])
+        if dims == 2
+        else distance_transform_edt(padded)
+    )
     return (np.moveaxis(inside, 0, 2) if dims == 2 else inside)[1:-1, 1:-1, 1:-1] > radius + 1
+
 
 def _profile(shape, centre, radius, dims):
     "One lesion of unit contrast, and the distance from its centre"
     offset = np.indices(shape) - np.reshape(centre, (3, 1, 1, 1))
     r = np.sqrt((offset**2).sum(0))
-    p = .5*(1 + np.cos(np.pi*np.clip((r - radius + 1)/2, 0, 1)))
+    p = 0.5 * (1 + np.cos(np.pi * np.clip((r - radius + 1) / 2, 0, 1)))
     return np.where((offset[2] == 0) | (dims == 3), p, 0), r
 
 # %% ../../nbs/judge/52_lesions.ipynb #1df44c2b
 def insert_lesions(
-    clean,        # (X, Y, Z) or (X, Y, Z, V)
-    mask,         # (X, Y, Z) where lesions may be
-    n=6,          # How many
-    radius=2.,    # Voxels, at least 1; the edge goes one voxel further
-    contrast=.2,  # Above zero, image units
-    seed=0,       # Of the places
-    dims=3,       # 3: balls; 2: discs, each in one slice (axis 2)
+    clean,  # (X, Y, Z) or (X, Y, Z, V)
+    mask,  # (X, Y, Z) where lesions may be
+    n=6,  # How many
+    radius=2.0,  # Voxels, at least 1; the edge goes one voxel further
+    contrast=0.2,  # Above zero, image units
+    seed=0,  # Of the places
+    dims=3,  # 3: balls; 2: discs, each in one slice (axis 2)
     bright=None,  # True: all bright; False: all dark; None: in turn, a bright one first
-):                # Image with lesions, `Lesions`
+):  # Image with lesions, `Lesions`
     "Put small lesions of known contrast into an image"
     clean = np.asarray(clean)
-    require(clean.ndim in (3, 4), f'clean: shape {clean.shape}; give (X, Y, Z) or (X, Y, Z, V)')
-    require(n >= 1 and radius >= 1 and contrast > 0 and dims in (2, 3), f'lesions: n={n}, radius={radius}, contrast={contrast}, dims={dims}; give n and radius of 1 or more, contrast above 0, dims 2 or 3')
-    least, inside, rng = clean if clean.ndim == 3 else clean.min(-1), np.broadcast_to(_mask(mask, clean.shape[:3]), clean.shape[:3]), np.random.default_rng(seed)
+    if clean.ndim not in (3, 4):
+        raise InputError(f'clean: shape {clean.shape}; give (X, Y, Z) or (X, Y, Z, V)')
+    if n < 1 or not radius >= 1 or not contrast > 0 or dims not in (2, 3):
+        raise InputError(
+            f'lesions: n={n}, radius={radius}, contrast={contrast}, dims={dims}; give n and '
+            f'radius of 1 or more, contrast above 0, dims 2 or 3'
+        )
+    least, inside, rng = (
+        clean if clean.ndim == 3 else clean.min(-1),
+        np.broadcast_to(_mask(mask, clean.shape[:3]), clean.shape[:3]),
+        np.random.default_rng(seed),
+    )
     signs = [1 if bright or (bright is None and k % 2 == 0) else -1 for k in range(n)]
-    free = {s: _room(inside if s > 0 else inside & (least >= contrast), radius, dims) for s in set(signs)}
-    profile, labels, centres = np.zeros(inside.shape, np.float32), np.zeros(inside.shape, np.int16), []
+    free = {
+        s: _room(inside if s > 0 else inside & (least >= contrast), radius, dims)
+        for s in set(signs)
+    }
+    profile, labels, centres = (
+        np.zeros(inside.shape, np.float32),
+        np.zeros(inside.shape, np.int16),
+        [],
+    )
     for k, s in enumerate(signs):
         places = np.argwhere(free[s])
-        require(len(places), f'lesions: only {k} of {n} fit into the mask; take fewer, a smaller radius' + ('' if dims == 2 else ', or discs (dims=2)'))
+        if not len(places):
+            raise InputError(
+                f'lesions: only {k} of {n} fit into the mask; take fewer, a smaller radius'
+                + ('' if dims == 2 else ', or discs (dims=2)')
+            )
         centres.append(places[rng.integers(len(places))])
         p, r = _profile(inside.shape, centres[-1], radius, dims)
-        profile, labels = profile + p.astype(np.float32), np.where(p > 0, k + 1, labels).astype(np.int16)
-        for f in free.values(): f &= r >= 2*radius + 4
-    lesions = Lesions(np.array(centres), contrast*np.array(signs, float), float(radius), profile, labels)
+        profile, labels = (
+            profile + p.astype(np.float32),
+            np.where(p > 0, k + 1, labels).astype(np.int16),
+        )
+        for f in free.values():
+            f &= r >= 2 * radius + 4
+    lesions = Lesions(
+        np.array(centres), contrast * np.array(signs, float), float(radius), profile, labels
+    )
     added = lesions.image.astype(clean.dtype if clean.dtype.kind == 'f' else np.float32)
     return clean + (added if clean.ndim == 3 else added[..., None]), lesions
 
 # %% ../../nbs/judge/52_lesions.ipynb #a77b784c
 def lesion_scores(
-    denoised_with,    # (X, Y, Z[, V]) result for the scan with lesions
-    denoised_without, # The same for the scan without them, of the same noise
-    lesions:Lesions,  # What was inserted
-    mask=None,        # (X, Y, Z) where `outside` and `largest` are taken; None: everywhere
-)->dict:              # kept (n,), bright, dark (their means; NaN if there are none), outside (rms), largest, invented
+    denoised_with,  # (X, Y, Z[, V]) result for the scan with lesions
+    denoised_without,  # The same for the scan without them, of the same noise
+    lesions: Lesions,  # What was inserted
+    mask=None,  # (X, Y, Z) where `outside` and `largest` are taken; None: everywhere
+    # kept (n,), bright, dark (their means; NaN if there are none), outside (rms), largest, invented
+) -> dict:
     "What became of known lesions: 1 kept, 0 lost, below 0 inverted; and what appeared besides"
     a, b = (np.asarray(x, np.float64) for x in (denoised_with, denoised_without))
-    require(a.shape == b.shape and a.ndim in (3, 4) and a.shape[:3] == lesions.labels.shape, f'denoised {a.shape} and {b.shape}, lesions {lesions.labels.shape}: give results of one shape on the grid of the lesions')
+    if a.shape != b.shape or a.ndim not in (3, 4) or a.shape[:3] != lesions.labels.shape:
+        raise InputError(
+            f'denoised {a.shape} and {b.shape}, lesions {lesions.labels.shape}: give results of '
+            f'one shape on the grid of the lesions'
+        )
     D = (a - b).reshape(lesions.labels.shape + (-1,))
-    require(np.isfinite(D).all(), 'denoised: NaN or infinite values; look at the images')
+    if not np.isfinite(D).all():
+        raise InputError('denoised: NaN or infinite values; look at the images')
     p, rest, n = lesions.profile.astype(float), D.copy(), len(lesions.contrasts)
     kept = np.zeros((n, D.shape[-1]))
     for k, c in enumerate(lesions.contrasts):
         at = lesions.labels == k + 1
-        kept[k] = p[at] @ D[at]/(c*(p[at] @ p[at]))
-        rest[at] -= kept[k]*c*p[at][:, None]
+        kept[k] = p[at] @ D[at] / (c * (p[at] @ p[at]))
+        rest[at] -= kept[k] * c * p[at][:, None]
     out = (lesions.labels == 0) & np.broadcast_to(_mask(mask, p.shape), p.shape)
-    unit, mean = np.abs(lesions.contrasts).mean(), lambda sign: float(kept[sign*lesions.contrasts > 0].mean()) if (sign*lesions.contrasts > 0).any() else float('nan')
-    return dict(kept=kept.mean(1), bright=mean(1), dark=mean(-1), outside=float(np.sqrt((D[out]**2).mean()))/unit, largest=float(np.abs(D[out]).max())/unit,
-                invented=float((rest**2).sum()/(D.shape[-1]*(lesions.image**2).sum())))
+    unit, mean = (
+        np.abs(lesions.contrasts).mean(),
+        lambda sign: (
+            float(kept[sign * lesions.contrasts > 0].mean())
+            if (sign * lesions.contrasts > 0).any()
+            else float('nan')
+        ),
+    )
+    return dict(
+        kept=kept.mean(1),
+        bright=mean(1),
+        dark=mean(-1),
+        outside=float(np.sqrt((D[out] ** 2).mean())) / unit,
+        largest=float(np.abs(D[out]).max()) / unit,
+        invented=float((rest**2).sum() / (D.shape[-1] * (lesions.image**2).sum())),
+    )
 
 # %% ../../nbs/judge/52_lesions.ipynb #48796f0f
 @dataclass
 class LesionTest:
     "Everything that went into a lesion test, and came out"
-    table:object         # pandas DataFrame, one row a lesion: x, y, z, contrast, kept
-    scores:dict          # As `lesion_scores`
-    lesions:Lesions      # What was inserted
-    clean:np.ndarray     # (X, Y, Z[, V]) with lesions
-    without:np.ndarray   # The same without them
-    noisy:np.ndarray     # What was denoised (removal: the scan without lesions)
-    denoised:np.ndarray  # Result for it
-    reference:np.ndarray # What it is compared with: the result without lesions (removal: control or clean)
 
+    table: object  # pandas DataFrame, one row a lesion: x, y, z, contrast, kept
+    scores: dict  # As `lesion_scores`
+    lesions: Lesions  # What was inserted
+    clean: np.ndarray  # (X, Y, Z[, V]) with lesions
+    without: np.ndarray  # The same without them
+    noisy: np.ndarray  # What was denoised (removal: the scan without lesions)
+    denoised: np.ndarray  # Result for it
+    reference: (
+        np.ndarray
+    )  # What it is compared with: the result without lesions (removal: control or clean)
+
+# %% ../../nbs/judge/52_lesions.ipynb #c0f0ffcf
 def lesion_test(
-    denoise,           # Noisy array -> denoised array
-    clean,             # (X, Y, Z[, V]) without lesions
-    sigma,             # Noise std of one channel, image units: number or map
-    mask,              # (X, Y, Z) where lesions may be, and where `outside` is taken
-    kind='rician',     # Noise kind, as in `add_noise`
-    noise_seed=0,      # Of the noise, the same with and without lesions
-    removed=False,     # True: `denoise` has learned the lesions, and the scan is without them
-    control=None,      # For removal: the same method without that memory; None: the clean image
-    **lesions,         # n, radius, contrast, seed, dims, bright: as in `insert_lesions`
-)->LesionTest:
+    denoise,  # Noisy array -> denoised array
+    clean,  # (X, Y, Z[, V]) without lesions
+    sigma,  # Noise std of one channel, image units: number or map
+    mask,  # (X, Y, Z) where lesions may be, and where `outside` is taken
+    kind='rician',  # Noise kind, as in `add_noise`
+    noise_seed=0,  # Of the noise, the same with and without lesions
+    removed=False,  # True: `denoise` has learned the lesions, and the scan is without them
+    control=None,  # For removal: the same method without that memory; None: the clean image
+    **lesions,  # n, radius, contrast, seed, dims, bright: as in `insert_lesions`
+) -> LesionTest:
     "Insert lesions (or take them away), add the same noise, denoise, and see what is kept, lost or invented"
-    require(removed or control is None, 'control: is for removed=True')
+    if not removed and control is not None:
+        raise InputError('control: is for removed=True')
     image, put = insert_lesions(clean, mask, **lesions)
     noise = lambda x: add_noise(np.asarray(x, np.float32), sigma, kind, gen=generator(noise_seed))
     noisy = noise(clean if removed else image)
     other = noisy if removed else noise(clean)
-    reference = np.asarray(clean) if removed and control is None else np.asarray((control or denoise)(other))
+    reference = (
+        np.asarray(clean)
+        if removed and control is None
+        else np.asarray((control or denoise)(other))
+    )
     denoised = np.asarray(denoise(noisy))
     scores = lesion_scores(denoised, reference, put, mask)
-    return LesionTest(_table(put, scores), scores, put, image, np.asarray(clean), noisy, denoised, reference)
+    return LesionTest(
+        _table(put, scores), scores, put, image, np.asarray(clean), noisy, denoised, reference
+    )
+
 
 def _table(lesions, scores):
     "One row a lesion"
     import pandas as pd
-    return pd.DataFrame(dict(zip('xyz', lesions.centres.T), contrast=lesions.contrasts, kept=scores['kept']))
+
+    return pd.DataFrame(
+        dict(zip('xyz', lesions.centres.T), contrast=lesions.contrasts, kept=scores['kept'])
+    )
 
 # %% ../../nbs/judge/52_lesions.ipynb #62b6055e
 def show_lesions(
-    test:LesionTest, # From `lesion_test`
-    index=None,      # Slice (axis 2); None: the one with most of the lesions
-    volume=0,        # Which volume of a series
-    title='',        # Above all
-    window=None,     # (low, high) of the images; None: from the clean one
-):                   # Figure
+    test: LesionTest,  # From `lesion_test`
+    index=None,  # Slice (axis 2); None: the one with most of the lesions
+    volume=0,  # Which volume of a series
+    title='',  # Above all
+    window=None,  # (low, high) of the images; None: from the clean one
+):  # Figure
     "clean with lesions | noisy | denoised | signed difference that the lesions make, and where they are"
     put, unit = test.lesions, float(np.abs(test.lesions.contrasts).max())
     index = int((put.image**2).sum((0, 1)).argmax()) if index is None else index
     cut = lambda x: get_slice(x, 2, index, volume)
     window, where = get_window(cut(test.clean), window), put.profile[:, :, index]
-    fig, axes = plt.subplots(1, 4, figsize=(10, 10/4*where.shape[1]/where.shape[0] + .5), layout='constrained')
+    fig, axes = plt.subplots(
+        1, 4, figsize=(10, 10 / 4 * where.shape[1] / where.shape[0] + 0.5), layout='constrained'
+    )
     plt.close(fig)
-    for ax, name in zip(axes, ('clean', 'noisy', 'denoised')): draw(ax, cut(getattr(test, name)), window, 'clean, with lesions' if name == 'clean' else name)
-    draw(axes[3], cut(test.denoised).astype(float) - cut(test.reference), (-unit, unit), f'difference, ±{unit:.3g}', 'RdBu_r')
-    if where.max() > .5:
-        for ax in (axes[0], axes[3]): ax.contour(where.T, [.5], colors='C2' if ax is axes[0] else 'k', linewidths=.8)
-    fig.suptitle((f'{title}: ' if title else '') + f'window {window[0]:.3g} to {window[1]:.3g}', fontsize=9)
+    for ax, name in zip(axes, ('clean', 'noisy', 'denoised')):
+        draw(
+            ax, cut(getattr(test, name)), window, 'clean, with lesions' if name == 'clean' else name
+        )
+    draw(
+        axes[3],
+        cut(test.denoised).astype(float) - cut(test.reference),
+        (-unit, unit),
+        f'difference, ±{unit:.3g}',
+        'RdBu_r',
+    )
+    if where.max() > 0.5:
+        for ax in (axes[0], axes[3]):
+            ax.contour(where.T, [0.5], colors='C2' if ax is axes[0] else 'k', linewidths=0.8)
+    fig.suptitle(
+        (f'{title}: ' if title else '') + f'window {window[0]:.3g} to {window[1]:.3g}', fontsize=9
+    )
     return fig

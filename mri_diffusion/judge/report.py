@@ -8,8 +8,12 @@ __all__ = ['EXPECTED', 'NAMES', 'PLANES', 'STYLE', 'SECTIONS', 'report_mask', 'r
            'write_report']
 
 # %% ../../nbs/judge/53_report.ipynb #ac2de796
-import base64, hashlib, html, shlex, sys
-from datetime import datetime, timezone
+import base64
+import hashlib
+import html
+import shlex
+import sys
+from datetime import UTC, datetime
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -20,122 +24,214 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..core import InputError, atomic_path, check_output, environment, plain, require
-from ..noise.correlation import noise_kernel
-from .scores import evaluate, residual_stats
-from ..scans.nifti import Scan
-from ..noise.describe import coils_in_background
-from ..noise.sigma import find_background
-from .residual import bad_slices
+from ..core import InputError, atomic_path, check_output, environment, plain
 from .audit import TITLES, audit
 from .calibration import NUMBERS
+from .residual import bad_slices
+from .scores import evaluate, residual_stats
 from .uncertainty import bad_volumes
+from ..noise.correlation import noise_kernel
+from ..noise.describe import coils_in_background
+from ..noise.sigma import find_background
+from ..scans.nifti import Scan
 from ..viz import get_slice, get_window
 
 # %% ../../nbs/judge/53_report.ipynb #2a26b315
 def _sigma_of(sigma, v):
     "sigma of volume `v`: a number, a map (X, Y, Z), or None"
-    if sigma is None: return None
+    if sigma is None:
+        return None
     s = np.asarray(sigma)
     return float(s[v] if s.ndim == 1 else s) if s.ndim < 2 else s[..., v] if s.ndim == 4 else s
 
-def _volume(scan, v): return scan.data if scan.data.ndim == 3 else scan.data[..., v]
+
+def _volume(scan, v):
+    return scan.data if scan.data.ndim == 3 else scan.data[..., v]
+
 
 def report_mask(
-    scan:Scan, # The noisy scan
-)->tuple:      # (X, Y, Z) bool, where it came from in words
+    scan: Scan,  # The noisy scan
+) -> tuple:  # (X, Y, Z) bool, where it came from in words
     "Where the numbers are taken"
-    if scan.mask is not None: return np.asarray(scan.mask, bool), 'the mask given with the scan'
-    try: return scan.foreground(), 'a mask found by Otsu\'s threshold'
-    except InputError: return np.ones(scan.shape[:3], bool), 'the whole image, since no foreground was found'
+    if scan.mask is not None:
+        return np.asarray(scan.mask, bool), 'the mask given with the scan'
+    try:
+        return scan.foreground(), "a mask found by Otsu's threshold"
+    except InputError:
+        return np.ones(scan.shape[:3], bool), 'the whole image, since no foreground was found'
 
+# %% ../../nbs/judge/53_report.ipynb #2cd6fe91
 def residual_table(
-    result,    # With noisy, denoised, sigma
-    mask=None, # (X, Y, Z); None: `report_mask`
-)->list:       # One dict a volume: volume, b, std, mean, signal_correlation, lag1 (three); nan where not defined
+    result,  # With noisy, denoised, sigma
+    mask=None,  # (X, Y, Z); None: `report_mask`
+    # One dict a volume: volume, b, std, mean, signal_correlation, lag1 (three); nan where not
+    # defined
+) -> list:
     "`residual_stats` of each volume; in image units where sigma is None or 0"
     noisy, rows = result.noisy, []
     mask = report_mask(noisy)[0] if mask is None else mask
     for v in range(noisy.n_volumes):
         s, d = _sigma_of(result.sigma, v), _volume(result.denoised, v)
         m = mask if s is None else mask & (np.asarray(s) > 0)
-        row = dict(mean=np.nan, std=np.nan, lag1=[np.nan]*3, signal_correlation=np.nan)
+        row = dict(mean=np.nan, std=np.nan, lag1=[np.nan] * 3, signal_correlation=np.nan)
         with np.errstate(invalid='ignore', divide='ignore'):
-            if m.any(): row |= residual_stats(_volume(noisy, v) - d, 1. if s is None else s, m, d)
+            if m.any():
+                row |= residual_stats(_volume(noisy, v) - d, 1.0 if s is None else s, m, d)
         rows.append(dict(volume=v, b=None if noisy.bvals is None else float(noisy.bvals[v]), **row))
     return rows
 
 # %% ../../nbs/judge/53_report.ipynb #ac799ebd
 EXPECTED = dict(
-    std='1 if exactly the noise was removed. Below 1: noise is left. Above 1: part of the image was removed too. Where the signal is weaker than about 2 sigma, less than 1 is right (0.66 in air). Noise left and detail lost can cancel, so 1 alone proves nothing.',
-    mean='0 if noise was only averaged. Above 0: the image became darker, as it should where the Rician floor is subtracted. Below 0: it became brighter.',
-    signal_correlation='0 if what was removed knows nothing of the anatomy. Above 0: bright structures were dimmed. Below 0: they were brightened.',
-    lag1='0 on each axis if the noise of neighbouring voxels is independent. Above 0: edges were removed, or the scan was interpolated or zero-filled. Below 0: neighbours were averaged and part of their noise was kept.')
-NAMES = dict(std='size: std of the residual / sigma', mean='offset: mean of the residual / sigma', signal_correlation='correlation of the residual with the denoised image', lag1='correlation of neighbouring voxels')
+    std='1 if exactly the noise was removed. Below 1: noise is left. Above 1: part of the image '
+    'was removed too. Where the signal is weaker than about 2 sigma, less than 1 is right '
+    '(0.66 in air). Noise left and detail lost can cancel, so 1 alone proves nothing.',
+    mean='0 if noise was only averaged. Above 0: the image became darker, as it should where the '
+    'Rician floor is subtracted. Below 0: it became brighter.',
+    signal_correlation='0 if what was removed knows nothing of the anatomy. Above 0: bright '
+    'structures were dimmed. Below 0: they were brightened.',
+    lag1='0 on each axis if the noise of neighbouring voxels is independent. Above 0: edges were '
+    'removed, or the scan was interpolated or zero-filled. Below 0: neighbours were averaged '
+    'and part of their noise was kept.',
+)
+
+
+NAMES = dict(
+    std='size: std of the residual / sigma',
+    mean='offset: mean of the residual / sigma',
+    signal_correlation='correlation of the residual with the denoised image',
+    lag1='correlation of neighbouring voxels',
+)
+
 
 def _text(x):
     "Anything from outside as harmless HTML; characters that do not print are spelled out"
-    return html.escape(''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(x)))
+    return html.escape(
+        ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(x))
+    )
 
-def _number(v): return 'not defined' if v is None or not np.isfinite(v) else f'{v:.3f}'.replace('-0.000', '0.000')
 
+def _number(v):
+    return (
+        'not defined' if v is None or not np.isfinite(v) else f'{v:.3f}'.replace('-0.000', '0.000')
+    )
+
+# %% ../../nbs/judge/53_report.ipynb #ee9a2b29
 def _spread(values):
     "One number, or the median and range over volumes"
     v = np.array([x for x in values if np.isfinite(x)])
-    if v.size < 2: return _number(v[0] if v.size else None)
+    if v.size < 2:
+        return _number(v[0] if v.size else None)
     return f'{_number(np.median(v))} <small>median of {v.size} volumes, {_number(v.min())} to {_number(v.max())}</small>'
+
 
 def _residual_html(rows, has_sigma):
     "The statistics, each with what it should be"
     out = []
     for key, name in NAMES.items():
-        if not has_sigma: name = name.replace(' / sigma', ', image units')
-        if key == 'lag1': value = ''.join(f'<div>{"xyz"[a]} <span id="lag1{a}">{_spread([r[key][a] for r in rows])}</span></div>' for a in range(3))
-        else: value = f'<span id="{key}">{_spread([r[key] for r in rows])}</span>'
-        say = EXPECTED[key] if has_sigma or key in ('signal_correlation', 'lag1') else 'No noise level was given, so this cannot be compared with anything.'
-        out.append(f'<tr><th scope="row">{name}</th><td class="number">{value}</td><td>{say}</td></tr>')
-    return '<table class="facts"><thead><tr><th>what</th><th>measured</th><th>what it should be</th></tr></thead><tbody>' + ''.join(out) + '</tbody></table>'
+        if not has_sigma:
+            name = name.replace(' / sigma', ', image units')
+        if key == 'lag1':
+            value = ''.join(
+                f'<div>{"xyz"[a]} <span '
+                f'id="lag1{a}">{_spread([r[key][a] for r in rows])}</span></div>'
+                for a in range(3)
+            )
+        else:
+            value = f'<span id="{key}">{_spread([r[key] for r in rows])}</span>'
+        say = (
+            EXPECTED[key]
+            if has_sigma or key in ('signal_correlation', 'lag1')
+            else 'No noise level was given, so this cannot be compared with anything.'
+        )
+        out.append(
+            f'<tr><th scope="row">{name}</th><td class="number">{value}</td><td>{say}</td></tr>'
+        )
+    return (
+        '<table class="facts"><thead><tr><th>what</th><th>measured</th><th>what it should '
+        'be</th></tr></thead><tbody>' + ''.join(out) + '</tbody></table>'
+    )
 
+# %% ../../nbs/judge/53_report.ipynb #2cf20f65
 def _tiles_html(rows, has_sigma):
     "The three numbers to read first"
     lags = [[r['lag1'][a] for r in rows if np.isfinite(r['lag1'][a])] for a in range(3)]
     worst = max(lags, key=lambda v: abs(np.median(v)) if v else -1)
-    tiles = [([r['std'] for r in rows] if has_sigma else [], 'size of what was removed, in sigma', 'ideal at high signal: 1' if has_sigma else 'no noise level was given'),
-             ([r['signal_correlation'] for r in rows], 'its correlation with the image', 'ideal: 0'), (worst, 'its strongest correlation between neighbours', 'ideal for independent noise: 0')]
-    return '<div class="tiles">' + ''.join(f'<div><b>{_spread(v)}</b><span>{what}</span><small>{ideal}</small></div>' for v, what, ideal in tiles) + '</div>'
+    tiles = [
+        (
+            [r['std'] for r in rows] if has_sigma else [],
+            'size of what was removed, in sigma',
+            'ideal at high signal: 1' if has_sigma else 'no noise level was given',
+        ),
+        ([r['signal_correlation'] for r in rows], 'its correlation with the image', 'ideal: 0'),
+        (worst, 'its strongest correlation between neighbours', 'ideal for independent noise: 0'),
+    ]
+    return (
+        '<div class="tiles">'
+        + ''.join(
+            f'<div><b>{_spread(v)}</b><span>{what}</span><small>{ideal}</small></div>'
+            for v, what, ideal in tiles
+        )
+        + '</div>'
+    )
 
 # %% ../../nbs/judge/53_report.ipynb #d6d8be1c
 def _oriented(scan):
     "Does the file say how the patient lay?"
-    if scan.header is None: return not np.array_equal(scan.affine, np.eye(4))
-    return bool(scan.header['qform_code'] > 0 or scan.header['sform_code'] > 0) if 'sform_code' in scan.header else True
+    if scan.header is None:
+        return not np.array_equal(scan.affine, np.eye(4))
+    return (
+        bool(scan.header['qform_code'] > 0 or scan.header['sform_code'] > 0)
+        if 'sform_code' in scan.header
+        else True
+    )
+
 
 def _upright(vol, scan):
     "`vol` (X, Y, Z) with x to the left, y to the front, z up, as the affine says; and the voxel size (3,) in that order, mm"
-    if not _oriented(scan): return vol, np.array(scan.voxel_size)
+    if not _oriented(scan):
+        return vol, np.array(scan.voxel_size)
     now = nib.io_orientation(scan.affine)
     turn = nib.orientations.ornt_transform(now, nib.orientations.axcodes2ornt('LAS'))
     size = np.empty(3)
     size[turn[:, 0].astype(int)] = scan.voxel_size
     return nib.apply_orientation(vol, turn), size
 
-PLANES = (('axial', 2, 'RLAP'), ('coronal', 1, 'RLSI'), ('sagittal', 0, 'APSI')) # Name, axis, letters at left, right, top, bottom
+
+PLANES = (
+    ('axial', 2, 'RLAP'),
+    ('coronal', 1, 'RLSI'),
+    ('sagittal', 0, 'APSI'),
+)  # Name, axis, letters at left, right, top, bottom
+
 
 def _plane(vol, plane, at):
     "One slice, first axis to the right and second up; a sagittal one looks to the left"
     s = get_slice(vol, plane, at)
     return s[::-1] if plane == 0 else s
 
-def _data_uri(png): return 'data:image/png;base64,' + base64.b64encode(png).decode()
 
+def _data_uri(png):
+    return 'data:image/png;base64,' + base64.b64encode(png).decode()
+
+# %% ../../nbs/judge/53_report.ipynb #a558da43
 def _slice_html(image, window, mm, label, letters=''):
     "One slice as an HTML picture: label below, letters at the edges"
-    file, grey = BytesIO(), np.clip((np.asarray(image, float) - window[0])/(window[1] - window[0]), 0, 1)
-    Image.fromarray(np.round(255*grey.T[::-1]).astype(np.uint8)).save(file, 'png', optimize=True)
-    ratio = max(image.shape[0]*mm[0], 1e-6)/max(image.shape[1]*mm[1], 1e-6)
-    marks = ''.join(f'<i class="{k}">{c}</i>' for k, c in zip(('left', 'right', 'top', 'bottom'), letters))
-    return (f'<div class="cell"><div class="pic" style="aspect-ratio:{ratio:.4f};max-width:{22*ratio:.2f}rem"><img src="{_data_uri(file.getvalue())}" alt="{_text(label)}">{marks}</div>'
-            f'<div class="label">{_text(label)}</div></div>')
+    file, grey = (
+        BytesIO(),
+        np.clip((np.asarray(image, float) - window[0]) / (window[1] - window[0]), 0, 1),
+    )
+    Image.fromarray(np.round(255 * grey.T[::-1]).astype(np.uint8)).save(file, 'png', optimize=True)
+    ratio = max(image.shape[0] * mm[0], 1e-6) / max(image.shape[1] * mm[1], 1e-6)
+    marks = ''.join(
+        f'<i class="{k}">{c}</i>' for k, c in zip(('left', 'right', 'top', 'bottom'), letters)
+    )
+    return (
+        f'<div class="cell"><div class="pic" '
+        f'style="aspect-ratio:{ratio:.4f};max-width:{22 * ratio:.2f}rem"><img '
+        f'src="{_data_uri(file.getvalue())}" alt="{_text(label)}">{marks}</div>'
+        f'<div class="label">{_text(label)}</div></div>'
+    )
+
 
 def _planes_html(images, windows, scan, mask):
     "A row of slices for each of three planes through the middle of the mask; images: label -> (X, Y, Z)"
@@ -146,234 +242,457 @@ def _planes_html(images, windows, scan, mask):
         cells = []
         for label, (vol, size) in up.items():
             image, keep = _plane(vol, axis, at[axis]), [a for a in range(3) if a != axis]
-            cells.append(_slice_html(image, windows[label], size[keep], label, letters if _oriented(scan) else ''))
-        if min(image.shape) > 1: rows.append(f'<figure><figcaption>{name if _oriented(scan) else "across axis " + "xyz"[axis]}</figcaption><div class="row n{len(cells)}">{"".join(cells)}</div></figure>')
+            cells.append(
+                _slice_html(
+                    image, windows[label], size[keep], label, letters if _oriented(scan) else ''
+                )
+            )
+        if min(image.shape) > 1:
+            rows.append(
+                f'<figure><figcaption>{name if _oriented(scan) else "across axis " + "xyz"[axis]}</figcaption><div '
+                f'class="row n{len(cells)}">{"".join(cells)}</div></figure>'
+            )
     return ''.join(rows)
 
 # %% ../../nbs/judge/53_report.ipynb #84d45be1
 def _shown_volumes(scan):
     "Which volumes of a series are drawn, with a name for each"
-    if scan.data.ndim == 3: return {0: ''}
-    if scan.bvals is None: return {v: f'volume {v}' for v in sorted({0, scan.n_volumes//2})}
-    return {v: f'volume {v}, b = {scan.bvals[v]:g} s/mm²' for v in sorted({int(np.argmin(scan.bvals)), int(np.argmax(scan.bvals))})}
+    if scan.data.ndim == 3:
+        return {0: ''}
+    if scan.bvals is None:
+        return {v: f'volume {v}' for v in sorted({0, scan.n_volumes // 2})}
+    return {
+        v: f'volume {v}, b = {scan.bvals[v]:g} s/mm²'
+        for v in sorted({int(np.argmin(scan.bvals)), int(np.argmax(scan.bvals))})
+    }
+
 
 def _level(sigma, mask):
     "One number for sigma: itself, or its median in the mask; None if there is none"
-    if sigma is None: return None
+    if sigma is None:
+        return None
     s = np.asarray(sigma, float)
     s = np.broadcast_to(s, mask.shape)[mask] if s.ndim else s.ravel()
     s = s[s > 0]
     return float(np.median(s)) if s.size else None
 
+# %% ../../nbs/judge/53_report.ipynb #d10dc731
 def _triptych_html(result, v, name, mask, clean=None):
     "noisy | denoised | residual (| clean) of volume `v`, three planes"
-    noisy, denoised, sigma = _volume(result.noisy, v), _volume(result.denoised, v), _level(_sigma_of(result.sigma, v), mask)
+    noisy, denoised, sigma = (
+        _volume(result.noisy, v),
+        _volume(result.denoised, v),
+        _level(_sigma_of(result.sigma, v), mask),
+    )
     window, residual = get_window(noisy), noisy - denoised
-    half = 3*sigma if sigma else get_window(abs(residual))[1]
-    images = {'noisy': noisy, 'denoised': denoised, 'residual': residual} | ({} if clean is None else {'clean': clean})
-    windows = {k: window for k in images} | {'residual': (-half, half)}
-    said = f'window {window[0]:.4g} to {window[1]:.4g}; residual = noisy - denoised within ' + (f'±3 sigma = ±{half:.4g}; sigma = {sigma:.4g}' if sigma else f'±{half:.4g}; no noise level')
-    return (f'<h3>{_text(name)}</h3>' if name else '') + f'<p class="small">{said}.</p>' + _planes_html(images, windows, result.noisy, mask)
+    half = 3 * sigma if sigma else get_window(abs(residual))[1]
+    images = {'noisy': noisy, 'denoised': denoised, 'residual': residual} | (
+        {} if clean is None else {'clean': clean}
+    )
+    windows = dict.fromkeys(images, window) | {'residual': (-half, half)}
+    said = f'window {window[0]:.4g} to {window[1]:.4g}; residual = noisy - denoised within ' + (
+        f'±3 sigma = ±{half:.4g}; sigma = {sigma:.4g}' if sigma else f'±{half:.4g}; no noise level'
+    )
+    return (
+        (f'<h3>{_text(name)}</h3>' if name else '')
+        + f'<p class="small">{said}.</p>'
+        + _planes_html(images, windows, result.noisy, mask)
+    )
 
 # %% ../../nbs/judge/53_report.ipynb #fd2ba275
 def _chart(plot, height=2.6):
     "`plot(figure, ink)` as a PNG for light and one for dark screens"
     uris = []
     for ink in ('#222', '#ddd'):
-        colours = {k: ink for k in ('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color')}
-        with rc_context(colours | {'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 10}):
-            fig, file = Figure(figsize=(6, height), layout='constrained', facecolor='none'), BytesIO()
+        colours = dict.fromkeys(
+            ('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color'), ink
+        )
+        with rc_context(
+            colours | {'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 10}
+        ):
+            fig, file = (
+                Figure(figsize=(6, height), layout='constrained', facecolor='none'),
+                BytesIO(),
+            )
             plot(fig, ink)
             fig.savefig(file, dpi=110, format='png', transparent=True)
         uris.append(_data_uri(file.getvalue()))
     return f'<picture><source media="(prefers-color-scheme: dark)" srcset="{uris[1]}"><img class="chart" src="{uris[0]}" alt="chart"></picture>'
 
+# %% ../../nbs/judge/53_report.ipynb #05a24904
 def residual_histogram(
-    result,    # With noisy, denoised, sigma
-    mask=None, # (X, Y, Z); None: `report_mask`
-)->tuple:      # edges (65,) in units of sigma (image units without sigma), density (64,), fraction outside them
+    result,  # With noisy, denoised, sigma
+    mask=None,  # (X, Y, Z); None: `report_mask`
+    # edges (65,) in units of sigma (image units without sigma), density (64,), fraction outside
+    # them
+) -> tuple:
     "How often each size of residual occurs, all volumes together"
     mask = report_mask(result.noisy)[0] if mask is None else mask
-    reach, counts, total = 5., 0, 0
+    reach, counts, total = 5.0, 0, 0
     for v in range(result.noisy.n_volumes):
         s, r = _sigma_of(result.sigma, v), _volume(result.noisy, v) - _volume(result.denoised, v)
-        if s is None and not v: reach = float(np.percentile(abs(r[mask]), 99.8)) or 1.
+        if s is None and not v:
+            reach = float(np.percentile(abs(r[mask]), 99.8)) or 1.0
         m = mask if s is None else mask & (np.asarray(s) > 0)
-        z = r[m]/(1 if s is None else np.broadcast_to(s, r.shape)[m])
+        z = r[m] / (1 if s is None else np.broadcast_to(s, r.shape)[m])
         counts, total = counts + np.histogram(z, 64, (-reach, reach))[0], total + z.size
     edges = np.linspace(-reach, reach, 65)
-    return edges, counts/max(total, 1)/np.diff(edges), 1 - np.sum(counts)/max(total, 1)
+    return edges, counts / max(total, 1) / np.diff(edges), 1 - np.sum(counts) / max(total, 1)
 
+# %% ../../nbs/judge/53_report.ipynb #f1cfa56e
 def _draw_histogram(edges, density, has_sigma):
     def plot(fig, ink):
         ax = fig.subplots()
-        ax.stairs(density, edges, fill=True, color='#4a90c2', alpha=.75, label='residual')
+        ax.stairs(density, edges, fill=True, color='#4a90c2', alpha=0.75, label='residual')
         x = np.linspace(edges[0], edges[-1], 200)
-        if has_sigma: ax.plot(x, np.exp(-x**2/2)/np.sqrt(2*np.pi), color='#e07b00', lw=2, label='Gaussian, std = sigma')
-        ax.set(xlabel='residual / sigma' if has_sigma else 'residual, image units', yticks=[], xlim=(edges[0], edges[-1]))
+        if has_sigma:
+            ax.plot(
+                x,
+                np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
+                color='#e07b00',
+                lw=2,
+                label='Gaussian, std = sigma',
+            )
+        ax.set(
+            xlabel='residual / sigma' if has_sigma else 'residual, image units',
+            yticks=[],
+            xlim=(edges[0], edges[-1]),
+        )
         ax.spines['left'].set_visible(False)
         ax.legend(frameon=False, loc='upper right')
+
     return plot
 
 # %% ../../nbs/judge/53_report.ipynb #cf3b809a
 def _draw_volumes(rows, has_sigma):
     def plot(fig, ink):
-        for ax, key, line, label in zip(fig.subplots(2, 1, sharex=True), ('std', 'signal_correlation'), (1 if has_sigma else None, 0), ('std / sigma' if has_sigma else 'std', 'correlation')):
-            if line is not None: ax.axhline(line, color='#e07b00', lw=1.5)
+        for ax, key, line, label in zip(
+            fig.subplots(2, 1, sharex=True),
+            ('std', 'signal_correlation'),
+            (1 if has_sigma else None, 0),
+            ('std / sigma' if has_sigma else 'std', 'correlation'),
+        ):
+            if line is not None:
+                ax.axhline(line, color='#e07b00', lw=1.5)
             ax.plot([r['volume'] for r in rows], [r[key] for r in rows], 'o', ms=4, color='#4a90c2')
             ax.set_ylabel(label)
         ax.set_xlabel('volume')
         ax.xaxis.get_major_locator().set_params(integer=True)
+
     return plot
 
+# %% ../../nbs/judge/53_report.ipynb #f25d2ab6
 def _volumes_html(rows, has_sigma):
     "Chart and table of a series"
     has_b = rows[0]['b'] is not None
-    head = ['volume', *(['b, s/mm²'] if has_b else []), 'std of residual / sigma' if has_sigma else 'std of residual, image units', 'correlation with the signal']
-    body = [[r['volume'], *([f'{r["b"]:g}'] if has_b else []), _number(r['std']), _number(r['signal_correlation'])] for r in rows]
+    head = [
+        'volume',
+        *(['b, s/mm²'] if has_b else []),
+        'std of residual / sigma' if has_sigma else 'std of residual, image units',
+        'correlation with the signal',
+    ]
+    body = [
+        [
+            r['volume'],
+            *([f'{r["b"]:g}'] if has_b else []),
+            _number(r['std']),
+            _number(r['signal_correlation']),
+        ]
+        for r in rows
+    ]
     table = ''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in r) + '</tr>' for r in body)
-    return ('<h2>Volume by volume</h2><p>Dots that leave the others deserve a look at that volume. The line is where an ideal result lies at high signal.</p>' + _chart(_draw_volumes(rows, has_sigma), 3.4)
-            + f'<div class="scroll" tabindex="0"><table id="volumes"><thead><tr>{"".join(f"<th>{h}</th>" for h in head)}</tr></thead><tbody>{table}</tbody></table></div>')
+    return (
+        '<h2>Volume by volume</h2><p>Dots that leave the others deserve a look at that volume. '
+        'The line is where an ideal result lies at high signal.</p>'
+        + _chart(_draw_volumes(rows, has_sigma), 3.4)
+        + f'<div class="scroll" tabindex="0"><table '
+        f'id="volumes"><thead><tr>{"".join(f"<th>{h}</th>" for h in head)}</tr></thead><tbody>{table}</tbody></table></div>'
+    )
 
 # %% ../../nbs/judge/53_report.ipynb #10b041f4
 def _noise_html(result, mask):
     "Noise level, where it came from, notes"
     notes, s = [str(n) for n in result.meta.get('notes', [])], result.sigma
-    where = result.meta.get('sigma_from') or next((n for n in notes if n.startswith('noise level')), 'given with the command, or found by the method itself: the result does not record which')
-    if s is None: said = 'No noise level: the method was given none and found none.'
-    elif np.ndim(s) == 0: said = f'sigma = {float(s):.4g} in image units, the same everywhere.'
-    elif np.ndim(s) == 1: said = f'sigma from {np.min(s):.4g} to {np.max(s):.4g} in image units, one value a volume.'
+    where = result.meta.get('sigma_from') or next(
+        (n for n in notes if n.startswith('noise level')),
+        'given with the command, or found by the method itself: the result does not record which',
+    )
+    if s is None:
+        said = 'No noise level: the method was given none and found none.'
+    elif np.ndim(s) == 0:
+        said = f'sigma = {float(s):.4g} in image units, the same everywhere.'
+    elif np.ndim(s) == 1:
+        said = f'sigma from {np.min(s):.4g} to {np.max(s):.4g} in image units, one value a volume.'
     else:
         inside = np.asarray(s, float)[mask]
         said = f'sigma is a map: median {np.median(inside):.4g}, 1 to 99 % of voxels from {np.percentile(inside, 1):.4g} to {np.percentile(inside, 99):.4g}, image units.'
-    said += '' if s is None else f' Where it came from: {_text(where)}. Sigma is the std of one real channel, before the magnitude.'
+    said += (
+        ''
+        if s is None
+        else f' Where it came from: {_text(where)}. Sigma is the std of one real channel, before '
+        f'the magnitude.'
+    )
     listed = ''.join(f'<li>{_text(n)}</li>' for n in dict.fromkeys(notes))
-    return f'<h2>Noise level</h2><p id="sigma">{said}</p>' + (f'<h2>Notes</h2><ul>{listed}</ul>' if listed else '') + _maps_html(result, mask)
+    return (
+        f'<h2>Noise level</h2><p id="sigma">{said}</p>'
+        + (f'<h2>Notes</h2><ul>{listed}</ul>' if listed else '')
+        + _maps_html(result, mask)
+    )
 
+# %% ../../nbs/judge/53_report.ipynb #4084bf14
 def _maps_html(result, mask):
     "The noise map and the uncertainty, where there are any"
-    maps = {'noise level': result.sigma if np.ndim(result.sigma) > 2 else None, 'uncertainty (std)': getattr(result, 'std', None)}
+    maps = {
+        'noise level': result.sigma if np.ndim(result.sigma) > 2 else None,
+        'uncertainty (std)': getattr(result, 'std', None),
+    }
     maps = {k: np.asarray(m, float) for k, m in maps.items() if m is not None}
-    if not maps: return ''
+    if not maps:
+        return ''
     first = '; of a series, the first volume' if any(m.ndim == 4 for m in maps.values()) else ''
     maps = {k: m[..., 0] if m.ndim == 4 else m for k, m in maps.items()}
     windows = {k: get_window(m) for k, m in maps.items()}
     said = '; '.join(f'{k}: window {w[0]:.4g} to {w[1]:.4g}' for k, w in windows.items())
-    return f'<h2>Maps</h2><p class="small">{said}{first}.</p>' + _planes_html(maps, windows, result.noisy, mask)
+    return f'<h2>Maps</h2><p class="small">{said}{first}.</p>' + _planes_html(
+        maps, windows, result.noisy, mask
+    )
+
 
 def _pictures_html(result):
     "What the method drew of its own working: name -> PNG bytes"
     pictures = getattr(result, 'pictures', None) or {}
-    figures = ''.join(f'<figure><figcaption>{_text(k)}</figcaption><img class="chart drawn" src="{_data_uri(v)}" alt="{_text(k)}"></figure>' for k, v in pictures.items())
-    return f'<h2>How the method worked</h2><p class="small">Pictures that the method {_text(result.meta.get("method", ""))} made of its own steps.</p>{figures}' if figures else ''
+    figures = ''.join(
+        f'<figure><figcaption>{_text(k)}</figcaption><img class="chart drawn" '
+        f'src="{_data_uri(v)}" alt="{_text(k)}"></figure>'
+        for k, v in pictures.items()
+    )
+    return (
+        f'<h2>How the method worked</h2><p class="small">Pictures that the method '
+        f'{_text(result.meta.get("method", ""))} made of its own steps.</p>{figures}'
+        if figures
+        else ''
+    )
 
+# %% ../../nbs/judge/53_report.ipynb #f49a9cb8
 def _scores_html(result, clean, mask):
     "Scores against a clean reference, noisy and denoised"
     e = evaluate(result.denoised.data, clean, result.noisy.data, mask)
-    rows = [(name, digits, [e[key + end] for end in ('_noisy', '', '_mask_noisy', '_mask')])
-            for key, name, digits in (('psnr', 'PSNR, dB<small>higher is better</small>', 2), ('ssim', 'SSIM<small>1: identical</small>', 4), ('nmse', 'NMSE<small>0: identical</small>', 4), ('hfen', 'HFEN<small>0: identical</small>', 4))]
-    body = ''.join(f'<tr><th scope="row">{n}</th>' + ''.join(f'<td>{v:.{d}f}</td>' for v in values) + '</tr>' for n, d, values in rows)
-    return (f'<h2>Scores against the clean reference</h2><p>Data range {e["data_range"]:.4g}: the largest clean value inside the mask.</p><div class="scroll"><table id="scores"><thead><tr><th></th><th>noisy, whole image</th>'
-            f'<th>denoised, whole image</th><th>noisy, in mask</th><th>denoised, in mask</th></tr></thead><tbody>{body}</tbody></table></div>')
+    rows = [
+        (name, digits, [e[key + end] for end in ('_noisy', '', '_mask_noisy', '_mask')])
+        for key, name, digits in (
+            ('psnr', 'PSNR, dB<small>higher is better</small>', 2),
+            ('ssim', 'SSIM<small>1: identical</small>', 4),
+            ('nmse', 'NMSE<small>0: identical</small>', 4),
+            ('hfen', 'HFEN<small>0: identical</small>', 4),
+        )
+    ]
+    body = ''.join(
+        f'<tr><th scope="row">{n}</th>' + ''.join(f'<td>{v:.{d}f}</td>' for v in values) + '</tr>'
+        for n, d, values in rows
+    )
+    return (
+        f'<h2>Scores against the clean reference</h2><p>Data range {e["data_range"]:.4g}: the '
+        f'largest clean value inside the mask.</p><div class="scroll"><table '
+        f'id="scores"><thead><tr><th></th><th>noisy, whole image</th>'
+        f'<th>denoised, whole image</th><th>noisy, in mask</th><th>denoised, in '
+        f'mask</th></tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 # %% ../../nbs/judge/53_report.ipynb #fda8371f
 def scan_kernel(
-    noisy,      # Scan
-    mask,       # (X, Y, Z) object
-    dims:int=2, # 2: within slices, as the limits of the audit were set; 3: across them too
-):              # As from `noise_kernel`; None where the scan does not show it
+    noisy,  # Scan
+    mask,  # (X, Y, Z) object
+    dims: int = 2,  # 2: within slices, as the limits of the audit were set; 3: across them too
+):  # As from `noise_kernel`; None where the scan does not show it
     "Correlation of the noise in one volume, the middle one of a series"
-    v = _volume(noisy, noisy.n_volumes//2)
-    try: return noise_kernel(v, mask, dims=dims)[0]
-    except InputError: return None
+    v = _volume(noisy, noisy.n_volumes // 2)
+    try:
+        return noise_kernel(v, mask, dims=dims)[0]
+    except InputError:
+        return None
+
 
 def scan_coils(
-    noisy, # Scan
-    sigma, # Noise std of one channel: number, one a volume, or a map
+    noisy,  # Scan
+    sigma,  # Noise std of one channel: number, one a volume, or a map
     mask,  # (X, Y, Z) object
-)->tuple:  # coils of a sum of squares (1: one channel, or not seen), a line about them or None
+) -> tuple:  # coils of a sum of squares (1: one channel, or not seen), a line about them or None
     "What the air says: both its shape and its power over sigma must ask for more than one coil"
-    if noisy.data.min() < 0: return 1, None
-    v = noisy.n_volumes//2
+    if noisy.data.min() < 0:
+        return 1, None
+    v = noisy.n_volumes // 2
     x, s = _volume(noisy, v), _level(_sigma_of(sigma, v), mask)
     shape = coils_in_background(x, mask)
     n = max(1, round(shape or 1))
-    if n == 1 or not s: return 1, None
-    power = float((x[find_background(x, mask)[0]].astype(float)**2).mean()/(2*s**2))
-    if abs(power/n - 1) < .3: return n, f'The air looks like {shape:.1f} coils (root of the sum of squares): judged as {n}.'
-    return 1, f'The air looks like {shape:.1f} coils (root of the sum of squares), but is too {"dark" if power < n else "bright"} for them at this sigma: judged as one channel. Was sigma estimated as for one, or the magnitude interpolated?'
+    if n == 1 or not s:
+        return 1, None
+    power = float((x[find_background(x, mask)[0]].astype(float) ** 2).mean() / (2 * s**2))
+    if abs(power / n - 1) < 0.3:
+        return (
+            n,
+            f'The air looks like {shape:.1f} coils (root of the sum of squares): judged as {n}.',
+        )
+    return (
+        1,
+        f'The air looks like {shape:.1f} coils (root of the sum of squares), but is too '
+        f'{"dark" if power < n else "bright"} for them at this sigma: judged as one channel. Was '
+        f'sigma estimated as for one, or the magnitude interpolated?',
+    )
 
+# %% ../../nbs/judge/53_report.ipynb #1bfecd23
 def _limit(f):
     "The limit of a finding as text"
     side = NUMBERS[f.name][1]
-    return f'within ±{abs(f.threshold):.3g}' if side == 0 else f'{"at most" if side > 0 else "at least"} {f.threshold:.3g}'
+    return (
+        f'within ±{abs(f.threshold):.3g}'
+        if side == 0
+        else f'{"at most" if side > 0 else "at least"} {f.threshold:.3g}'
+    )
+
 
 def judge_result(
-    result,    # With noisy, denoised, sigma
-    mask=None, # (X, Y, Z); None: `report_mask`
-    n_coils=0, # Coils of a sum of squares; 0: read from the air
-):             # `Audit`, or a sentence that says why there is no verdict
+    result,  # With noisy, denoised, sigma
+    mask=None,  # (X, Y, Z); None: `report_mask`
+    n_coils=0,  # Coils of a sum of squares; 0: read from the air
+):  # `Audit`, or a sentence that says why there is no verdict
     "The audit of a result, with the correlation and the coils that its noise shows"
-    if result.sigma is None: return 'No noise level is known; without it nothing can be said of what was removed.'
+    if result.sigma is None:
+        return 'No noise level is known; without it nothing can be said of what was removed.'
     mask = report_mask(result.noisy)[0] if mask is None else mask
     n, said = (n_coils, None) if n_coils else scan_coils(result.noisy, result.sigma, mask)
-    try: found = audit(result.noisy.data, result.denoised.data, result.sigma, mask, scan_kernel(result.noisy, mask), 'ncchi' if n > 1 else None, n)
-    except InputError as e: return str(e)
+    try:
+        found = audit(
+            result.noisy.data,
+            result.denoised.data,
+            result.sigma,
+            mask,
+            scan_kernel(result.noisy, mask),
+            'ncchi' if n > 1 else None,
+            n,
+        )
+    except InputError as e:
+        return str(e)
     found.notes += [said] if said else []
     return found
 
+# %% ../../nbs/judge/53_report.ipynb #74be0761
 def _verdict_html(result, mask, found=None):
     "The words, the reasons, the table of what was measured, and for a series what stands out"
     found = judge_result(result, mask) if found is None else found
-    if isinstance(found, str): return f'<h2>Verdict</h2><div class="verdict" id="verdict"><p><b>No verdict</b></p><p>{_text(found)}</p></div>' + _series_html(result, mask)
+    if isinstance(found, str):
+        return (
+            f'<h2>Verdict</h2><div class="verdict" id="verdict"><p><b>No '
+            f'verdict</b></p><p>{_text(found)}</p></div>' + _series_html(result, mask)
+        )
     kind = {'no fault found': 'ok', 'look': 'look', 'do not trust': 'bad'}[found.verdict]
     reasons = ''.join(f'<li>{_text(r)}</li>' for r in found.reasons)
-    rows = ''.join(f'<tr{"" if f.ok else " class=beyond"}><th scope="row">{_text(TITLES[f.name])}</th><td>{_number(f.value)}</td><td>{_limit(f)}</td><td>{_text(f.sentence)}</td></tr>' for f in sorted(found.findings, key=lambda f: f.ok))
-    return (f'<h2>Verdict</h2><div class="verdict {kind}" id="verdict"><p><b>{found.verdict[0].upper() + found.verdict[1:]}</b></p>' + (f'<ul id="reasons">{reasons}</ul>' if reasons else '<p>What was removed looks like the noise and nothing else.</p>')
-            + ''.join(f'<p class="small">{_text(n)}</p>' for n in found.notes) + '</div>' + _series_html(result, mask)
-            + f'<details{"" if found.verdict == "no fault found" else " open"}><summary>What the verdict rests on</summary><div class="scroll" tabindex="0"><table id="findings" class="facts"><thead><tr><th>what</th><th>measured</th><th>limit</th><th>what it means</th></tr></thead><tbody>{rows}</tbody></table></div></details>')
+    rows = ''.join(
+        f'<tr{"" if f.ok else " class=beyond"}><th '
+        f'scope="row">{_text(TITLES[f.name])}</th><td>{_number(f.value)}</td><td>{_limit(f)}</td><td>{_text(f.sentence)}</td></tr>'
+        for f in sorted(found.findings, key=lambda f: f.ok)
+    )
+    return (
+        f'<h2>Verdict</h2><div class="verdict {kind}" '
+        f'id="verdict"><p><b>{found.verdict[0].upper() + found.verdict[1:]}</b></p>'
+        + (
+            f'<ul id="reasons">{reasons}</ul>'
+            if reasons
+            else '<p>What was removed looks like the noise and nothing else.</p>'
+        )
+        + ''.join(f'<p class="small">{_text(n)}</p>' for n in found.notes)
+        + '</div>'
+        + _series_html(result, mask)
+        + f'<details{"" if found.verdict == "no fault found" else " open"}><summary>What the '
+        f'verdict rests on</summary><div class="scroll" tabindex="0"><table id="findings" '
+        f'class="facts"><thead><tr><th>what</th><th>measured</th><th>limit</th><th>what it '
+        f'means</th></tr></thead><tbody>{rows}</tbody></table></div></details>'
+    )
 
+# %% ../../nbs/judge/53_report.ipynb #c8da19c1
 def _series_html(result, mask, most=20):
     "Volumes and slices of a series that stand out"
     noisy, rows = result.noisy, []
-    if noisy.data.ndim == 3: return ''
-    for when, find in (('before', lambda: bad_volumes(noisy.data, noisy.bvals, mask)), ('after', lambda: bad_slices(noisy.data, result.denoised.data, mask, result.sigma, bvals=noisy.bvals))):
-        try: table = find()
-        except InputError: continue
-        rows += [(f'{when} denoising', r.volume, 'all' if r.slice < 0 else r.slice, r.what, f'{r.score:.1f}') for r in table.head(most).itertuples()]
-    if not rows: return '<p id="outliers">No volume and no slice stands out.</p>'
+    if noisy.data.ndim == 3:
+        return ''
+    for when, find in (
+        ('before', lambda: bad_volumes(noisy.data, noisy.bvals, mask)),
+        (
+            'after',
+            lambda: bad_slices(
+                noisy.data, result.denoised.data, mask, result.sigma, bvals=noisy.bvals
+            ),
+        ),
+    ):
+        try:
+            table = find()
+        except InputError:
+            continue
+        rows += [
+            (
+                f'{when} denoising',
+                r.volume,
+                'all' if r.slice < 0 else r.slice,
+                r.what,
+                f'{r.score:.1f}',
+            )
+            for r in table.head(most).itertuples()
+        ]
+    if not rows:
+        return '<p id="outliers">No volume and no slice stands out.</p>'
     body = ''.join('<tr>' + ''.join(f'<td>{_text(c)}</td>' for c in r) + '</tr>' for r in rows)
     return f'<h3>Volumes and slices that stand out</h3><p class="small">Reported, not repaired. Score: distance from the others in robust standard deviations.</p><div class="scroll" tabindex="0"><table id="outliers"><thead><tr><th>when</th><th>volume</th><th>slice</th><th>what</th><th>score</th></tr></thead><tbody>{body}</tbody></table></div>'
 
 # %% ../../nbs/judge/53_report.ipynb #8c9dd996
 def _command(meta):
     "The command line, if one made this"
-    if meta.get('command'): return meta['command'] if isinstance(meta['command'], str) else shlex.join(map(str, meta['command']))
+    if meta.get('command'):
+        return (
+            meta['command']
+            if isinstance(meta['command'], str)
+            else shlex.join(map(str, meta['command']))
+        )
     program = Path(sys.argv[0] or '.')
-    return shlex.join(['mri-diffusion', *sys.argv[1:]]) if program.name == 'mri-diffusion' or program.parent.name == 'mri_diffusion' else None
+    return (
+        shlex.join(['mri-diffusion', *sys.argv[1:]])
+        if program.name == 'mri-diffusion' or program.parent.name == 'mri_diffusion'
+        else None
+    )
+
 
 def _sha256(path):
     "Hash of a file, or why there is none"
     try:
-        with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-    except (OSError, ValueError) as e: return f'not available ({getattr(e, "strerror", None) or e})'
+        with open(path, 'rb') as f:
+            return hashlib.file_digest(f, 'sha256').hexdigest()
+    except (OSError, ValueError) as e:
+        return f'not available ({getattr(e, "strerror", None) or e})'
 
+# %% ../../nbs/judge/53_report.ipynb #eb55032e
 def provenance(
-    result, # With noisy and meta
-)->dict:    # Name -> text
+    result,  # With noisy and meta
+) -> dict:  # Name -> text
     "What made this result, so that another can repeat it"
     m, scan = result.meta, result.noisy
     source = m.get('source') or scan.path
     env = m.get('environment') or environment()
-    out = {'command': _command(m) or 'called from Python', 'method': m.get('method', 'not recorded'), 'preset': m.get('preset', 'not recorded'),
-           'settings': ', '.join(f'{k} = {v}' for k, v in plain(m.get('config') or {}).items()) or 'none', 'seed': m.get('seed', 'not recorded'),
-           'input file': Path(source).name if source else 'an array', 'SHA-256 of the input': _sha256(source) if source else 'not a file',
-           'shape': ' x '.join(map(str, scan.shape)), 'voxel size': ' x '.join(f'{v:.4g}' for v in scan.voxel_size) + ' mm',
-           'versions': ', '.join(f'{k} {v}' for k, v in plain(env).items() if v is not None), 'page written': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')}
+    out = {
+        'command': _command(m) or 'called from Python',
+        'method': m.get('method', 'not recorded'),
+        'preset': m.get('preset', 'not recorded'),
+        'settings': ', '.join(f'{k} = {v}' for k, v in plain(m.get('config') or {}).items())
+        or 'none',
+        'seed': m.get('seed', 'not recorded'),
+        'input file': Path(source).name if source else 'an array',
+        'SHA-256 of the input': _sha256(source) if source else 'not a file',
+        'shape': ' x '.join(map(str, scan.shape)),
+        'voxel size': ' x '.join(f'{v:.4g}' for v in scan.voxel_size) + ' mm',
+        'versions': ', '.join(f'{k} {v}' for k, v in plain(env).items() if v is not None),
+        'page written': datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC'),
+    }
     return {k: str(v) for k, v in out.items()}
 
 # %% ../../nbs/judge/53_report.ipynb #280b0f74
-STYLE = '''
+STYLE = """
 :root{color-scheme:light dark;--ink:#1c1c1c;--soft:#5a5a5a;--paper:#fff;--line:#d9d9d9;--band:#f3f5f7}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e6e6;--soft:#a6a6a6;--paper:#15171a;--line:#3a3d42;--band:#1f2226}}
 *{box-sizing:border-box}body{margin:0 auto;padding:1rem;max-width:62rem;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);overflow-wrap:anywhere}
@@ -390,47 +709,97 @@ figure{margin:.6rem 0 1rem}figcaption{font-weight:600}.row{display:grid;gap:.4re
 dl{display:grid;grid-template-columns:minmax(7rem,14rem) 1fr;gap:.25rem 1rem}dt{color:var(--soft)}dd{margin:0;font-family:ui-monospace,monospace;font-size:.85rem}
 @media (max-width:600px){#scores{font-size:.8rem}.n4{grid-template-columns:repeat(2,minmax(0,1fr))}.facts thead{display:none}.facts tr{display:block;border-bottom:1px solid var(--line);padding:.4rem 0}.facts th,.facts td{display:block;width:auto!important;border:0;padding:.1rem 0}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}}
 @media print{.scroll{max-height:none}figure,tr{break-inside:avoid}}
-'''
+"""
 
 # %% ../../nbs/judge/53_report.ipynb #3b9d09d3
 def _summary(result, p):
     "One sentence: what was done"
     s, n = result.sigma, result.noisy.n_volumes
-    level = 'without a noise level' if s is None else f'with sigma = {float(s):.4g}' if np.ndim(s) == 0 else 'with one sigma a volume' if np.ndim(s) == 1 else 'with a map of sigma'
-    what, name = 'volume' if result.noisy.data.ndim == 3 else f'series of {n} volumes', _text(p['input file'])
+    level = (
+        'without a noise level'
+        if s is None
+        else f'with sigma = {float(s):.4g}'
+        if np.ndim(s) == 0
+        else 'with one sigma a volume'
+        if np.ndim(s) == 1
+        else 'with a map of sigma'
+    )
+    what, name = (
+        'volume' if result.noisy.data.ndim == 3 else f'series of {n} volumes',
+        _text(p['input file']),
+    )
     return f'{"An array" if name == "an array" else name}, a {what} of {" x ".join(map(str, result.noisy.shape[:3]))} voxels of {_text(p["voxel size"])}, was denoised by the method {_text(p["method"])} (preset {_text(p["preset"])}, seed {_text(p["seed"])}) {level}.'
 
+# %% ../../nbs/judge/53_report.ipynb #a5c514eb
 class ReportFacts:
     "What the sections of a page draw on"
-    def __init__(self,
-        result,    # With noisy, denoised, sigma, std, meta
-        clean=None,# Array of the shape of the scan, where it is known
-        n_coils=0, # As in `judge_result`
+
+    def __init__(
+        self,
+        result,  # With noisy, denoised, sigma, std, meta
+        clean=None,  # Array of the shape of the scan, where it is known
+        n_coils=0,  # As in `judge_result`
     ):
-        self.result, self.clean, self.has_sigma, self.n_coils = result, clean, result.sigma is not None, n_coils
+        self.result, self.clean, self.has_sigma, self.n_coils = (
+            result,
+            clean,
+            result.sigma is not None,
+            n_coils,
+        )
         self.mask, self.mask_from = report_mask(result.noisy)
         self.provenance, self.rows = provenance(result), residual_table(result, self.mask)
+
     @cached_property
     def found(self):
         "`judge_result` of the result"
         return judge_result(self.result, self.mask, self.n_coils)
 
-def _title_html(f): return f'<h1>Denoised: {_text(f.provenance["input file"])}</h1><p class="summary">{_summary(f.result, f.provenance)}</p>'
 
+def _title_html(f):
+    return f'<h1>Denoised: {_text(f.provenance["input file"])}</h1><p class="summary">{_summary(f.result, f.provenance)}</p>'
+
+# %% ../../nbs/judge/53_report.ipynb #15bd3c4e
 def _pictures_of(f):
     "Triptychs of the volumes that are shown"
     at = lambda v: None if f.clean is None else f.clean if f.clean.ndim == 3 else f.clean[..., v]
-    side = 'The patient\'s left is on the right of the picture (L).' if _oriented(f.result.noisy) else 'The file does not say how the patient lay: left and right are not known.'
-    return (f'<h2>Pictures</h2><p class="small">{side} Noisy and denoised share one window. In the residual mid-grey is zero, white was removed, black was added. Air lighter than mid-grey means that the noise floor was subtracted there; evenly mid-grey means that nothing was touched.</p>'
-            + ''.join(_triptych_html(f.result, v, name, f.mask, at(v)) for v, name in _shown_volumes(f.result.noisy).items()))
+    side = (
+        "The patient's left is on the right of the picture (L)."
+        if _oriented(f.result.noisy)
+        else 'The file does not say how the patient lay: left and right are not known.'
+    )
+    return (
+        f'<h2>Pictures</h2><p class="small">{side} Noisy and denoised share one window. In the '
+        f'residual mid-grey is zero, white was removed, black was added. Air lighter than '
+        f'mid-grey means that the noise floor was subtracted there; evenly mid-grey means that '
+        f'nothing was touched.</p>'
+        + ''.join(
+            _triptych_html(f.result, v, name, f.mask, at(v))
+            for v, name in _shown_volumes(f.result.noisy).items()
+        )
+    )
+
 
 def _removed_html(f):
     "Statistics of the residual and its histogram"
     edges, density, outside = residual_histogram(f.result, f.mask)
-    return (f'<h2>What was removed</h2><p class="small">Numbers are taken inside {f.mask_from}, {int(f.mask.sum())} voxels{" of each volume" if f.result.noisy.data.ndim == 4 else ""}. Axes are those of the file.</p>{_residual_html(f.rows, f.has_sigma)}'
-            f'<h3>Histogram of the residual</h3>{_chart(_draw_histogram(edges, density, f.has_sigma))}<p class="small">{100*outside:.2f} % of the voxels lie outside the chart.' + (' Narrower than the line: noise is left, or the signal is weak. Wider, or with long tails: structure was removed.' if f.has_sigma else '') + '</p>')
+    return (
+        f'<h2>What was removed</h2><p class="small">Numbers are taken inside {f.mask_from}, '
+        f'{int(f.mask.sum())} voxels{" of each volume" if f.result.noisy.data.ndim == 4 else ""}. '
+        f'Axes are those of the file.</p>{_residual_html(f.rows, f.has_sigma)}'
+        f'<h3>Histogram of the '
+        f'residual</h3>{_chart(_draw_histogram(edges, density, f.has_sigma))}<p '
+        f'class="small">{100 * outside:.2f} % of the voxels lie outside the chart.'
+        + (
+            ' Narrower than the line: noise is left, or the signal is weak. Wider, or with long '
+            'tails: structure was removed.'
+            if f.has_sigma
+            else ''
+        )
+        + '</p>'
+    )
 
-SECTIONS = dict( # Name -> function of `ReportFacts` that gives HTML; in the order of the page
+# %% ../../nbs/judge/53_report.ipynb #148d8b44
+SECTIONS = dict(  # Name -> function of `ReportFacts` that gives HTML; in the order of the page
     title=_title_html,
     verdict=lambda f: _verdict_html(f.result, f.mask, f.found),
     numbers=lambda f: _tiles_html(f.rows, f.has_sigma),
@@ -440,44 +809,68 @@ SECTIONS = dict( # Name -> function of `ReportFacts` that gives HTML; in the ord
     scores=lambda f: '' if f.clean is None else _scores_html(f.result, f.clean, f.mask),
     noise=lambda f: _noise_html(f.result, f.mask),
     method=lambda f: _pictures_html(f.result),
-    made=lambda f: '<h2>How it was made</h2><dl>' + ''.join(f'<dt>{_text(k)}</dt><dd>{_text(v)}</dd>' for k, v in f.provenance.items()) + '</dl>')
+    made=lambda f: (
+        '<h2>How it was made</h2><dl>'
+        + ''.join(f'<dt>{_text(k)}</dt><dd>{_text(v)}</dd>' for k, v in f.provenance.items())
+        + '</dl>'
+    ),
+)
+
 
 def figure_html(
-    fig,        # Matplotlib figure, closed afterwards
-    caption='', # Above it
-)->str:
+    fig,  # Matplotlib figure, closed afterwards
+    caption='',  # Above it
+) -> str:
     "A figure for a section of one's own"
     from matplotlib import pyplot
+
     file = BytesIO()
     fig.savefig(file, format='png', dpi=110, bbox_inches='tight')
     pyplot.close(fig)
     return f'<figure><figcaption>{_text(caption)}</figcaption><img class="chart drawn" src="{_data_uri(file.getvalue())}" alt="{_text(caption)}"></figure>'
 
+# %% ../../nbs/judge/53_report.ipynb #33a2a6fd
 def report_page(
-    facts,    # `ReportFacts`
-    sections, # dict: name -> HTML, in the order of the page
-)->str:
+    facts,  # `ReportFacts`
+    sections,  # dict: name -> HTML, in the order of the page
+) -> str:
     "Sections as one page that loads nothing from elsewhere"
     title = f'Denoised: {_text(facts.provenance["input file"])}'
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + '\n'.join(sections.values()) + '\n</body></html>\n'
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n'
+        + '\n'.join(sections.values())
+        + '\n</body></html>\n'
+    )
 
+# %% ../../nbs/judge/53_report.ipynb #5961d735
 def write_report(
-    result,           # With noisy and denoised (Scan), sigma, std, meta
-    path,             # .html
-    force:bool=False, # Replace an existing file
-    clean=None,       # Scan or array of the shape of the scan, where it is known: adds scores
-    sections=None,    # dict: name -> HTML; None: all of `SECTIONS`
-)->Path:              # `path`
+    result,  # With noisy and denoised (Scan), sigma, std, meta
+    path,  # .html
+    force: bool = False,  # Replace an existing file
+    clean=None,  # Scan or array of the shape of the scan, where it is known: adds scores
+    sections=None,  # dict: name -> HTML; None: all of `SECTIONS`
+) -> Path:  # `path`
     "Write one self-contained page about a result, whole or not at all"
     path = Path(path)
-    require(path.suffix.lower() in ('.html', '.htm'), f'{path}: end the name of a report in .html')
+    if path.suffix.lower() not in ('.html', '.htm'):
+        raise InputError(f'{path}: end the name of a report in .html')
     check_output(path, force)
-    require(result.noisy.shape == result.denoised.shape, f'{path}: noisy has shape {result.noisy.shape}, denoised {result.denoised.shape}; a report needs them on one grid')
+    if result.noisy.shape != result.denoised.shape:
+        raise InputError(
+            f'{path}: noisy has shape {result.noisy.shape}, denoised {result.denoised.shape}; a '
+            f'report needs them on one grid'
+        )
     if clean is not None:
         clean = np.asarray(clean.data if isinstance(clean, Scan) else clean, np.float32)
-        require(clean.shape == result.noisy.shape, f'clean has shape {clean.shape}, the scan {result.noisy.shape}; they must agree')
+        if clean.shape != result.noisy.shape:
+            raise InputError(
+                f'clean has shape {clean.shape}, the scan {result.noisy.shape}; they must agree'
+            )
     facts = ReportFacts(result, clean)
-    page = report_page(facts, {k: f(facts) for k, f in SECTIONS.items()} if sections is None else sections)
-    with atomic_path(path, force) as tmp: tmp.write_bytes(page.encode('utf-8', 'backslashreplace'))
+    page = report_page(
+        facts, {k: f(facts) for k, f in SECTIONS.items()} if sections is None else sections
+    )
+    with atomic_path(path, force) as tmp:
+        tmp.write_bytes(page.encode('utf-8', 'backslashreplace'))
     return path

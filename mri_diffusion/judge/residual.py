@@ -8,162 +8,254 @@ __all__ = ['slice_rmse', 'bad_slices', 'residual_anatomy', 'stripes', 'uncertain
 # %% ../../nbs/judge/52_residual.ipynb #9120430b
 import numpy as np
 
-from ..core import require
+from ..core import InputError
 from .scores import lag_correlation
 
 # %% ../../nbs/judge/52_residual.ipynb #2f2462f9
 def slice_rmse(
-    noisy,      # (X, Y, Z) or (X, Y, Z, V)
-    denoised,   # Same shape: the result, or a prediction on the way to it
+    noisy,  # (X, Y, Z) or (X, Y, Z, V)
+    denoised,  # Same shape: the result, or a prediction on the way to it
     mask=None,  # (X, Y, Z) bool; None: everywhere
-    axis=2,     # Axis across the slices
-    sigma=None, # Noise level: a number, one per volume, or a map; then the result is in units of it
-):              # (slices, V); NaN where a slice has no voxel in the mask
+    axis=2,  # Axis across the slices
+    # Noise level: a number, one per volume, or a map; then the result is in units of it
+    sigma=None,
+):  # (slices, V); NaN where a slice has no voxel in the mask
     "Root mean squared distance of noisy and denoised in each slice of each volume"
     r, m = _residual(np.asarray(noisy, np.float32), denoised, mask, sigma)
     r, m = np.moveaxis(r, axis, 0), np.moveaxis(m, axis, 0)
     n = m.sum((1, 2))[:, None]
-    energy = np.einsum('sabv,sab->sv', r.astype(float)**2, m)
+    energy = np.einsum('sabv,sab->sv', r.astype(float) ** 2, m)
     return np.sqrt(np.divide(energy, n, out=np.full(energy.shape, np.nan), where=n > 0))
+
 
 def _residual(noisy, denoised, mask, sigma=None):
     "(X, Y, Z, V) residual, in units of sigma if there is one, and the mask"
     denoised = np.asarray(denoised, np.float32)
-    require(noisy.ndim in (3, 4) and noisy.shape == denoised.shape, f'noisy {noisy.shape} and denoised {denoised.shape}: give two volumes (X, Y, Z) or series (X, Y, Z, V) of one shape')
+    if noisy.ndim not in (3, 4) or noisy.shape != denoised.shape:
+        raise InputError(
+            f'noisy {noisy.shape} and denoised {denoised.shape}: give two volumes (X, Y, Z) or '
+            f'series (X, Y, Z, V) of one shape'
+        )
     r = noisy - denoised
     r = r[..., None] if r.ndim == 3 else r
     mask = _mask(mask, r.shape[:3])
-    require(np.isfinite(r[mask]).all(), 'residual: it holds NaN or infinite values inside the mask; look at the denoised image')
-    return (r if sigma is None else r/_level(sigma, r.shape, mask)), mask
+    if not np.isfinite(r[mask]).all():
+        raise InputError(
+            'residual: it holds NaN or infinite values inside the mask; look at the denoised image'
+        )
+    return (r if sigma is None else r / _level(sigma, r.shape, mask)), mask
 
+# %% ../../nbs/judge/52_residual.ipynb #c4766645
 def _mask(mask, shape):
     "A mask of the right shape with something in it; None is everywhere"
     mask = np.ones(shape, bool) if mask is None else np.asarray(mask) > 0
-    require(mask.shape == tuple(shape) and mask.any(), f'mask: shape {mask.shape} with {int(mask.sum())} voxels for an image of {tuple(shape)}; give one on the same grid that is not empty')
+    if mask.shape != tuple(shape) or not mask.any():
+        raise InputError(
+            f'mask: shape {mask.shape} with {int(mask.sum())} voxels for an image of '
+            f'{tuple(shape)}; give one on the same grid that is not empty'
+        )
     return mask
+
 
 def _level(sigma, shape, mask):
     "`sigma` as something that divides a series; 1 where it is zero outside the mask"
     s = np.asarray(sigma, np.float32)
     s = s[..., None] if s.ndim == 3 else s
-    require(s.ndim in (0, 1, 4), f'sigma: shape {s.shape}; give a number, one per volume, or a map')
+    if s.ndim not in (0, 1, 4):
+        raise InputError(f'sigma: shape {s.shape}; give a number, one per volume, or a map')
     full = np.broadcast_to(s, shape)
-    require((full[mask] > 0).all(), 'sigma: not positive everywhere inside the mask')
+    if not (full[mask] > 0).all():
+        raise InputError('sigma: not positive everywhere inside the mask')
     return np.where(full > 0, full, 1)
 
 # %% ../../nbs/judge/52_residual.ipynb #90de3c0d
 def bad_slices(
-    noisy,        # (X, Y, Z, V)
-    denoised,     # Same shape
-    mask=None,    # (X, Y, Z) bool; None: everywhere
-    sigma=None,   # Noise level; the column rmse is then in units of it
-    threshold=5., # Rows with |score| above it are kept; 0: all that were judged
-    bvals=None,   # (V,) s/mm²; None: all volumes are of one kind
-    axis=2,       # Axis across the slices
-    least=10,     # Slices with fewer voxels in the mask are not judged
-):                # pandas DataFrame: volume, slice, rmse, score, what; largest |score| first
+    noisy,  # (X, Y, Z, V)
+    denoised,  # Same shape
+    mask=None,  # (X, Y, Z) bool; None: everywhere
+    sigma=None,  # Noise level; the column rmse is then in units of it
+    threshold=5.0,  # Rows with |score| above it are kept; 0: all that were judged
+    bvals=None,  # (V,) s/mm²; None: all volumes are of one kind
+    axis=2,  # Axis across the slices
+    least=10,  # Slices with fewer voxels in the mask are not judged
+):  # pandas DataFrame: volume, slice, rmse, score, what; largest |score| first
     "Slices whose RMSE stands out among the volumes of one b-value (at least four): Appendix F of arXiv:2302.03018 as a two-sided robust test"
     import pandas as pd
-    require(np.ndim(noisy) == 4, f'noisy: shape {np.shape(noisy)}; slices are compared over the volumes of a series (X, Y, Z, V)')
+
+    if np.ndim(noisy) != 4:
+        raise InputError(
+            f'noisy: shape {np.shape(noisy)}; slices are compared over the volumes of a series '
+            f'(X, Y, Z, V)'
+        )
     rmse = slice_rmse(noisy, denoised, mask, axis, sigma)
     inside = np.moveaxis(_mask(mask, np.shape(noisy)[:3]), axis, 0).sum((1, 2))
     groups = _groups(bvals, rmse.shape[1])
     score = np.full(rmse.shape, np.nan)
     kept = inside >= least
-    require(kept.any(), f'mask: no slice holds {least} voxels; give a larger mask or a smaller `least`')
-    for g in groups: score[np.ix_(kept, g)] = _robust_score(rmse[np.ix_(kept, g)], inside[kept])
-    s, v = np.nonzero(np.abs(np.nan_to_num(score)) > threshold) if threshold > 0 else np.nonzero(~np.isnan(score))
+    if not kept.any():
+        raise InputError(
+            f'mask: no slice holds {least} voxels; give a larger mask or a smaller `least`'
+        )
+    for g in groups:
+        score[np.ix_(kept, g)] = _robust_score(rmse[np.ix_(kept, g)], inside[kept])
+    s, v = (
+        np.nonzero(np.abs(np.nan_to_num(score)) > threshold)
+        if threshold > 0
+        else np.nonzero(~np.isnan(score))
+    )
     what = np.where(score[s, v] > 0, 'too much removed', 'too little removed')
     table = pd.DataFrame(dict(volume=v, slice=s, rmse=rmse[s, v], score=score[s, v], what=what))
     return table.sort_values('score', key=abs, ascending=False, ignore_index=True)
 
+# %% ../../nbs/judge/52_residual.ipynb #f0311270
 def _groups(bvals, n):
     "Volumes of one b-value, to the nearest hundred, where there are four or more"
     b = np.zeros(n) if bvals is None else np.round(np.asarray(bvals, float).ravel(), -2)
-    require(len(b) == n, f'bvals: {len(b)} for {n} volumes; give one a volume')
+    if len(b) != n:
+        raise InputError(f'bvals: {len(b)} for {n} volumes; give one a volume')
     groups = [np.flatnonzero(b == x) for x in np.unique(b)]
     groups = [g for g in groups if len(g) >= 4]
-    require(groups, f'{n} volumes: none of their b-values has four; a slice cannot be compared with itself')
+    if not groups:
+        raise InputError(
+            f'{n} volumes: none of their b-values has four; a slice cannot be compared with itself'
+        )
     return groups
+
 
 def _robust_score(rmse, n):
     "(slices, V) deviations of log RMSE from the median over V, in units of their robust scale"
-    log = np.log(np.maximum(rmse, 1e-3*max(np.median(rmse), 1e-30)))
+    log = np.log(np.maximum(rmse, 1e-3 * max(np.median(rmse), 1e-30)))
     d = log - np.median(log, 1, keepdims=True)
-    chance = 1/np.sqrt(2*n)[:, None]
-    pooled = 1.4826*np.median(np.abs(d/chance))
-    own = 1.4826*np.median(np.abs(d), 1, keepdims=True)
-    return d/np.maximum(max(pooled, 1)*chance, own)
+    chance = 1 / np.sqrt(2 * n)[:, None]
+    pooled = 1.4826 * np.median(np.abs(d / chance))
+    own = 1.4826 * np.median(np.abs(d), 1, keepdims=True)
+    return d / np.maximum(max(pooled, 1) * chance, own)
 
 # %% ../../nbs/judge/52_residual.ipynb #f64175a9
 def residual_anatomy(
-    residual,  # noisy - denoised, (X, Y, Z) or (X, Y, Z, V); divide by the noise map first if noise is uneven
-    signal,    # Same shape: the denoised image (or the clean one)
-    mask=None, # (X, Y, Z) bool; None: everywhere
-    edges=.25, # Part of the mask, steepest first, that counts as edge
-):             # dict: signal_correlation, edge_correlation, edge_ratio, lag1 along each axis, flatness
+    # noisy - denoised, (X, Y, Z) or (X, Y, Z, V); divide by the noise map first if noise is uneven
+    residual,
+    signal,  # Same shape: the denoised image (or the clean one)
+    mask=None,  # (X, Y, Z) bool; None: everywhere
+    edges=0.25,  # Part of the mask, steepest first, that counts as edge
+):  # dict: signal_correlation, edge_correlation, edge_ratio, lag1 along each axis, flatness
     "Is there anatomy in what was removed? 0, 0, 1, (0, 0, 0), 1 for white noise"
     r, m = _residual(np.asarray(residual, np.float32), np.zeros_like(residual, np.float32), mask)
     signal = np.asarray(signal, np.float32).reshape(r.shape)
-    require(r[m].std() > 0, 'residual: it is constant inside the mask, nothing was removed that could be judged')
+    if not r[m].std() > 0:
+        raise InputError(
+            'residual: it is constant inside the mask, nothing was removed that could be judged'
+        )
     slope = _slope(signal)
     steep = slope >= np.quantile(slope[m], 1 - edges, axis=0)
-    energy, on = r[m].astype(float)**2, steep[m]
-    require(on.any() and not on.all(), 'signal: no part of the mask is steeper than the rest; give a larger mask or an image with structure')
-    corr = lambda a, b: float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) if a.std() > 0 and b.std() > 0 else float('nan')
-    return dict(signal_correlation=corr(r[m], signal[m]), edge_correlation=corr(energy, slope[m]), edge_ratio=float(energy[on].mean()/energy[~on].mean()),
-                lag1=[round(lag_correlation(r, a, m), 4) for a in range(3)], flatness=_flatness(r, m))
+    energy, on = r[m].astype(float) ** 2, steep[m]
+    if not on.any() or on.all():
+        raise InputError(
+            'signal: no part of the mask is steeper than the rest; give a larger mask or an image '
+            'with structure'
+        )
+    corr = lambda a, b: (
+        float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+        if a.std() > 0 and b.std() > 0
+        else float('nan')
+    )
+    return dict(
+        signal_correlation=corr(r[m], signal[m]),
+        edge_correlation=corr(energy, slope[m]),
+        edge_ratio=float(energy[on].mean() / energy[~on].mean()),
+        lag1=[round(lag_correlation(r, a, m), 4) for a in range(3)],
+        flatness=_flatness(r, m),
+    )
 
+# %% ../../nbs/judge/52_residual.ipynb #237e8f15
 def _slope(signal):
     "Length of the gradient along the axes that have two voxels or more"
     axes = [a for a in range(3) if signal.shape[a] > 1]
-    return np.sqrt(sum(np.gradient(signal, axis=a)**2 for a in axes)) if axes else np.zeros_like(signal)
+    return (
+        np.sqrt(sum(np.gradient(signal, axis=a) ** 2 for a in axes))
+        if axes
+        else np.zeros_like(signal)
+    )
+
 
 def _flatness(r, mask, shells=8):
     "Geometric over arithmetic mean of the power in shells of spatial frequency, constant left out"
     r = np.where(mask[..., None], r - r[mask].mean(0), 0)
-    power = (np.abs(np.fft.fftn(r, axes=(0, 1, 2)))**2).mean(-1)
-    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(n) for n in r.shape[:3]], indexing='ij')))
-    shell = np.minimum((radius/.5*shells).astype(int), shells)
+    power = (np.abs(np.fft.fftn(r, axes=(0, 1, 2))) ** 2).mean(-1)
+    radius = np.sqrt(
+        sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(n) for n in r.shape[:3]], indexing='ij'))
+    )
+    shell = np.minimum((radius / 0.5 * shells).astype(int), shells)
     count = np.bincount(shell[radius > 0], minlength=shells + 1)[:shells]
-    level = np.bincount(shell[radius > 0], power[radius > 0], shells + 1)[:shells][count > 0]/count[count > 0]
-    return float(np.exp(np.log(np.maximum(level, 1e-30)).mean())/level.mean())
+    level = (
+        np.bincount(shell[radius > 0], power[radius > 0], shells + 1)[:shells][count > 0]
+        / count[count > 0]
+    )
+    return float(np.exp(np.log(np.maximum(level, 1e-30)).mean()) / level.mean())
 
 # %% ../../nbs/judge/52_residual.ipynb #16fa25c9
 def stripes(
-    residual,   # noisy - denoised, (X, Y, Z) or (X, Y, Z, V); an image too, to compare with another of the same scan
+    # noisy - denoised, (X, Y, Z) or (X, Y, Z, V); an image too, to compare with another of the same
+    # scan
+    residual,
     mask=None,  # (X, Y, Z) bool; None: everywhere
-    axis=2,     # Axis across the slices
-    sigma=None, # Noise level: a number, one per volume, or a map; None: the residual's own std within slices
-)->float:       # 1 for independent noise, larger for striped; NaN if no three slices share a voxel of the mask
+    axis=2,  # Axis across the slices
+    # Noise level: a number, one per volume, or a map; None: the residual's own std within slices
+    sigma=None,
+    # 1 for independent noise, larger for striped; NaN if no three slices share a voxel of the mask
+) -> float:
     "Energy of jumps of the slice means over that of independent noise, n (r[k-1] - 2r[k] + r[k+1])^2/(6 sigma^2)"
-    r, m = _residual(np.asarray(residual, np.float32), np.zeros_like(residual, np.float32), mask, sigma)
+    r, m = _residual(
+        np.asarray(residual, np.float32), np.zeros_like(residual, np.float32), mask, sigma
+    )
     r, m = np.moveaxis(r, axis, 0).astype(float), np.moveaxis(m, axis, 0)
     shared = m[:-2] & m[1:-1] & m[2:]
     n = shared.sum((1, 2))
-    if not n.any(): return float('nan')
-    jump = np.einsum('sabv,sab->sv', r[:-2] - 2*r[1:-1] + r[2:], shared)[n > 0]
-    variance = 1. if sigma is not None else np.concatenate([(x[i] - x[i].mean(0))**2 for x, i in zip(r, m) if i.any()]).mean()
-    require(variance > 0, 'residual: it is constant inside the mask, nothing was removed that could be judged')
-    return float((jump**2/(6*n[n > 0, None]*variance)).mean())
+    if not n.any():
+        return float('nan')
+    jump = np.einsum('sabv,sab->sv', r[:-2] - 2 * r[1:-1] + r[2:], shared)[n > 0]
+    variance = (
+        1.0
+        if sigma is not None
+        else np.concatenate([(x[i] - x[i].mean(0)) ** 2 for x, i in zip(r, m) if i.any()]).mean()
+    )
+    if not variance > 0:
+        raise InputError(
+            'residual: it is constant inside the mask, nothing was removed that could be judged'
+        )
+    return float((jump**2 / (6 * n[n > 0, None] * variance)).mean())
 
 # %% ../../nbs/judge/52_residual.ipynb #9b9a0659
 def uncertainty_coverage(
-    std,       # Claimed standard deviation, any shape
-    error,     # denoised - truth, same shape
-    mask=None, # What counts, same shape or without the last axis; None: all
-    bins=5,    # Groups of equal size by claimed std
-):             # dict: within_1, within_2 (0.683 and 0.954 if Gaussian and honest), z_std (1 if honest), claimed and actual rms in each bin
+    std,  # Claimed standard deviation, any shape
+    error,  # denoised - truth, same shape
+    mask=None,  # What counts, same shape or without the last axis; None: all
+    bins=5,  # Groups of equal size by claimed std
+    # dict: within_1, within_2 (0.683 and 0.954 if Gaussian and honest), z_std (1 if honest),
+    # claimed and actual rms in each bin
+):
     "How often the error is within one and two of the claimed standard deviations"
     std, error = np.asarray(std, float), np.asarray(error, float)
-    require(std.shape == error.shape, f'std {std.shape} and error {error.shape}: give two arrays of one shape')
+    if std.shape != error.shape:
+        raise InputError(f'std {std.shape} and error {error.shape}: give two arrays of one shape')
     if mask is not None:
         mask = np.asarray(mask) > 0
-        require(mask.shape in (std.shape, std.shape[:-1]) and mask.any(), f'mask: shape {mask.shape} for {std.shape}, or empty; give one that fits')
+        if mask.shape not in (std.shape, std.shape[:-1]) or not mask.any():
+            raise InputError(
+                f'mask: shape {mask.shape} for {std.shape}, or empty; give one that fits'
+            )
         std, error = std[mask], error[mask]
     s, e = std.ravel(), error.ravel()
-    require(np.isfinite(s).all() and np.isfinite(e).all() and s.min() >= 0, 'std or error: negative or not finite inside the mask')
-    require(s.max() > 0, 'std: zero everywhere; one sample has no spread, draw at least two')
+    if not np.isfinite(s).all() or not np.isfinite(e).all() or not s.min() >= 0:
+        raise InputError('std or error: negative or not finite inside the mask')
+    if not s.max() > 0:
+        raise InputError('std: zero everywhere; one sample has no spread, draw at least two')
     rms = lambda x: float(np.sqrt((x**2).mean()))
     parts = [i for i in np.array_split(np.argsort(s, kind='stable'), bins) if len(i)]
-    return dict(within_1=float((np.abs(e) <= s).mean()), within_2=float((np.abs(e) <= 2*s).mean()), z_std=rms(e)/rms(s), claimed=[rms(s[i]) for i in parts], actual=[rms(e[i]) for i in parts])
+    return dict(
+        within_1=float((np.abs(e) <= s).mean()),
+        within_2=float((np.abs(e) <= 2 * s).mean()),
+        z_std=rms(e) / rms(s),
+        claimed=[rms(s[i]) for i in parts],
+        actual=[rms(e[i]) for i in parts],
+    )

@@ -7,188 +7,281 @@ __all__ = ['band_ratio', 'local_mean', 'gaussian_kernel', 'residual_numbers']
 
 # %% ../../nbs/judge/52_residual_numbers.ipynb #d51bd951
 import numpy as np
-from ..core import require
+from scipy import ndimage
+
+from ..core import InputError
 from .residual import slice_rmse, stripes
 from .scores import lag_correlation
 from ..noise.models import noise_moments
 from ..noise.rician_bias import correct_bias
-from scipy import ndimage
 
 # %% ../../nbs/judge/52_residual_numbers.ipynb #2641054d
 def _cube(kernel):
     "The noise correlation with three axes, 1 at its centre; None is white noise"
     k = np.ones((1, 1, 1)) if kernel is None else np.asarray(kernel, float)
     k = k[..., None] if k.ndim == 2 else k
-    require(k.ndim == 3 and all(n % 2 for n in k.shape), f'kernel: shape {np.shape(kernel)}; give the correlation of the noise from `noise_kernel`: two or three axes of odd length')
-    return k/k[tuple(n//2 for n in k.shape)]
+    if k.ndim != 3 or not all(n % 2 for n in k.shape):
+        raise InputError(
+            f'kernel: shape {np.shape(kernel)}; give the correlation of the noise from '
+            f'`noise_kernel`: two or three axes of odd length'
+        )
+    return k / k[tuple(n // 2 for n in k.shape)]
+
 
 def _fitted(kernel, shape):
     "The kernel with three axes, cut to what fits into a volume"
     k = _cube(kernel)
-    half = [min(n//2, (s - 1)//2) for n, s in zip(k.shape, shape)]
-    return k[tuple(slice(n//2 - h, n//2 + h + 1) for n, h in zip(k.shape, half))]
+    half = [min(n // 2, (s - 1) // 2) for n, s in zip(k.shape, shape)]
+    return k[tuple(slice(n // 2 - h, n // 2 + h + 1) for n, h in zip(k.shape, half))]
+
 
 def _periodic(k, shape):
     "A kernel on the periodic grid of a volume, lag zero first"
     out = np.zeros(shape)
     out[tuple(slice(0, n) for n in k.shape)] = k
-    return np.roll(out, [-(n//2) for n in k.shape], (0, 1, 2))
+    return np.roll(out, [-(n // 2) for n in k.shape], (0, 1, 2))
+
 
 def _pairs(m, size):
     "Pairs of voxels of a mask at each lag of a kernel of that size: the mask's autocorrelation"
     wide = [n + s for n, s in zip(m.shape, size)]
-    a = np.fft.ifftn(np.abs(np.fft.fftn(m, wide, (0, 1, 2)))**2).real
-    return a[np.ix_(*[np.arange(s) - s//2 for s in size])]
+    a = np.fft.ifftn(np.abs(np.fft.fftn(m, wide, (0, 1, 2))) ** 2).real
+    return a[np.ix_(*[np.arange(s) - s // 2 for s in size])]
 
-def _spectrum(k, shape): return np.fft.fftn(_periodic(k, shape)).real.clip(0)
 
+def _spectrum(k, shape):
+    return np.fft.fftn(_periodic(k, shape)).real.clip(0)
+
+# %% ../../nbs/judge/52_residual_numbers.ipynb #fed85bbd
 def band_ratio(
-    residual,    # (X, Y, Z) in units of the standard deviation of the noise
-    mask,        # (X, Y, Z) bool
-    kernel=None, # Correlation of the noise, two or three axes; None: white
-    bands:int=8, # Shells of equal width up to the Nyquist frequency; the last one takes the corners too
-)->tuple:        # frequency (upper edge, cycles/voxel), ratio (NaN where the noise has no power), independent modes; each (bands,)
+    residual,  # (X, Y, Z) in units of the standard deviation of the noise
+    mask,  # (X, Y, Z) bool
+    kernel=None,  # Correlation of the noise, two or three axes; None: white
+    # Shells of equal width up to the Nyquist frequency; the last one takes the corners too
+    bands: int = 8,
+    # frequency (upper edge, cycles/voxel), ratio (NaN where the noise has no power), independent
+    # modes; each (bands,)
+) -> tuple:
     "Power of a residual over that of the noise, E|N(f)|^2 = FT of (noise correlation x autocorrelation of the mask)"
-    m, r = np.asarray(mask, float), np.where(mask, residual, 0.)
-    require(m.shape == r.shape and m.ndim == 3 and m.any(), f'residual {np.shape(residual)}, mask {m.shape}: give two volumes (X, Y, Z) of one shape, the mask not empty')
+    m, r = np.asarray(mask, float), np.where(mask, residual, 0.0)
+    if m.shape != r.shape or m.ndim != 3 or not m.any():
+        raise InputError(
+            f'residual {np.shape(residual)}, mask {m.shape}: give two volumes (X, Y, Z) of one '
+            f'shape, the mask not empty'
+        )
     k = _fitted(kernel, m.shape)
-    noise = np.fft.fftn(_periodic(k*_pairs(m, k.shape), m.shape)).real.clip(0)
-    f = np.sqrt(sum(g**2 for g in np.meshgrid(*[np.fft.fftfreq(n) for n in m.shape], indexing='ij'))).ravel()
-    band = np.minimum((f/.5*bands).astype(int), bands - 1)
+    noise = np.fft.fftn(_periodic(k * _pairs(m, k.shape), m.shape)).real.clip(0)
+    f = np.sqrt(
+        sum(g**2 for g in np.meshgrid(*[np.fft.fftfreq(n) for n in m.shape], indexing='ij'))
+    ).ravel()
+    band = np.minimum((f / 0.5 * bands).astype(int), bands - 1)
     add = lambda x: np.bincount(band[f > 0], x.ravel()[f > 0], bands)
-    expected, modes = add(noise), add(np.ones_like(m))*m.mean()/2
-    ratio = np.divide(add(np.abs(np.fft.fftn(r))**2), expected, out=np.full(bands, np.nan), where=(expected > 1e-6*expected.sum())&(modes >= 1))
-    return np.linspace(0, .5, bands + 1)[1:], ratio, modes
+    expected, modes = add(noise), add(np.ones_like(m)) * m.mean() / 2
+    ratio = np.divide(
+        add(np.abs(np.fft.fftn(r)) ** 2),
+        expected,
+        out=np.full(bands, np.nan),
+        where=(expected > 1e-6 * expected.sum()) & (modes >= 1),
+    )
+    return np.linspace(0, 0.5, bands + 1)[1:], ratio, modes
 
-def _widths(shape, width): return [width if n > 1 else 0. for n in shape]
 
+def _widths(shape, width):
+    return [width if n > 1 else 0.0 for n in shape]
+
+# %% ../../nbs/judge/52_residual_numbers.ipynb #3774bd32
 def local_mean(
-    residual,    # (X, Y, Z) in units of the standard deviation of the noise
-    mask,        # (X, Y, Z) bool
-    kernel=None, # Correlation of the noise, two or three axes; None: white
-    width=2.,    # Std of the Gaussian weights, voxels
-)->np.ndarray:   # (X, Y, Z); 0 outside the mask
+    residual,  # (X, Y, Z) in units of the standard deviation of the noise
+    mask,  # (X, Y, Z) bool
+    kernel=None,  # Correlation of the noise, two or three axes; None: white
+    width=2.0,  # Std of the Gaussian weights, voxels
+) -> np.ndarray:  # (X, Y, Z); 0 outside the mask
     "Mean over the surroundings inside the mask, in units of the standard deviation that noise would give it"
     m, k = np.asarray(mask, float), _fitted(kernel, np.shape(mask))
     w = _widths(m.shape, width)
-    point = np.zeros([2*int(4*v + .5) + 1 for v in w])
-    point[tuple(n//2 for n in point.shape)] = 1
+    point = np.zeros([2 * int(4 * v + 0.5) + 1 for v in w])
+    point[tuple(n // 2 for n in point.shape)] = 1
     g = ndimage.gaussian_filter(point, w)
-    power = (g*ndimage.convolve(g, k, mode='constant')).sum()
-    share = ndimage.gaussian_filter(m, np.array(w)/np.sqrt(2), mode='constant')
-    u = ndimage.gaussian_filter(np.where(mask, residual, 0.), w, mode='constant')
-    return np.where(mask, u/np.sqrt(np.maximum(share, 1e-3)*power), 0)
+    power = (g * ndimage.convolve(g, k, mode='constant')).sum()
+    share = ndimage.gaussian_filter(m, np.array(w) / np.sqrt(2), mode='constant')
+    u = ndimage.gaussian_filter(np.where(mask, residual, 0.0), w, mode='constant')
+    return np.where(mask, u / np.sqrt(np.maximum(share, 1e-3) * power), 0)
+
 
 def gaussian_kernel(
-    width,       # Std of the Gaussian filter of each slice, voxels; 0: white
-    reach:int=5, # Largest shift, voxels
-)->np.ndarray:   # (2 reach + 1, 2 reach + 1), 1 at the centre
+    width,  # Std of the Gaussian filter of each slice, voxels; 0: white
+    reach: int = 5,  # Largest shift, voxels
+) -> np.ndarray:  # (2 reach + 1, 2 reach + 1), 1 at the centre
     "Correlation between voxels of a slice of `add_noise(..., correlation=(width, width, 0))`"
-    r = max(int(np.ceil(4*width)), reach)
-    g = np.exp(-np.arange(-r, r + 1)**2/(2*width**2)) if width else (np.arange(-r, r + 1) == 0)*1.
-    line = np.correlate(g, g, 'same')[r - reach:r + reach + 1]/(g**2).sum()
-    return line[:, None]*line
+    r = max(int(np.ceil(4 * width)), reach)
+    g = (
+        np.exp(-(np.arange(-r, r + 1) ** 2) / (2 * width**2))
+        if width
+        else (np.arange(-r, r + 1) == 0) * 1.0
+    )
+    line = np.correlate(g, g, 'same')[r - reach : r + reach + 1] / (g**2).sum()
+    return line[:, None] * line
 
 # %% ../../nbs/judge/52_residual_numbers.ipynb #8e0d30c7
 def _units(noisy, denoised, sigma, mask, kind, n_coils):
     "z = (y - mu(d))/s(d); 0 outside the mask"
-    z, d = np.zeros(noisy.shape), denoised[mask] if kind == 'gaussian' else np.maximum(denoised[mask], 0)
+    z, d = (
+        np.zeros(noisy.shape),
+        denoised[mask] if kind == 'gaussian' else np.maximum(denoised[mask], 0),
+    )
     mean, sd = noise_moments(d, sigma[mask], kind, n_coils)
-    z[mask] = (noisy[mask] - mean)/sd
+    z[mask] = (noisy[mask] - mean) / sd
     return z
+
 
 def _floor(noisy, denoised, sigma, kind, n_coils):
     "Part of the noise power left where there is no signal and something was done; NaN with fewer than 200 voxels"
-    if kind not in ('rician', 'ncchi'): return np.nan
-    power = ndimage.gaussian_filter((noisy/sigma)**2, _widths(noisy.shape, 2.))
-    dark = (power < 2*n_coils + 1)&(np.abs(noisy - denoised) > 1e-6*sigma)
-    if dark.sum() < 200: return np.nan
-    y, d = ((x/sigma)[dark]**2 for x in (noisy, denoised))
-    return float((d.mean() - max(y.mean() - 2*n_coils, 0))/(2*n_coils))
+    if kind not in ('rician', 'ncchi'):
+        return np.nan
+    power = ndimage.gaussian_filter((noisy / sigma) ** 2, _widths(noisy.shape, 2.0))
+    dark = (power < 2 * n_coils + 1) & (np.abs(noisy - denoised) > 1e-6 * sigma)
+    if dark.sum() < 200:
+        return np.nan
+    y, d = ((x / sigma)[dark] ** 2 for x in (noisy, denoised))
+    return float((d.mean() - max(y.mean() - 2 * n_coils, 0)) / (2 * n_coils))
+
 
 def _steps(z, mask, k):
     "Largest rms step between slices beyond noise, and what chance gives"
-    found = [(0., .02)]
+    found = [(0.0, 0.02)]
     for a in range(3):
         n = np.moveaxis(mask, a, 0).sum((1, 2))
-        if (n >= 50).sum() < 5: continue
-        keep = mask&np.expand_dims(n >= 50, [b for b in range(3) if b != a])
-        c = np.pad(np.moveaxis(k, a, 0).sum((1, 2)), 2)[k.shape[a]//2 + 2:][:3]
-        expected, size = (3*c[0] - 4*c[1] + c[2])/3, np.median(n[n >= 50])
-        excess, error = (stripes(z, keep, a, sigma=1.) - expected)/size, expected/size*np.sqrt(3.9/max((n >= 50).sum() - 2, 1))
-        if np.isfinite(excess): found.append((float(np.sqrt(max(excess, 0))), float(np.sqrt(error))))
+        if (n >= 50).sum() < 5:
+            continue
+        keep = mask & np.expand_dims(n >= 50, [b for b in range(3) if b != a])
+        c = np.pad(np.moveaxis(k, a, 0).sum((1, 2)), 2)[k.shape[a] // 2 + 2 :][:3]
+        expected, size = (3 * c[0] - 4 * c[1] + c[2]) / 3, np.median(n[n >= 50])
+        excess, error = (
+            (stripes(z, keep, a, sigma=1.0) - expected) / size,
+            expected / size * np.sqrt(3.9 / max((n >= 50).sum() - 2, 1)),
+        )
+        if np.isfinite(excess):
+            found.append((float(np.sqrt(max(excess, 0))), float(np.sqrt(error))))
     return max(found)
 
+# %% ../../nbs/judge/52_residual_numbers.ipynb #a2704bdb
 def _slice_log(z, mask, least=50):
     "(slices,) log rms of each slice over the median of those around it, times the std of z; NaN where fewer than `least` voxels"
     rms, n = slice_rmse(z, np.zeros_like(z), mask)[:, 0], mask.sum((0, 1))
     log = np.where(n >= least, np.log(np.maximum(np.nan_to_num(rms), 1e-3)), np.nan)
-    if np.isfinite(log).sum() < 5: return np.full(len(n), np.nan)
-    with np.errstate(all='ignore'): around = np.array([np.nanmedian(log[max(0, i - 3):i + 4]) if np.isfinite(log[i]) else np.nan for i in range(len(log))])
-    return (log - around)*min(z[mask].std(), 1)
+    if np.isfinite(log).sum() < 5:
+        return np.full(len(n), np.nan)
+    with np.errstate(all='ignore'):
+        around = np.array(
+            [
+                np.nanmedian(log[max(0, i - 3) : i + 4]) if np.isfinite(log[i]) else np.nan
+                for i in range(len(log))
+            ]
+        )
+    return (log - around) * min(z[mask].std(), 1)
 
 # %% ../../nbs/judge/52_residual_numbers.ipynb #894a8f5f
 def _brightness(z, denoised, sigma, mask, k):
     "scale, offset, signal: how what was removed goes with brightness; value and chance of each"
     n, wide = mask.sum(), ndimage.gaussian_filter(denoised, _widths(mask.shape, 1.5))
     b, level, s = z[mask], wide[mask], sigma[mask]
-    weight, extent = level/s, np.sqrt(max(k.sum(), 1.)/n)
+    weight, extent = level / s, np.sqrt(max(k.sum(), 1.0) / n)
     parts = np.array_split(np.argsort(level, kind='stable'), 4)
-    slope = float((b*weight).sum()/max((weight**2).sum(), 1e-12))
-    corr = float(np.corrcoef(b, level)[0, 1]*b.std()) if b.std() > 1e-6 and level.std() > 0 else 0.
-    return dict(scale=(slope, extent/max(np.sqrt((weight**2).mean()), 1e-12)), offset=(max((float(b[i].mean()) for i in parts), key=abs), 2*extent), signal=(corr, extent))
+    slope = float((b * weight).sum() / max((weight**2).sum(), 1e-12))
+    corr = (
+        float(np.corrcoef(b, level)[0, 1] * b.std()) if b.std() > 1e-6 and level.std() > 0 else 0.0
+    )
+    return dict(
+        scale=(slope, extent / max(np.sqrt((weight**2).mean()), 1e-12)),
+        offset=(max((float(b[i].mean()) for i in parts), key=abs), 2 * extent),
+        signal=(corr, extent),
+    )
+
 
 def _structure(z, denoised, mask, k):
     "edges, local, blob: local means beyond noise"
     n, thick = mask.sum(), sum(s > 1 for s in mask.shape)
-    means = {w: local_mean(z, mask, k, w) for w in (1., 2., 3.)}
-    wide = ndimage.gaussian_filter(denoised, _widths(mask.shape, 1.))
-    slope = np.sqrt(sum(np.gradient(wide, axis=a)**2 for a in range(3) if mask.shape[a] > 1))
-    steep = mask&(slope >= np.quantile(slope[mask], .75))
-    chance = lambda w, m: np.sqrt(2*max(k.sum(), 1.)*(2*np.sqrt(np.pi)*w)**thick/m)
-    peak = max(float(np.abs(t[mask]).max() - np.sqrt(2*np.log(max(n/w**thick, 2)))) for w, t in means.items())
-    return dict(edges=(float((means[1.][steep]**2).mean()), chance(1., steep.sum())), local=(float((means[2.][mask]**2).mean()), chance(2., n)), blob=(peak, .3))
+    means = {w: local_mean(z, mask, k, w) for w in (1.0, 2.0, 3.0)}
+    wide = ndimage.gaussian_filter(denoised, _widths(mask.shape, 1.0))
+    slope = np.sqrt(sum(np.gradient(wide, axis=a) ** 2 for a in range(3) if mask.shape[a] > 1))
+    steep = mask & (slope >= np.quantile(slope[mask], 0.75))
+    chance = lambda w, m: np.sqrt(2 * max(k.sum(), 1.0) * (2 * np.sqrt(np.pi) * w) ** thick / m)
+    peak = max(
+        float(np.abs(t[mask]).max() - np.sqrt(2 * np.log(max(n / w**thick, 2))))
+        for w, t in means.items()
+    )
+    return dict(
+        edges=(float((means[1.0][steep] ** 2).mean()), chance(1.0, steep.sum())),
+        local=(float((means[2.0][mask] ** 2).mean()), chance(2.0, n)),
+        blob=(peak, 0.3),
+    )
 
+# %% ../../nbs/judge/52_residual_numbers.ipynb #96ab0edc
 def _whiteness(z, mask, k):
     "lag, flat, band: colour beyond that of the noise"
-    if z[mask].std() < 1e-6: return dict(lag=(0., 0.), flat=(1., 0.), band=(0., 0.))
-    centre = [n//2 for n in k.shape]
-    at = lambda a: k[tuple(c + (b == a) for b, c in enumerate(centre))] if k.shape[a] > 1 else 0.
+    if z[mask].std() < 1e-6:
+        return dict(lag=(0.0, 0.0), flat=(1.0, 0.0), band=(0.0, 0.0))
+    centre = [n // 2 for n in k.shape]
+    at = lambda a: k[tuple(c + (b == a) for b, c in enumerate(centre))] if k.shape[a] > 1 else 0.0
     lags = [round(lag_correlation(z.astype(np.float32), a, mask), 4) for a in range(3)]
     power = z[mask].var()
-    lag = power*max((l - at(a) for a, l in enumerate(lags) if np.isfinite(l)), key=abs, default=0.)
+    lag = power * max(
+        (l - at(a) for a, l in enumerate(lags) if np.isfinite(l)), key=abs, default=0.0
+    )
     _, ratio, modes = band_ratio(z, mask, k)
-    ok = np.isfinite(ratio)&(modes >= 10)
-    if not ok.any(): return dict(lag=(lag, np.sqrt((k**2).sum()/mask.sum())), flat=(np.nan, 0.), band=(np.nan, 0.))
-    part, r = modes[ok]/modes[ok].sum(), np.maximum(ratio[ok], 1e-6)
-    return dict(lag=(float(lag), float(np.sqrt((k**2).sum()/mask.sum()))), flat=(float(1 - min(power, 1)*(1 - np.exp(part@np.log(r))/(part@r))), float(len(r)/modes[ok].sum())), band=(float((r - 3*r/np.sqrt(modes[ok])).max()), 0.))
+    ok = np.isfinite(ratio) & (modes >= 10)
+    if not ok.any():
+        return dict(
+            lag=(lag, np.sqrt((k**2).sum() / mask.sum())), flat=(np.nan, 0.0), band=(np.nan, 0.0)
+        )
+    part, r = modes[ok] / modes[ok].sum(), np.maximum(ratio[ok], 1e-6)
+    return dict(
+        lag=(float(lag), float(np.sqrt((k**2).sum() / mask.sum()))),
+        flat=(
+            float(1 - min(power, 1) * (1 - np.exp(part @ np.log(r)) / (part @ r))),
+            float(len(r) / modes[ok].sum()),
+        ),
+        band=(float((r - 3 * r / np.sqrt(modes[ok])).max()), 0.0),
+    )
 
+# %% ../../nbs/judge/52_residual_numbers.ipynb #b502e2fc
 def residual_numbers(
-    noisy,         # (X, Y, Z)
-    denoised,      # (X, Y, Z)
-    sigma,         # Noise std of one channel: number or map (X, Y, Z)
-    mask,          # (X, Y, Z) bool: what is judged
-    kernel=None,   # Correlation of the noise, from `noise_kernel`; None: white
-    kind='rician', # Noise kind: 'gaussian', 'rician' or 'ncchi'
-    n_coils:int=1, # Coils, for 'ncchi'
-)->dict:           # name -> (value, standard deviation that chance gives it)
+    noisy,  # (X, Y, Z)
+    denoised,  # (X, Y, Z)
+    sigma,  # Noise std of one channel: number or map (X, Y, Z)
+    mask,  # (X, Y, Z) bool: what is judged
+    kernel=None,  # Correlation of the noise, from `noise_kernel`; None: white
+    kind='rician',  # Noise kind: 'gaussian', 'rician' or 'ncchi'
+    n_coils: int = 1,  # Coils, for 'ncchi'
+) -> dict:  # name -> (value, standard deviation that chance gives it)
     "The fourteen numbers of one volume"
     y, d = np.asarray(noisy, float), np.asarray(denoised, float)
     s = np.broadcast_to(np.asarray(sigma, float), y.shape)
     s = np.where(s > 0, s, 1)
     return _numbers(*_judged(y, d, s, mask, kind, n_coils), s, mask, _fitted(kernel, y.shape))
 
+
 def _judged(y, d, s, mask, kind, n_coils):
     "z, the denoised image without the floor, and the part of the floor that was kept"
     floor = _floor(y, d, s, kind, n_coils)
-    if floor > .6: d = np.asarray(correct_bias(np.maximum(d, 0), s, n_coils, 'koay'))
+    if floor > 0.6:
+        d = np.asarray(correct_bias(np.maximum(d, 0), s, n_coils, 'koay'))
     return _units(y, d, s, mask, kind, n_coils), d, floor
+
 
 def _numbers(z, d, floor, s, mask, k):
     "`residual_numbers` of a z that is there"
-    size, chance = float(z[mask].std()), float(np.sqrt((k**2).sum()/(2*mask.sum())))
+    size, chance = float(z[mask].std()), float(np.sqrt((k**2).sum() / (2 * mask.sum())))
     around = _slice_log(z, mask)
     odd = float(np.nanmax(np.abs(around))) if np.isfinite(around).any() else np.nan
     fewest = mask.sum((0, 1))[np.isfinite(around)].min(initial=mask.sum())
-    return dict(left=(size, chance), taken=(size, chance), **_brightness(z, d, s, mask, k), **_whiteness(z, mask, k), **_structure(z, d, mask, k),
-                stripes=_steps(z, mask, k), slice=(odd, float(np.sqrt((k**2).sum()/(2*fewest)))), floor=(floor, 0.))
+    return dict(
+        left=(size, chance),
+        taken=(size, chance),
+        **_brightness(z, d, s, mask, k),
+        **_whiteness(z, mask, k),
+        **_structure(z, d, mask, k),
+        stripes=_steps(z, mask, k),
+        slice=(odd, float(np.sqrt((k**2).sum() / (2 * fewest)))),
+        floor=(floor, 0.0),
+    )

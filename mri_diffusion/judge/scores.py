@@ -10,166 +10,221 @@ __all__ = ['default_range', 'psnr', 'nmse', 'ssim_map', 'ssim', 'structural_erro
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_laplace
 
-from ..core import require
+from ..core import InputError
 
 # %% ../../nbs/judge/50_scores.ipynb #f3cdac54
 def _array(x):
     "float64 numpy array of an array or a tensor"
-    if hasattr(x, 'detach'): x = x.detach().cpu().numpy()
+    if hasattr(x, 'detach'):
+        x = x.detach().cpu().numpy()
     return np.asarray(x, dtype=np.float64)
+
 
 def _pair(denoised, clean, mask):
     "Two float64 arrays of one shape and a boolean mask that fits them"
     d, c = _array(denoised), _array(clean)
-    require(d.shape == c.shape, f'denoised has shape {d.shape}, clean {c.shape}; they must agree')
+    if d.shape != c.shape:
+        raise InputError(f'denoised has shape {d.shape}, clean {c.shape}; they must agree')
     return d, c, _mask(mask, c.shape)
+
 
 def _mask(mask, shape):
     "A boolean mask of `shape`; None is everywhere; (X, Y, Z) serves (X, Y, Z, V)"
-    if mask is None: return np.ones(shape, dtype=bool)
+    if mask is None:
+        return np.ones(shape, dtype=bool)
     m = _array(mask) > 0
-    require(m.shape in (shape, shape[:-1]), f'mask has shape {m.shape}, the image {shape}; they must agree')
-    require(m.any(), 'mask is empty; it must hold at least one voxel')
+    if m.shape not in (shape, shape[:-1]):
+        raise InputError(f'mask has shape {m.shape}, the image {shape}; they must agree')
+    if not m.any():
+        raise InputError('mask is empty; it must hold at least one voxel')
     return np.broadcast_to(m if m.shape == shape else m[..., None], shape)
 
+
 def default_range(
-    clean,     # Reference image
-    mask=None, # Voxels that count; None: all
-)->float:      # Largest clean value inside the mask
+    clean,  # Reference image
+    mask=None,  # Voxels that count; None: all
+) -> float:  # Largest clean value inside the mask
     "The data range used where none is given"
     c = _array(clean)
     r = float(c[_mask(mask, c.shape)].max())
-    require(r > 0, 'clean has no positive value inside the mask; give data_range')
+    if not r > 0:
+        raise InputError('clean has no positive value inside the mask; give data_range')
     return r
 
+# %% ../../nbs/judge/50_scores.ipynb #cc1b9abc
 def psnr(
-    denoised,        # (X, Y[, Z[, V]])
-    clean,           # Reference, same shape
-    mask=None,       # Voxels that count; None: all
-    data_range=None, # In image units; None: largest clean value inside the mask
-)->float:            # dB; inf for identical images
+    denoised,  # (X, Y[, Z[, V]])
+    clean,  # Reference, same shape
+    mask=None,  # Voxels that count; None: all
+    data_range=None,  # In image units; None: largest clean value inside the mask
+) -> float:  # dB; inf for identical images
     "Peak signal-to-noise ratio, 20 log10(range/RMSE)"
     d, c, m = _pair(denoised, clean, mask)
     r = default_range(c, m) if data_range is None else float(data_range)
-    mse = np.mean((d - c)[m]**2)
-    return float(10*np.log10(r**2/mse)) if mse > 0 else float('inf')
+    mse = np.mean((d - c)[m] ** 2)
+    return float(10 * np.log10(r**2 / mse)) if mse > 0 else float('inf')
+
 
 def nmse(
     denoised,  # (X, Y[, Z[, V]])
-    clean,     # Reference, same shape
-    mask=None, # Voxels that count; None: all
-)->float:      # 0 for identical images, 1 for an image of zeros
+    clean,  # Reference, same shape
+    mask=None,  # Voxels that count; None: all
+) -> float:  # 0 for identical images, 1 for an image of zeros
     "Squared error over squared signal"
     d, c, m = _pair(denoised, clean, mask)
-    return float(np.sum((d - c)[m]**2)/np.sum(c[m]**2))
+    return float(np.sum((d - c)[m] ** 2) / np.sum(c[m] ** 2))
 
 # %% ../../nbs/judge/50_scores.ipynb #cb1f5c30
 def ssim_map(
-    denoised,         # (X, Y[, Z[, V]])
-    clean,            # Reference, same shape
-    data_range:float, # In image units
-    width:float=1.5,  # Std of the window, voxels
-)->np.ndarray:        # SSIM around each voxel, same shape
+    denoised,  # (X, Y[, Z[, V]])
+    clean,  # Reference, same shape
+    data_range: float,  # In image units
+    width: float = 1.5,  # Std of the window, voxels
+) -> np.ndarray:  # SSIM around each voxel, same shape
     "Structural similarity around each voxel (doi:10.1109/TIP.2003.819861)"
     d, c, _ = _pair(denoised, clean, None)
-    widths = [width]*min(d.ndim, 3) + [0]*(d.ndim - 3)
-    def local(x): return gaussian_filter(x, widths, truncate=3.5)
-    c1, c2 = (.01*data_range)**2, (.03*data_range)**2
+    widths = [width] * min(d.ndim, 3) + [0] * (d.ndim - 3)
+
+    def local(x):
+        return gaussian_filter(x, widths, truncate=3.5)
+
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     md, mc = local(d), local(c)
-    vd, vc, cov = local(d*d) - md**2, local(c*c) - mc**2, local(d*c) - md*mc
-    return (2*md*mc + c1)*(2*cov + c2)/((md**2 + mc**2 + c1)*(vd + vc + c2))
+    vd, vc, cov = local(d * d) - md**2, local(c * c) - mc**2, local(d * c) - md * mc
+    return (2 * md * mc + c1) * (2 * cov + c2) / ((md**2 + mc**2 + c1) * (vd + vc + c2))
+
 
 def ssim(
-    denoised,        # (X, Y[, Z[, V]])
-    clean,           # Reference, same shape
-    mask=None,       # Voxels over which the map is averaged; None: all
-    data_range=None, # In image units; None: largest clean value inside the mask
-)->float:            # 1 for identical images
+    denoised,  # (X, Y[, Z[, V]])
+    clean,  # Reference, same shape
+    mask=None,  # Voxels over which the map is averaged; None: all
+    data_range=None,  # In image units; None: largest clean value inside the mask
+) -> float:  # 1 for identical images
     "Mean structural similarity, 3-D Gaussian window over volumes"
     d, c, m = _pair(denoised, clean, mask)
-    return float(ssim_map(d, c, default_range(c, m) if data_range is None else float(data_range))[m].mean())
+    return float(
+        ssim_map(d, c, default_range(c, m) if data_range is None else float(data_range))[m].mean()
+    )
 
+# %% ../../nbs/judge/50_scores.ipynb #b6bf78ff
 def structural_error_reduction(
-    denoised,        # (X, Y[, Z[, V]])
-    noisy,           # What was denoised, same shape
-    clean,           # Reference, same shape
-    mask=None,       # Voxels that count; None: all
-    data_range=None, # In image units; None: largest clean value inside the mask
-)->float:            # 1: all structural error gone; 0: none; negative: more than before
+    denoised,  # (X, Y[, Z[, V]])
+    noisy,  # What was denoised, same shape
+    clean,  # Reference, same shape
+    mask=None,  # Voxels that count; None: all
+    data_range=None,  # In image units; None: largest clean value inside the mask
+) -> float:  # 1: all structural error gone; 0: none; negative: more than before
     "1 - (1 - SSIM of denoised)/(1 - SSIM of noisy)"
     before = 1 - ssim(noisy, clean, mask, data_range)
-    require(before > 0, 'noisy equals clean; there is no structural error to reduce')
-    return 1 - (1 - ssim(denoised, clean, mask, data_range))/before
+    if not before > 0:
+        raise InputError('noisy equals clean; there is no structural error to reduce')
+    return 1 - (1 - ssim(denoised, clean, mask, data_range)) / before
 
 # %% ../../nbs/judge/50_scores.ipynb #4157e95e
 def hfen(
-    denoised,        # (X, Y[, Z[, V]])
-    clean,           # Reference, same shape
-    mask=None,       # Voxels that count; None: all
-    width:float=1.5, # Width of the Laplacian of Gaussian, voxels
-)->float:            # 0 for identical images
+    denoised,  # (X, Y[, Z[, V]])
+    clean,  # Reference, same shape
+    mask=None,  # Voxels that count; None: all
+    width: float = 1.5,  # Width of the Laplacian of Gaussian, voxels
+) -> float:  # 0 for identical images
     "High-frequency error norm, ||LoG(d) - LoG(c)|| / ||LoG(c)|| (doi:10.1109/TMI.2010.2090538)"
     d, c, m = _pair(denoised, clean, mask)
-    def edges(x): return np.stack([edges(v) for v in np.moveaxis(x, 3, 0)], 3) if x.ndim == 4 else gaussian_laplace(x, width, truncate=6.)
-    reference = np.linalg.norm(edges(c)[m])
-    require(reference > 0, 'clean is constant; it has no edges to compare')
-    return float(np.linalg.norm(edges(d - c)[m])/reference)
 
+    def edges(x):
+        return (
+            np.stack([edges(v) for v in np.moveaxis(x, 3, 0)], 3)
+            if x.ndim == 4
+            else gaussian_laplace(x, width, truncate=6.0)
+        )
+
+    reference = np.linalg.norm(edges(c)[m])
+    if not reference > 0:
+        raise InputError('clean is constant; it has no edges to compare')
+    return float(np.linalg.norm(edges(d - c)[m]) / reference)
+
+# %% ../../nbs/judge/50_scores.ipynb #2d84691e
 def band_errors(
-    denoised,       # (X, Y[, Z[, V]])
-    clean,          # Reference, same shape
-    n_bands:int=8,  # Bands of equal width up to the Nyquist frequency; the last one takes the corners too
-    mask=None,      # Error and signal outside it are set to zero; None: all
-    voxel_size=1.,  # One number or one per axis; 1 gives frequencies in cycles per voxel
-)->dict:            # frequency (upper edge), error (adds up to the mean squared error), relative (over the clean power)
+    denoised,  # (X, Y[, Z[, V]])
+    clean,  # Reference, same shape
+    # Bands of equal width up to the Nyquist frequency; the last one takes the corners too
+    n_bands: int = 8,
+    mask=None,  # Error and signal outside it are set to zero; None: all
+    voxel_size=1.0,  # One number or one per axis; 1 gives frequencies in cycles per voxel
+    # frequency (upper edge), error (adds up to the mean squared error), relative (over the clean
+    # power)
+) -> dict:
     "Squared error per band of spatial frequency"
     d, c, m = _pair(denoised, clean, mask)
     axes = tuple(range(min(d.ndim, 3)))
     sizes = np.broadcast_to(voxel_size, len(axes))
-    f = np.sqrt(sum(k**2 for k in np.meshgrid(*[np.fft.fftfreq(c.shape[a], sizes[a]) for a in axes], indexing='ij')))
-    edges = np.linspace(0, .5/sizes.max(), n_bands + 1)
+    f = np.sqrt(
+        sum(
+            k**2
+            for k in np.meshgrid(
+                *[np.fft.fftfreq(c.shape[a], sizes[a]) for a in axes], indexing='ij'
+            )
+        )
+    )
+    edges = np.linspace(0, 0.5 / sizes.max(), n_bands + 1)
     band = np.clip(np.digitize(f, edges[1:-1], right=True), 0, n_bands - 1)
+
     def power(x):
-        p = np.abs(np.fft.fftn(x*m, axes=axes, norm='ortho'))**2
+        p = np.abs(np.fft.fftn(x * m, axes=axes, norm='ortho')) ** 2
         return np.bincount(band.ravel(), (p.sum(3) if p.ndim == 4 else p).ravel(), n_bands)
+
     error, signal = power(d - c), power(c)
-    with np.errstate(over='ignore'): # a band without signal
-        return dict(frequency=edges[1:], error=error/m.sum(), relative=error/np.maximum(signal, np.finfo(float).tiny))
+    with np.errstate(over='ignore'):  # a band without signal
+        return dict(
+            frequency=edges[1:],
+            error=error / m.sum(),
+            relative=error / np.maximum(signal, np.finfo(float).tiny),
+        )
 
 # %% ../../nbs/judge/50_scores.ipynb #51ae4521
 def _scores(image, clean, mask, r):
-    return dict(psnr=psnr(image, clean, mask, r), ssim=ssim(image, clean, mask, r), nmse=nmse(image, clean, mask), hfen=hfen(image, clean, mask))
+    return dict(
+        psnr=psnr(image, clean, mask, r),
+        ssim=ssim(image, clean, mask, r),
+        nmse=nmse(image, clean, mask),
+        hfen=hfen(image, clean, mask),
+    )
+
 
 def evaluate(
-    denoised,        # (X, Y[, Z[, V]])
-    clean,           # Reference, same shape
-    noisy=None,      # What was denoised: adds its scores (*_noisy) and the gain
-    mask=None,       # Adds scores inside it (*_mask)
-    data_range=None, # In image units; None: largest clean value inside the mask
-)->dict:             # name -> number; the data range is among them
+    denoised,  # (X, Y[, Z[, V]])
+    clean,  # Reference, same shape
+    noisy=None,  # What was denoised: adds its scores (*_noisy) and the gain
+    mask=None,  # Adds scores inside it (*_mask)
+    data_range=None,  # In image units; None: largest clean value inside the mask
+) -> dict:  # name -> number; the data range is among them
     "PSNR (dB), SSIM, NMSE and HFEN, whole and masked, and what was gained over `noisy`"
     r = default_range(clean, mask) if data_range is None else float(data_range)
     out = dict(data_range=r)
     for end, m in (('', None), ('_mask', mask)):
-        if end and mask is None: continue
+        if end and mask is None:
+            continue
         after = _scores(denoised, clean, m, r)
         out |= {k + end: v for k, v in after.items()}
-        if noisy is None: continue
+        if noisy is None:
+            continue
         before = _scores(noisy, clean, m, r)
         out |= {f'{k}{end}_noisy': v for k, v in before.items()}
         out[f'psnr{end}_gain'] = after['psnr'] - before['psnr']
-        if before['ssim'] < 1: out[f'structural_error_reduction{end}'] = 1 - (1 - after['ssim'])/(1 - before['ssim'])
+        if before['ssim'] < 1:
+            out[f'structural_error_reduction{end}'] = 1 - (1 - after['ssim']) / (1 - before['ssim'])
     return out
 
+# %% ../../nbs/judge/50_scores.ipynb #507acea3
 def score_table(
-    denoised:dict,   # name of a method -> its image
-    clean,           # Reference
-    noisy=None,      # What was denoised; its row comes first
-    mask=None,       # Voxels that count
-    data_range=None, # In image units; None: largest clean value inside the mask
-):                   # pandas DataFrame, one row a method
+    denoised: dict,  # name of a method -> its image
+    clean,  # Reference
+    noisy=None,  # What was denoised; its row comes first
+    mask=None,  # Voxels that count
+    data_range=None,  # In image units; None: largest clean value inside the mask
+):  # pandas DataFrame, one row a method
     "The scores of several methods beside each other"
     import pandas as pd
+
     rows = ({} if noisy is None else {'noisy': noisy}) | denoised
     scores = {name: evaluate(im, clean, noisy, mask, data_range) for name, im in rows.items()}
     table = pd.DataFrame(scores).T
@@ -178,101 +233,145 @@ def score_table(
 # %% ../../nbs/judge/50_scores.ipynb #197a74e9
 def _noise(image, noise):
     "sigma as given, or the std of `image` inside the mask given"
-    if np.ndim(noise) == 0: return float(noise)
+    if np.ndim(noise) == 0:
+        return float(noise)
     return float(image[_mask(noise, image.shape)].std())
+
 
 def snr(
     image,  # (X, Y[, Z[, V]])
-    region, # Mask of the tissue
+    region,  # Mask of the tissue
     noise,  # sigma, or the mask of a region whose std is taken
-)->float:   # Dimensionless
+) -> float:  # Dimensionless
     "Mean of a region over the noise"
     x = _array(image)
-    return float(x[_mask(region, x.shape)].mean()/_noise(x, noise))
+    return float(x[_mask(region, x.shape)].mean() / _noise(x, noise))
+
 
 def cnr(
     image,  # (X, Y[, Z[, V]])
-    region, # Mask of one tissue
+    region,  # Mask of one tissue
     other,  # Mask of the other
     noise,  # sigma, or the mask of a region whose std is taken
-)->float:   # Dimensionless; negative where `other` is brighter
+) -> float:  # Dimensionless; negative where `other` is brighter
     "Difference of the means of two regions over the noise"
     x = _array(image)
-    return float((x[_mask(region, x.shape)].mean() - x[_mask(other, x.shape)].mean())/_noise(x, noise))
+    return float(
+        (x[_mask(region, x.shape)].mean() - x[_mask(other, x.shape)].mean()) / _noise(x, noise)
+    )
 
+# %% ../../nbs/judge/50_scores.ipynb #2e32ed5d
 def psnr_repeats(
-    denoised,        # (X, Y, Z), made from a scan that is not among `repeats`
-    repeats,         # (X, Y, Z, N), N >= 2 repeats of the same scan
-    mask=None,       # Voxels that count; None: all
-    data_range=None, # In image units; None: largest value of the mean inside the mask
-)->float:            # dB
+    denoised,  # (X, Y, Z), made from a scan that is not among `repeats`
+    repeats,  # (X, Y, Z, N), N >= 2 repeats of the same scan
+    mask=None,  # Voxels that count; None: all
+    data_range=None,  # In image units; None: largest value of the mean inside the mask
+) -> float:  # dB
     "PSNR against the mean of repeats, with the noise of that mean taken out: MSE - var/N"
     d, reps = _array(denoised), _array(repeats)
-    require(reps.ndim == d.ndim + 1 and reps.shape[:-1] == d.shape and reps.shape[-1] > 1, f'repeats have shape {reps.shape}; give {d.shape + ("N",)} with N of at least 2')
+    if reps.ndim != d.ndim + 1 or reps.shape[:-1] != d.shape or reps.shape[-1] <= 1:
+        raise InputError(
+            f'repeats have shape {reps.shape}; give {d.shape + ("N",)} with N of at least 2'
+        )
     reference, m = reps.mean(-1), _mask(mask, d.shape)
     r = default_range(reference, m) if data_range is None else float(data_range)
-    mse = np.mean((d - reference)[m]**2) - np.mean(reps.var(-1, ddof=1)[m])/reps.shape[-1]
-    return float(10*np.log10(r**2/mse)) if mse > 0 else float('inf')
+    mse = np.mean((d - reference)[m] ** 2) - np.mean(reps.var(-1, ddof=1)[m]) / reps.shape[-1]
+    return float(10 * np.log10(r**2 / mse)) if mse > 0 else float('inf')
 
 # %% ../../nbs/judge/50_scores.ipynb #rsc00001
-def _decibels(mse, r): return float(10*np.log10(r**2/mse)) if mse > 0 else float('inf')
+def _decibels(mse, r):
+    return float(10 * np.log10(r**2 / mse)) if mse > 0 else float('inf')
+
 
 def _block_sums(values, mask, block):
     "Sum of `values` within the mask, and its voxels, in every block of `block` voxels a side"
-    at = [np.arange(n)//block for n in mask.shape]
+    at = [np.arange(n) // block for n in mask.shape]
     index = np.ravel_multi_index(np.meshgrid(*at, indexing='ij'), [a[-1] + 1 for a in at])[mask]
     total, count = np.bincount(index, values[mask]), np.bincount(index)
     return total[count > 0], count[count > 0]
 
+# %% ../../nbs/judge/50_scores.ipynb #66bbc480
 def repeat_scores(
-    denoised,         # (X, Y, Z)
-    repeats,          # (X, Y, Z, N) repeats of one scan
-    input_index=None, # Which of them was denoised; None: a scan that is not among them
-    mask=None,        # Voxels that count; None: all
-    data_range=None,  # In image units; None: largest value of the mean of the others inside the mask
-    seed:int=0,       # Which blocks are drawn
-    n_boot:int=200,   # Draws for the interval
-    block:int=8,      # Edge of a block, voxels
-)->dict:              # leaky, left_out, corrected, low and high (95 % interval of corrected), all dB; data_range
+    denoised,  # (X, Y, Z)
+    repeats,  # (X, Y, Z, N) repeats of one scan
+    input_index=None,  # Which of them was denoised; None: a scan that is not among them
+    mask=None,  # Voxels that count; None: all
+    # In image units; None: largest value of the mean of the others inside the mask
+    data_range=None,
+    seed: int = 0,  # Which blocks are drawn
+    n_boot: int = 200,  # Draws for the interval
+    block: int = 8,  # Edge of a block, voxels
+    # leaky, left_out, corrected, low and high (95 % interval of corrected), all dB; data_range
+) -> dict:
     "PSNR of a denoised repeat against all repeats, against the others, and against the others with their noise, MSE - var/(N - 1), taken off"
     d, reps = _array(denoised), _array(repeats)
-    require(reps.ndim == d.ndim + 1 and reps.shape[:-1] == d.shape and reps.shape[-1] > 1, f'repeats have shape {reps.shape}; give {d.shape + ("N",)} with N of at least 2')
-    require(input_index is None or 0 <= input_index < reps.shape[-1], f'input_index: {input_index} of {reps.shape[-1]} repeats; count from 0')
-    others, m = reps if input_index is None else np.delete(reps, input_index, -1), _mask(mask, d.shape)
+    if reps.ndim != d.ndim + 1 or reps.shape[:-1] != d.shape or reps.shape[-1] <= 1:
+        raise InputError(
+            f'repeats have shape {reps.shape}; give {d.shape + ("N",)} with N of at least 2'
+        )
+    if input_index is not None and not 0 <= input_index < reps.shape[-1]:
+        raise InputError(f'input_index: {input_index} of {reps.shape[-1]} repeats; count from 0')
+    others, m = (
+        reps if input_index is None else np.delete(reps, input_index, -1),
+        _mask(mask, d.shape),
+    )
     reference = others.mean(-1)
     r = default_range(reference, m) if data_range is None else float(data_range)
-    noise = (others if others.shape[-1] > 1 else reps).var(-1, ddof=1)/others.shape[-1]
-    error, rng = (d - reference)**2, np.random.default_rng(seed)
+    noise = (others if others.shape[-1] > 1 else reps).var(-1, ddof=1) / others.shape[-1]
+    error, rng = (d - reference) ** 2, np.random.default_rng(seed)
     total, count = _block_sums(error - noise, m, block)
     drawn = rng.integers(len(total), size=(n_boot, len(total)))
-    low, high = np.percentile([_decibels(t/n, r) for t, n in zip(total[drawn].sum(1), count[drawn].sum(1))], [2.5, 97.5], method='nearest')
-    return dict(leaky=psnr(d, reps.mean(-1), m, r), left_out=_decibels(error[m].mean(), r), corrected=_decibels((error - noise)[m].mean(), r), low=float(low), high=float(high), data_range=r)
+    low, high = np.percentile(
+        [_decibels(t / n, r) for t, n in zip(total[drawn].sum(1), count[drawn].sum(1))],
+        [2.5, 97.5],
+        method='nearest',
+    )
+    return dict(
+        leaky=psnr(d, reps.mean(-1), m, r),
+        left_out=_decibels(error[m].mean(), r),
+        corrected=_decibels((error - noise)[m].mean(), r),
+        low=float(low),
+        high=float(high),
+        data_range=r,
+    )
 
 # %% ../../nbs/judge/50_scores.ipynb #a7ea3ea8
 def lag_correlation(
-    x,         # (X, Y[, Z[, V]])
-    axis:int,  # Direction
-    mask=None, # Both voxels of a pair must lie in it
-)->float:      # Pearson correlation of neighbours; nan where there are no pairs
+    x,  # (X, Y[, Z[, V]])
+    axis: int,  # Direction
+    mask=None,  # Both voxels of a pair must lie in it
+) -> float:  # Pearson correlation of neighbours; nan where there are no pairs
     "Correlation of voxels with their neighbour along an axis"
     x = _array(x)
     m, n = _mask(mask, x.shape), x.shape[axis]
     both = m.take(range(n - 1), axis) & m.take(range(1, n), axis)
     a, b = x.take(range(n - 1), axis)[both], x.take(range(1, n), axis)[both]
-    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() > 0 and b.std() > 0 else float('nan')
+    return (
+        float(np.corrcoef(a, b)[0, 1])
+        if len(a) > 1 and a.std() > 0 and b.std() > 0
+        else float('nan')
+    )
+
 
 def residual_stats(
-    residual,    # noisy - denoised, (X, Y[, Z[, V]])
-    sigma,       # Noise level: a number or a map
-    mask=None,   # Voxels that count; None: all
-    signal=None, # Denoised (or clean) image: adds the correlation with it
-)->dict:         # mean and std in units of sigma, lag1 per spatial axis, signal correlation
+    residual,  # noisy - denoised, (X, Y[, Z[, V]])
+    sigma,  # Noise level: a number or a map
+    mask=None,  # Voxels that count; None: all
+    signal=None,  # Denoised (or clean) image: adds the correlation with it
+) -> dict:  # mean and std in units of sigma, lag1 per spatial axis, signal correlation
     "What was removed: as large as the noise, as white, and without anatomy?"
     r, s = _array(residual), _array(sigma)
-    if s.ndim == r.ndim - 1: s = s[..., None]
+    if s.ndim == r.ndim - 1:
+        s = s[..., None]
     m = _mask(mask, r.shape)
-    require(np.all(np.broadcast_to(s, r.shape)[m] > 0), 'sigma must be positive inside the mask')
-    z = np.where(m, r/np.where(s > 0, s, 1), 0)
-    out = dict(mean=float(z[m].mean()), std=float(z[m].std()), lag1=[lag_correlation(z, a, m) for a in range(min(r.ndim, 3))])
-    if signal is not None: out['signal_correlation'] = float(np.corrcoef(z[m], _array(signal)[m])[0, 1])
+    if not np.all(np.broadcast_to(s, r.shape)[m] > 0):
+        raise InputError('sigma must be positive inside the mask')
+    z = np.where(m, r / np.where(s > 0, s, 1), 0)
+    out = dict(
+        mean=float(z[m].mean()),
+        std=float(z[m].std()),
+        lag1=[lag_correlation(z, a, m) for a in range(min(r.ndim, 3))],
+    )
+    if signal is not None:
+        out['signal_correlation'] = float(np.corrcoef(z[m], _array(signal)[m])[0, 1])
     return out

@@ -11,10 +11,11 @@ __all__ = ['MODELS', 'HeldOut', 'split_volumes', 'tensor_predict', 'csd_predict'
 from dataclasses import dataclass
 
 import numpy as np
-from ..methods.classical import blur
-from ..core import generator, require
+
+from ..core import InputError, generator
 from .tensors import dipy_tensor, tensor_fit
 from .truth import KnownTruth, take_volumes
+from ..methods.classical import blur
 from ..noise.models import add_noise, rician_mean, rician_var
 from ..noise.rician_bias import correct_bias
 
@@ -22,150 +23,217 @@ from ..noise.rician_bias import correct_bias
 @dataclass
 class HeldOut:
     "How well held-out raw volumes were predicted"
-    chi2:float           # Mean squared distance to the raw values over sigma^2, over mask and held-out volumes
-    noise:float          # What noise alone would make of it, by the prediction: 1 at high SNR
-    volumes:np.ndarray   # (V,) mean over the mask; NaN where not held out
-    map:np.ndarray       # (X, Y, Z) mean over the volumes; 0 outside the mask
-    expected:np.ndarray  # (X, Y, Z, V) what was expected of the raw values, image units; NaN where not held out
+
+    # Mean squared distance to the raw values over sigma^2, over mask and held-out volumes
+    chi2: float
+    noise: float  # What noise alone would make of it, by the prediction: 1 at high SNR
+    volumes: np.ndarray  # (V,) mean over the mask; NaN where not held out
+    map: np.ndarray  # (X, Y, Z) mean over the volumes; 0 outside the mask
+    expected: (
+        np.ndarray
+    )  # (X, Y, Z, V) what was expected of the raw values, image units; NaN where not held out
 
     @property
     def error(self):
         "Standard error of chi2 from the scatter between volumes"
         v = self.volumes[np.isfinite(self.volumes)]
-        return float(v.std(ddof=1)/np.sqrt(len(v)))
-    def __repr__(self): return f'chi2 {self.chi2:.3f} ± {self.error:.2g}, noise {self.noise:.3f}'
+        return float(v.std(ddof=1) / np.sqrt(len(v)))
+
+    def __repr__(self):
+        return f'chi2 {self.chi2:.3f} ± {self.error:.2g}, noise {self.noise:.3f}'
+
 
 def split_volumes(
-    bvals,       # (V,) s/mm²
-    folds:int=5, # How many parts
-    seed:int=0,  # Of the draw
-)->list:         # Index arrays: each weighted volume in one of them, b0s in none
+    bvals,  # (V,) s/mm²
+    folds: int = 5,  # How many parts
+    seed: int = 0,  # Of the draw
+) -> list:  # Index arrays: each weighted volume in one of them, b0s in none
     "Folds of the weighted volumes"
-    weighted = np.flatnonzero(np.asarray(bvals) > max(50, 1.05*np.min(bvals)))
-    require(2 <= folds <= len(weighted), f'held-out volumes: {folds} folds of {len(weighted)} weighted volumes; give at least 2 folds and no more than volumes')
-    return [np.sort(f) for f in np.array_split(np.random.default_rng(seed).permutation(weighted), folds)]
+    weighted = np.flatnonzero(np.asarray(bvals) > max(50, 1.05 * np.min(bvals)))
+    if not 2 <= folds <= len(weighted):
+        raise InputError(
+            f'held-out volumes: {folds} folds of {len(weighted)} weighted volumes; give at least '
+            f'2 folds and no more than volumes'
+        )
+    return [
+        np.sort(f) for f in np.array_split(np.random.default_rng(seed).permutation(weighted), folds)
+    ]
 
+# %% ../../nbs/judge/51_series.ipynb #e6d5a4ad
 def tensor_predict(
-    series,     # (X, Y, Z, V) denoised, image units
-    bvals,      # (V,) s/mm²
-    bvecs,      # (V, 3) unit vectors
-    mask,       # (X, Y, Z) bool
+    series,  # (X, Y, Z, V) denoised, image units
+    bvals,  # (V,) s/mm²
+    bvecs,  # (V, 3) unit vectors
+    mask,  # (X, Y, Z) bool
     new_bvals,  # (N,) s/mm²
     new_bvecs,  # (N, 3) unit vectors
-)->np.ndarray:  # (voxels of the mask, N) image units
+) -> np.ndarray:  # (voxels of the mask, N) image units
     "New volumes by a tensor, with the S0 that fits the series best"
     from dipy.core.gradients import gradient_table
-    fit = dipy_tensor(series, bvals, bvecs, mask)
-    shape = lambda b, g: fit.predict(gradient_table(b, bvecs=g), S0=1.)[mask]
-    own = shape(bvals, bvecs)
-    s0 = (own*series[mask]).sum(-1)/(own**2).sum(-1)
-    return s0[:, None]*shape(new_bvals, new_bvecs)
 
+    fit = dipy_tensor(series, bvals, bvecs, mask)
+    shape = lambda b, g: fit.predict(gradient_table(b, bvecs=g), S0=1.0)[mask]
+    own = shape(bvals, bvecs)
+    s0 = (own * series[mask]).sum(-1) / (own**2).sum(-1)
+    return s0[:, None] * shape(new_bvals, new_bvecs)
+
+# %% ../../nbs/judge/51_series.ipynb #c65a6665
 def csd_predict(
-    series,     # (X, Y, Z, V) denoised, image units
-    bvals,      # (V,) s/mm²
-    bvecs,      # (V, 3) unit vectors
-    mask,       # (X, Y, Z) bool
+    series,  # (X, Y, Z, V) denoised, image units
+    bvals,  # (V,) s/mm²
+    bvecs,  # (V, 3) unit vectors
+    mask,  # (X, Y, Z) bool
     new_bvals,  # (N,) s/mm²
     new_bvecs,  # (N, 3) unit vectors
-)->np.ndarray:  # (voxels of the mask, N) image units
+) -> np.ndarray:  # (voxels of the mask, N) image units
     "New volumes by constrained spherical deconvolution; response from the tenth of the mask of largest FA, at most 300 voxels"
     from dipy.core.gradients import gradient_table
     from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel, response_from_mask_ssst
-    weighted = bvals > max(50, 1.05*bvals.min())
-    require(np.ptp(bvals[weighted]) < 100 and weighted.sum() >= 15, f'csd: {weighted.sum()} directions, b = {bvals[weighted].min():g} to {bvals[weighted].max():g}; it needs one shell of at least 15')
-    order = max(n for n in (4, 6, 8) if (n + 1)*(n + 2)//2 <= weighted.sum())
+
+    weighted = bvals > max(50, 1.05 * bvals.min())
+    if not np.ptp(bvals[weighted]) < 100 or not weighted.sum() >= 15:
+        raise InputError(
+            f'csd: {weighted.sum()} directions, b = {bvals[weighted].min():g} to '
+            f'{bvals[weighted].max():g}; it needs one shell of at least 15'
+        )
+    order = max(n for n in (4, 6, 8) if (n + 1) * (n + 2) // 2 <= weighted.sum())
     fa = np.where(mask, np.nan_to_num(dipy_tensor(series, bvals, bvecs, mask).fa), -1)
-    best = fa >= np.sort(fa[mask])[-int(np.clip(mask.sum()//10, 1, 300))]
+    best = fa >= np.sort(fa[mask])[-int(np.clip(mask.sum() // 10, 1, 300))]
     table = gradient_table(bvals, bvecs=bvecs)
     response, _ = response_from_mask_ssst(table, series, best)
     fit = ConstrainedSphericalDeconvModel(table, response, sh_order_max=order).fit(series[mask])
-    return fit.predict(gtab=gradient_table(np.r_[0, new_bvals], bvecs=np.r_[[[0, 0, 0]], new_bvecs]), S0=response[1])[..., 1:]
+    return fit.predict(
+        gtab=gradient_table(np.r_[0, new_bvals], bvecs=np.r_[[[0, 0, 0]], new_bvecs]),
+        S0=response[1],
+    )[..., 1:]
+
 
 MODELS = dict(tensor=tensor_predict, csd=csd_predict)
 
 # %% ../../nbs/judge/51_series.ipynb #f9b50c5c
 def _expected(predicted, sigma, noise, floor_removed):
     "Mean of the raw values, and their variance over sigma^2, given what the model predicts"
-    if noise == 'gaussian': return predicted, 1 + 0*predicted
+    if noise == 'gaussian':
+        return predicted, 1 + 0 * predicted
     predicted = np.maximum(predicted, 0)
     signal = predicted if floor_removed else correct_bias(predicted, sigma, 1, 'koay')
-    return rician_mean(signal, sigma) if floor_removed else predicted, rician_var(signal, sigma)/sigma**2
+    return rician_mean(signal, sigma) if floor_removed else predicted, rician_var(
+        signal, sigma
+    ) / sigma**2
 
+# %% ../../nbs/judge/51_series.ipynb #b069fc6a
 def predict_held_out(
-    denoise,             # Scan without the held-out volumes -> its series denoised, (X, Y, Z, V')
-    scan,                # Raw series with gradient table
-    sigma,               # Noise std of one channel, image units: a number or a map (X, Y, Z)
-    mask=None,           # (X, Y, Z) where it is judged; None: the scan's foreground
-    folds:int=5,         # Runs of the denoiser
-    model:str='tensor',  # 'tensor' or 'csd'
-    noise:str='rician',  # 'rician' or 'gaussian'
-    floor_removed=False, # The denoiser takes the Rician floor out
-    seed:int=0,          # Of the folds
-)->HeldOut:
+    denoise,  # Scan without the held-out volumes -> its series denoised, (X, Y, Z, V')
+    scan,  # Raw series with gradient table
+    sigma,  # Noise std of one channel, image units: a number or a map (X, Y, Z)
+    mask=None,  # (X, Y, Z) where it is judged; None: the scan's foreground
+    folds: int = 5,  # Runs of the denoiser
+    model: str = 'tensor',  # 'tensor' or 'csd'
+    noise: str = 'rician',  # 'rician' or 'gaussian'
+    floor_removed=False,  # The denoiser takes the Rician floor out
+    seed: int = 0,  # Of the folds
+) -> HeldOut:
     "Denoise, fit, predict, and compare with raw volumes that the denoiser has not seen"
-    require(scan.data.ndim == 4 and scan.bvals is not None and scan.bvecs is not None, 'held-out volumes: give a series with its .bval and .bvec')
-    require(model in MODELS and noise in ('rician', 'gaussian'), f'held-out volumes: model={model!r}, noise={noise!r}; tensor or csd, rician or gaussian')
+    if scan.data.ndim != 4 or scan.bvals is None or scan.bvecs is None:
+        raise InputError('held-out volumes: give a series with its .bval and .bvec')
+    if model not in MODELS or noise not in ('rician', 'gaussian'):
+        raise InputError(
+            f'held-out volumes: model={model!r}, noise={noise!r}; tensor or csd, rician or gaussian'
+        )
     mask = scan.foreground() if mask is None else np.asarray(mask) > 0
-    require(mask.shape == scan.shape[:3] and mask.any(), 'held-out volumes: the mask is empty or does not fit the series')
+    if mask.shape != scan.shape[:3] or not mask.any():
+        raise InputError('held-out volumes: the mask is empty or does not fit the series')
     s = np.broadcast_to(np.asarray(sigma, float), scan.shape[:3])[mask][:, None]
-    require((s > 0).all(), 'held-out volumes: sigma must be above 0 in the mask')
-    expected, (chi2, own), every = np.full(scan.shape, np.nan, np.float32), np.full((2, mask.sum(), scan.shape[3]), np.nan), np.arange(scan.shape[3])
+    if not (s > 0).all():
+        raise InputError('held-out volumes: sigma must be above 0 in the mask')
+    expected, (chi2, own), every = (
+        np.full(scan.shape, np.nan, np.float32),
+        np.full((2, mask.sum(), scan.shape[3]), np.nan),
+        np.arange(scan.shape[3]),
+    )
     for out in split_volumes(scan.bvals, folds, seed):
         rest = take_volumes(scan, np.setdiff1d(every, out))
         denoised = np.asarray(denoise(rest), np.float64)
-        require(denoised.shape == rest.shape, f'held-out volumes: the denoiser gives shape {denoised.shape} for {rest.shape}')
-        predicted = MODELS[model](denoised, rest.bvals, rest.bvecs, mask, scan.bvals[out], scan.bvecs[out])
+        if denoised.shape != rest.shape:
+            raise InputError(
+                f'held-out volumes: the denoiser gives shape {denoised.shape} for {rest.shape}'
+            )
+        predicted = MODELS[model](
+            denoised, rest.bvals, rest.bvecs, mask, scan.bvals[out], scan.bvecs[out]
+        )
         mean, own[:, out] = _expected(predicted, s, noise, floor_removed)
         expected[..., out] = _unmasked(mean, mask)
-        chi2[:, out] = ((scan.data[..., out][mask] - mean)/s)**2
+        chi2[:, out] = ((scan.data[..., out][mask] - mean) / s) ** 2
     seen = np.isfinite(own).all(0)
     volumes = np.where(seen, np.nan_to_num(chi2).mean(0), np.nan)
-    return HeldOut(float(chi2[:, seen].mean()), float(own[:, seen].mean()), volumes, _unmasked(chi2[:, seen].mean(1), mask), expected)
+    return HeldOut(
+        float(chi2[:, seen].mean()),
+        float(own[:, seen].mean()),
+        volumes,
+        _unmasked(chi2[:, seen].mean(1), mask),
+        expected,
+    )
 
+# %% ../../nbs/judge/51_series.ipynb #aa48db33
 def _unmasked(values, mask):
     "Values of the mask's voxels back on the grid"
     out = np.zeros(mask.shape + values.shape[1:], np.float32)
     out[mask] = values
     return out
 
+
 def held_out_table(
-    methods,      # name -> denoiser, as for `predict_held_out`
-    scan,         # Raw series with gradient table
-    sigma,        # As for `predict_held_out`
-    removed=(),   # Names of those that take the Rician floor out
-    **settings,   # Further arguments of `predict_held_out`
-):                # pandas DataFrame: chi2 and its standard error, noise (its part by the prediction); identity and blur first
+    methods,  # name -> denoiser, as for `predict_held_out`
+    scan,  # Raw series with gradient table
+    sigma,  # As for `predict_held_out`
+    removed=(),  # Names of those that take the Rician floor out
+    **settings,  # Further arguments of `predict_held_out`
+    # pandas DataFrame: chi2 and its standard error, noise (its part by the prediction); identity
+    # and blur first
+):
     "Prediction of raw held-out volumes, method beside method"
     import pandas as pd
+
     rows = {'identity': lambda s: s.data, 'blur': lambda s: blur(s.data)} | dict(methods)
-    found = {k: predict_held_out(f, scan, sigma, floor_removed=k in removed, **settings) for k, f in rows.items()}
-    return pd.DataFrame({k: dict(chi2=h.chi2, error=h.error, noise=h.noise) for k, h in found.items()}).T
+    found = {
+        k: predict_held_out(f, scan, sigma, floor_removed=k in removed, **settings)
+        for k, f in rows.items()
+    }
+    return pd.DataFrame(
+        {k: dict(chi2=h.chi2, error=h.error, noise=h.noise) for k, h in found.items()}
+    ).T
 
 # %% ../../nbs/judge/51_series.ipynb #fff47c1a
 @dataclass
 class BiasPrecision:
     "FA and MD over several draws of the noise"
-    table:object # pandas DataFrame: bias (mean over voxels), bias_rms, std_rms, rmse of FA, FA_rest (no unit), MD (mm²/s)
-    bias:dict    # FA, MD -> (X, Y, Z) mean error of the draws
-    std:dict     # FA, MD -> (X, Y, Z) standard deviation over the draws
+
+    # pandas DataFrame: bias (mean over voxels), bias_rms, std_rms, rmse of FA, FA_rest (no unit),
+    # MD (mm²/s)
+    table: object
+    bias: dict  # FA, MD -> (X, Y, Z) mean error of the draws
+    std: dict  # FA, MD -> (X, Y, Z) standard deviation over the draws
+
 
 def bias_precision(
-    denoise,             # noisy series -> denoised series, (X, Y, Z, V)
-    truth:KnownTruth,    # Noise-free series, mask and sigma
-    n:int=6,             # Draws of the noise
-    kind:str='rician',   # As in `add_noise`
-    seed:int=0,          # Of the first draw
-    fa_min:float=.2,     # FA counts where its truth is above; FA_rest is the rest
-)->BiasPrecision:
+    denoise,  # noisy series -> denoised series, (X, Y, Z, V)
+    truth: KnownTruth,  # Noise-free series, mask and sigma
+    n: int = 6,  # Draws of the noise
+    kind: str = 'rician',  # As in `add_noise`
+    seed: int = 0,  # Of the first draw
+    fa_min: float = 0.2,  # FA counts where its truth is above; FA_rest is the rest
+) -> BiasPrecision:
     "Bias and spread of FA and MD in every voxel, from `n` draws of the noise"
     import pandas as pd
-    require(n >= 2, f'bias and precision: {n} draw; at least two are needed')
+
+    if n < 2:
+        raise InputError(f'bias and precision: {n} draw; at least two are needed')
     clean, mask, found = truth.clean, truth.mask, dict(FA=[], MD=[])
     for k in range(n):
         noisy = add_noise(clean.data, truth.sigma, kind, gen=generator(seed + k))
         maps = tensor_fit(np.asarray(denoise(noisy), np.float64), clean.bvals, clean.bvecs, mask)
-        for name in found: found[name].append(maps[name])
+        for name in found:
+            found[name].append(maps[name])
     bias = {k: np.mean(v, 0) - truth.maps[k] for k, v in found.items()}
     std = {k: np.std(v, 0, ddof=1) for k, v in found.items()}
     high = mask & (truth.maps['FA'] > fa_min)
@@ -173,145 +241,220 @@ def bias_precision(
     rows = {row: _spread_row(bias[k][m], std[k][m], n) for row, (k, m) in where.items() if m.any()}
     return BiasPrecision(pd.DataFrame(rows).T, bias, std)
 
+# %% ../../nbs/judge/51_series.ipynb #3b452e0e
 def _spread_row(bias, std, n):
     b, v = (bias**2).mean(), (std**2).mean()
-    own = max(b - v/n, 0)
+    own = max(b - v / n, 0)
     return dict(bias=bias.mean(), bias_rms=np.sqrt(own), std_rms=np.sqrt(v), rmse=np.sqrt(own + v))
 
 # %% ../../nbs/judge/51_series.ipynb #d7d5e572
 @dataclass
 class VolumeResponse:
     "What a change of one volume does to all"
-    matrix:np.ndarray  # (n, V): row i is the response to a pattern in volume `volumes[i]`
-    volumes:np.ndarray # (n,) which were changed
+
+    matrix: np.ndarray  # (n, V): row i is the response to a pattern in volume `volumes[i]`
+    volumes: np.ndarray  # (n,) which were changed
 
     @property
-    def kept(self): return self.matrix[np.arange(len(self.volumes)), self.volumes]
+    def kept(self):
+        return self.matrix[np.arange(len(self.volumes)), self.volumes]
+
     @property
     def leaked(self):
         "(n, V) the same with the changed volume itself left out"
         out = self.matrix.copy()
         out[np.arange(len(out)), self.volumes] = 0
         return out
+
     def __repr__(self):
         return f'own {self.kept.mean():.3f}, leaked {np.sqrt((self.leaked**2).sum(1)).mean():.3f} (root of sum of squares), largest {np.abs(self.leaked).max():.3f}'
 
+# %% ../../nbs/judge/51_series.ipynb #fa3d295b
 def volume_response(
-    denoise,          # noisy series -> denoised series, (X, Y, Z, V)
-    series,           # (X, Y, Z, V) image units
-    sigma,            # Noise std, image units: the size of the pattern
-    volumes=None,     # Which to change; None: all. A run of the denoiser each, and one more
-    mask=None,        # (X, Y, Z) where the pattern is; None: everywhere
-    amplitude:float=1., # Of the pattern, in units of sigma
-    width:float=0.,   # Std of the pattern's smoothing, voxels; 0: white
-    seed:int=0,       # Of the pattern
-)->VolumeResponse:
+    denoise,  # noisy series -> denoised series, (X, Y, Z, V)
+    series,  # (X, Y, Z, V) image units
+    sigma,  # Noise std, image units: the size of the pattern
+    volumes=None,  # Which to change; None: all. A run of the denoiser each, and one more
+    mask=None,  # (X, Y, Z) where the pattern is; None: everywhere
+    amplitude: float = 1.0,  # Of the pattern, in units of sigma
+    width: float = 0.0,  # Std of the pattern's smoothing, voxels; 0: white
+    seed: int = 0,  # Of the pattern
+) -> VolumeResponse:
     "Response matrix between volumes"
     from scipy.ndimage import gaussian_filter
+
     x = np.asarray(series, np.float32)
-    require(x.ndim == 4 and amplitude != 0, f'volume response: shape {x.shape}, amplitude {amplitude}; give a series (X, Y, Z, V) and an amplitude that is not 0')
+    if x.ndim != 4 or amplitude == 0:
+        raise InputError(
+            f'volume response: shape {x.shape}, amplitude {amplitude}; give a series (X, Y, Z, V) '
+            f'and an amplitude that is not 0'
+        )
     inside = np.ones(x.shape[:3], bool) if mask is None else np.asarray(mask) > 0
-    require(inside.shape == x.shape[:3] and inside.any(), 'volume response: the mask is empty or does not fit the series')
+    if inside.shape != x.shape[:3] or not inside.any():
+        raise InputError('volume response: the mask is empty or does not fit the series')
     chosen = np.arange(x.shape[3]) if volumes is None else np.atleast_1d(volumes)
     p = np.random.default_rng(seed).standard_normal(x.shape[:3])
-    p = (gaussian_filter(p, width) if width else p)*inside
-    p = (amplitude*sigma*p/np.sqrt((p[inside]**2).mean())).astype(np.float32)
+    p = (gaussian_filter(p, width) if width else p) * inside
+    p = (amplitude * sigma * p / np.sqrt((p[inside] ** 2).mean())).astype(np.float32)
     before, rows = np.asarray(denoise(x.copy()), np.float64), []
     for v in chosen:
         moved = x.copy()
         moved[..., v] += p
-        rows.append(np.einsum('xyz,xyzv->v', p.astype(float), np.asarray(denoise(moved), np.float64) - before)/(p.astype(float)**2).sum())
+        rows.append(
+            np.einsum(
+                'xyz,xyzv->v', p.astype(float), np.asarray(denoise(moved), np.float64) - before
+            )
+            / (p.astype(float) ** 2).sum()
+        )
     return VolumeResponse(np.array(rows), np.asarray(chosen))
 
 # %% ../../nbs/judge/51_series.ipynb #bdf95abb
 def fwhm(
-    profile,   # (n,) samples at distances of one voxel, the largest is the peak
-)->float:      # Voxels; NaN where it does not fall to half
+    profile,  # (n,) samples at distances of one voxel, the largest is the peak
+) -> float:  # Voxels; NaN where it does not fall to half
     "Full width at half maximum, exact for a Gaussian"
     p = np.asarray(profile, float)
     top = int(p.argmax())
-    require(p.ndim == 1 and p[top] > 0, 'fwhm: give a profile with a positive peak')
+    if p.ndim != 1 or not p[top] > 0:
+        raise InputError('fwhm: give a profile with a positive peak')
     halves = []
     for side in (p[top:], p[top::-1]):
-        y = np.log(np.maximum(side/p[top], 1e-6))
-        low = np.flatnonzero(y < np.log(.5))
-        if not len(low): return float('nan')
+        y = np.log(np.maximum(side / p[top], 1e-6))
+        low = np.flatnonzero(y < np.log(0.5))
+        if not len(low):
+            return float('nan')
         k = low[0]
-        halves.append(np.sqrt((k - 1)**2 + (y[k - 1] - np.log(.5))/(y[k - 1] - y[k])*(2*k - 1)))
+        halves.append(
+            np.sqrt((k - 1) ** 2 + (y[k - 1] - np.log(0.5)) / (y[k - 1] - y[k]) * (2 * k - 1))
+        )
     return float(sum(halves))
 
+# %% ../../nbs/judge/51_series.ipynb #d903d38c
 def edge_response(
-    denoise,       # noisy array -> denoised array of the same shape
-    noisy,         # (X, Y), (X, Y, Z) or (X, Y, Z, V)
-    height,        # Of the edge, image units
-    axis:int=0,    # Across the edge
-    at=None,       # First voxel of the raised side; None: the middle
-    reach:int=8,   # Voxels to either side that are looked at
-    mask=None,     # Voxels that are averaged over; None: all
-)->dict:           # distance (voxels), edge (0 to 1), line (its differences), fwhm (voxels), kept: height between the ends over that given
+    denoise,  # noisy array -> denoised array of the same shape
+    noisy,  # (X, Y), (X, Y, Z) or (X, Y, Z, V)
+    height,  # Of the edge, image units
+    axis: int = 0,  # Across the edge
+    at=None,  # First voxel of the raised side; None: the middle
+    reach: int = 8,  # Voxels to either side that are looked at
+    mask=None,  # Voxels that are averaged over; None: all
+    # distance (voxels), edge (0 to 1), line (its differences), fwhm (voxels), kept: height between
+    # the ends over that given
+) -> dict:
     "How an added edge comes through"
     y = np.asarray(noisy, np.float32)
-    at = y.shape[axis]//2 if at is None else at
-    require(height != 0 and reach < at < y.shape[axis] - reach, f'edge: at {at} of {y.shape[axis]} voxels with a reach of {reach}; move it inside, or take a smaller reach')
+    at = y.shape[axis] // 2 if at is None else at
+    if height == 0 or not reach < at < y.shape[axis] - reach:
+        raise InputError(
+            f'edge: at {at} of {y.shape[axis]} voxels with a reach of {reach}; move it inside, or '
+            f'take a smaller reach'
+        )
     inside = np.ones(y.shape, bool) if mask is None else np.asarray(mask) > 0
     inside = np.broadcast_to(inside[..., None] if inside.ndim < y.ndim else inside, y.shape)
     step = (np.arange(y.shape[axis]) >= at).reshape([-1 if k == axis else 1 for k in range(y.ndim)])
-    change = (np.asarray(denoise(y + np.float32(height)*step), float) - np.asarray(denoise(y.copy()), float))/height
+    change = (
+        np.asarray(denoise(y + np.float32(height) * step), float)
+        - np.asarray(denoise(y.copy()), float)
+    ) / height
     rest = tuple(k for k in range(y.ndim) if k != axis)
-    count = inside.sum(rest)[at - reach - 1:at + reach + 1]
-    require((count > 0).all(), 'edge: the mask holds no voxel at some distance; move the edge, or take a smaller reach')
-    edge = np.where(inside, change, 0).sum(rest)[at - reach - 1:at + reach + 1]/count
+    count = inside.sum(rest)[at - reach - 1 : at + reach + 1]
+    if not (count > 0).all():
+        raise InputError(
+            'edge: the mask holds no voxel at some distance; move the edge, or take a smaller reach'
+        )
+    edge = np.where(inside, change, 0).sum(rest)[at - reach - 1 : at + reach + 1] / count
     line = np.diff(edge)
-    return dict(distance=np.arange(-reach, reach + 1), edge=edge[1:], line=line, fwhm=fwhm(line), kept=float(edge[-1] - edge[0]))
+    return dict(
+        distance=np.arange(-reach, reach + 1),
+        edge=edge[1:],
+        line=line,
+        fwhm=fwhm(line),
+        kept=float(edge[-1] - edge[0]),
+    )
 
+# %% ../../nbs/judge/51_series.ipynb #f5e0ed24
 def point_response(
-    denoise,       # noisy array -> denoised array of the same shape
-    noisy,         # (X, Y, Z) or (X, Y, Z, V); a series is changed in all volumes
-    height,        # Of the impulses, image units
-    reach:int=4,   # Voxels to either side that are looked at; impulses are 2 reach + 1 apart
-    mask=None,     # (X, Y, Z) where impulses may be; None: everywhere
-)->dict:           # response (2 reach + 1,)*3 (less along thin axes), fwhm along each axis (voxels), kept: at its middle
+    denoise,  # noisy array -> denoised array of the same shape
+    noisy,  # (X, Y, Z) or (X, Y, Z, V); a series is changed in all volumes
+    height,  # Of the impulses, image units
+    reach: int = 4,  # Voxels to either side that are looked at; impulses are 2 reach + 1 apart
+    mask=None,  # (X, Y, Z) where impulses may be; None: everywhere
+    # response (2 reach + 1,)*3 (less along thin axes), fwhm along each axis (voxels), kept: at its
+    # middle
+) -> dict:
     "Mean response to impulses on a grid, all added at once"
     y = np.asarray(noisy, np.float32)
     inside = np.ones(y.shape[:3], bool) if mask is None else np.asarray(mask) > 0
-    require(y.ndim in (3, 4) and inside.shape == y.shape[:3] and height != 0, f'impulses: image {y.shape}, mask {inside.shape}, height {height}; give (X, Y, Z) or (X, Y, Z, V) and a height that is not 0')
-    r = [min(reach, (n - 1)//2) for n in y.shape[:3]]
-    grid = [np.arange(k, n - k, 2*k + 1) for k, n in zip(r, y.shape[:3])]
-    places = [p for p in np.stack(np.meshgrid(*grid, indexing='ij'), -1).reshape(-1, 3) if inside[tuple(p)]]
-    require(places, 'impulses: none fits into the mask; take a smaller reach or a larger mask')
+    if y.ndim not in (3, 4) or inside.shape != y.shape[:3] or height == 0:
+        raise InputError(
+            f'impulses: image {y.shape}, mask {inside.shape}, height {height}; give (X, Y, Z) or '
+            f'(X, Y, Z, V) and a height that is not 0'
+        )
+    r = [min(reach, (n - 1) // 2) for n in y.shape[:3]]
+    grid = [np.arange(k, n - k, 2 * k + 1) for k, n in zip(r, y.shape[:3])]
+    places = [
+        p
+        for p in np.stack(np.meshgrid(*grid, indexing='ij'), -1).reshape(-1, 3)
+        if inside[tuple(p)]
+    ]
+    if not places:
+        raise InputError('impulses: none fits into the mask; take a smaller reach or a larger mask')
     moved = y.copy()
-    for p in places: moved[tuple(p)] += height
-    change = (np.asarray(denoise(moved), float) - np.asarray(denoise(y.copy()), float))/height
+    for p in places:
+        moved[tuple(p)] += height
+    change = (np.asarray(denoise(moved), float) - np.asarray(denoise(y.copy()), float)) / height
     change = change.mean(-1) if y.ndim == 4 else change
-    found = np.mean([change[tuple(slice(c - k, c + k + 1) for c, k in zip(p, r))] for p in places], 0)
+    found = np.mean(
+        [change[tuple(slice(c - k, c + k + 1) for c, k in zip(p, r))] for p in places], 0
+    )
     lines = [found[tuple(slice(None) if b == a else r[b] for b in range(3))] for a in range(3)]
-    return dict(response=found, fwhm=[fwhm(l) if len(l) > 1 and l.max() > 0 else float('nan') for l in lines], kept=float(found[tuple(r)]))
+    return dict(
+        response=found,
+        fwhm=[fwhm(l) if len(l) > 1 and l.max() > 0 else float('nan') for l in lines],
+        kept=float(found[tuple(r)]),
+    )
 
 # %% ../../nbs/judge/51_series.ipynb #2a85b1b7
 def floor_bias(
-    denoised,    # Any shape
-    clean,       # The truth, same shape
-    sigma,       # Noise std of one channel, image units: a number or what broadcasts
+    denoised,  # Any shape
+    clean,  # The truth, same shape
+    sigma,  # Noise std of one channel, image units: a number or what broadcasts
     edges=None,  # Bins of the true SNR; None: 0 to 10 by one
-    mask=None,   # Voxels that count, same shape or without the last axis; None: all
-):               # pandas DataFrame, a row a bin: snr (mean), bias and its standard error (in sigma), rician: that of the identity, n
+    mask=None,  # Voxels that count, same shape or without the last axis; None: all
+    # pandas DataFrame, a row a bin: snr (mean), bias and its standard error (in sigma), rician:
+    # that of the identity, n
+):
     "Mean error in bins of the true SNR, beside that of a magnitude"
     import pandas as pd
+
     d, c = np.asarray(denoised, float), np.asarray(clean, float)
-    require(d.shape == c.shape, f'floor: denoised {d.shape}, clean {c.shape}; give two images of one shape')
+    if d.shape != c.shape:
+        raise InputError(
+            f'floor: denoised {d.shape}, clean {c.shape}; give two images of one shape'
+        )
     s = np.asarray(sigma, float)
     s = np.broadcast_to(s[..., None] if s.ndim == d.ndim - 1 and s.ndim else s, d.shape)
     inside = np.ones(d.shape, bool) if mask is None else np.asarray(mask) > 0
-    require(inside.shape in (d.shape, d.shape[:-1]), f'floor: mask {inside.shape} for an image {d.shape}')
+    if inside.shape not in (d.shape, d.shape[:-1]):
+        raise InputError(f'floor: mask {inside.shape} for an image {d.shape}')
     inside = np.broadcast_to(inside if inside.shape == d.shape else inside[..., None], d.shape)
-    require((s[inside] > 0).all() and inside.any(), 'floor: sigma must be above 0 in a mask that is not empty')
-    edges = np.arange(11.) if edges is None else np.asarray(edges, float)
-    snr, off = c[inside]/s[inside], (d - c)[inside]/s[inside]
+    if not (s[inside] > 0).all() or not inside.any():
+        raise InputError('floor: sigma must be above 0 in a mask that is not empty')
+    edges = np.arange(11.0) if edges is None else np.asarray(edges, float)
+    snr, off = c[inside] / s[inside], (d - c)[inside] / s[inside]
     which, rows = np.digitize(snr, edges) - 1, {}
     for k in range(len(edges) - 1):
         at = which == k
-        if not at.any(): continue
-        error = off[at].std(ddof=1)/np.sqrt(at.sum()) if at.sum() > 1 else np.nan
-        rows[f'{edges[k]:g} to {edges[k + 1]:g}'] = dict(snr=snr[at].mean(), bias=off[at].mean(), error=error, rician=(rician_mean(snr[at], 1.) - snr[at]).mean(), n=int(at.sum()))
-    require(rows, 'floor: no voxel falls into a bin; look at sigma and the bins')
+        if not at.any():
+            continue
+        error = off[at].std(ddof=1) / np.sqrt(at.sum()) if at.sum() > 1 else np.nan
+        rows[f'{edges[k]:g} to {edges[k + 1]:g}'] = dict(
+            snr=snr[at].mean(),
+            bias=off[at].mean(),
+            error=error,
+            rician=(rician_mean(snr[at], 1.0) - snr[at]).mean(),
+            n=int(at.sum()),
+        )
+    if not rows:
+        raise InputError('floor: no voxel falls into a bin; look at sigma and the bins')
     return pd.DataFrame(rows).T

@@ -10,72 +10,103 @@ __all__ = ['direction_matrix', 'dipy_tensor', 'tensor_fit', 'fit_maps', 'map_err
 # %% ../../nbs/judge/51_tensors.ipynb #bad6cf28
 import matplotlib.pyplot as plt
 import numpy as np
-from ..core import require
+from scipy.ndimage import binary_dilation
+
+from ..core import InputError
 from .scores import psnr
 from ..methods.classical import blur, floor
 from ..viz import draw, get_slice
-from scipy.ndimage import binary_dilation
 
 # %% ../../nbs/judge/51_tensors.ipynb #02116aaa
 def direction_matrix(
-    bvecs,      # (..., N, 3) unit vectors
-)->np.ndarray:  # (..., N, 6), orthonormal scale: rows have length 1
+    bvecs,  # (..., N, 3) unit vectors
+) -> np.ndarray:  # (..., N, 6), orthonormal scale: rows have length 1
     "g'Dg as a product with (Dxx, Dyy, Dzz, sqrt2 Dxy, sqrt2 Dxz, sqrt2 Dyz)"
     x, y, z = np.moveaxis(np.asarray(bvecs, float), -1, 0)
-    return np.stack([x*x, y*y, z*z, 2**.5*x*y, 2**.5*x*z, 2**.5*y*z], -1)
+    return np.stack([x * x, y * y, z * z, 2**0.5 * x * y, 2**0.5 * x * z, 2**0.5 * y * z], -1)
 
+# %% ../../nbs/judge/51_tensors.ipynb #cf1eb4b5
 def dipy_tensor(
-    series,     # (X, Y, Z, V) image units
-    bvals,      # (V,) s/mm²
-    bvecs,      # (V, 3) unit vectors
+    series,  # (X, Y, Z, V) image units
+    bvals,  # (V,) s/mm²
+    bvecs,  # (V, 3) unit vectors
     mask=None,  # (X, Y, Z) where to fit; None: everywhere
-    least=1e-3, # Smaller signals are raised to this, image units; None: DIPY's rule
-):              # DIPY's TensorFit: evals, evecs, fa, md, ...
+    least=1e-3,  # Smaller signals are raised to this, image units; None: DIPY's rule
+):  # DIPY's TensorFit: evals, evecs, fa, md, ...
     "Weighted least squares tensor, ln S = ln S0 - b g'Dg"
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
-    require(bvals is not None and bvecs is not None, 'tensor: the series has no gradient table; give its .bval and .bvec')
+
+    if bvals is None or bvecs is None:
+        raise InputError('tensor: the series has no gradient table; give its .bval and .bvec')
     series, bvals, bvecs = np.asarray(series), np.asarray(bvals, float), np.asarray(bvecs, float)
     fits = series.ndim == 4 and bvals.shape == series.shape[3:] and bvecs.shape == (len(bvals), 3)
-    require(fits, f'tensor: series {series.shape}, bvals {bvals.shape}, bvecs {bvecs.shape}; give (X, Y, Z, V), (V,) and (V, 3)')
-    require(np.isfinite(series).all(), 'tensor: the series has NaN or Inf voxels; replace them first')
-    require(mask is None or np.shape(mask) == series.shape[:3] and np.any(mask), f'tensor: the mask is empty or does not fit the volume {series.shape[:3]}')
-    rank = np.linalg.matrix_rank(np.c_[bvals[:, None]/max(bvals.max(), 1)*direction_matrix(bvecs), np.ones(len(bvals))], tol=1e-3)
-    require(rank == 7, f'tensor: the gradient table fixes {rank} of 7 unknowns; at least six different directions and a b0 are needed')
+    if not fits:
+        raise InputError(
+            f'tensor: series {series.shape}, bvals {bvals.shape}, bvecs {bvecs.shape}; give (X, '
+            f'Y, Z, V), (V,) and (V, 3)'
+        )
+    if not np.isfinite(series).all():
+        raise InputError('tensor: the series has NaN or Inf voxels; replace them first')
+    if mask is not None and (np.shape(mask) != series.shape[:3] or not np.any(mask)):
+        raise InputError(f'tensor: the mask is empty or does not fit the volume {series.shape[:3]}')
+    rank = np.linalg.matrix_rank(
+        np.c_[bvals[:, None] / max(bvals.max(), 1) * direction_matrix(bvecs), np.ones(len(bvals))],
+        tol=1e-3,
+    )
+    if rank != 7:
+        raise InputError(
+            f'tensor: the gradient table fixes {rank} of 7 unknowns; at least six different '
+            f'directions and a b0 are needed'
+        )
     model = TensorModel(gradient_table(bvals, bvecs=bvecs), fit_method='WLS')
-    return model.fit(series if least is None else np.maximum(series, least), mask=None if mask is None else np.asarray(mask) > 0)
+    return model.fit(
+        series if least is None else np.maximum(series, least),
+        mask=None if mask is None else np.asarray(mask) > 0,
+    )
 
+# %% ../../nbs/judge/51_tensors.ipynb #57b89d24
 def tensor_fit(
-    series,    # (X, Y, Z, V) image units
-    bvals,     # (V,) s/mm²
-    bvecs,     # (V, 3) unit vectors
-    mask=None, # (X, Y, Z) where to fit, 0 elsewhere; None: everywhere
-)->dict:       # FA (no unit), MD, AD, RD (mm²/s), each (X, Y, Z)
+    series,  # (X, Y, Z, V) image units
+    bvals,  # (V,) s/mm²
+    bvecs,  # (V, 3) unit vectors
+    mask=None,  # (X, Y, Z) where to fit, 0 elsewhere; None: everywhere
+) -> dict:  # FA (no unit), MD, AD, RD (mm²/s), each (X, Y, Z)
     "The four maps of the tensor"
     return fit_maps(dipy_tensor(series, bvals, bvecs, mask))
 
+
 def fit_maps(
-    fit,   # From `dipy_tensor`
-)->dict:   # As from `tensor_fit`
+    fit,  # From `dipy_tensor`
+) -> dict:  # As from `tensor_fit`
     "FA, MD, AD and RD of a fit; 0 where there is none"
     return {k: np.nan_to_num(np.asarray(getattr(fit, k.lower()))) for k in ('FA', 'MD', 'AD', 'RD')}
 
 # %% ../../nbs/judge/51_tensors.ipynb #2f23a0fd
 def map_errors(
-    maps,       # FA, MD, AD, RD as from `tensor_fit`
-    truth_maps, # The same of the truth
-    mask,       # (X, Y, Z) voxels that count
-    fa_min=.2,  # FA is judged where its truth is above
-)->dict:        # FA, MD, AD, RD: mean absolute errors; FA_bias, FA_std: mean and std of the FA error; FA_rest: mean FA error elsewhere
+    maps,  # FA, MD, AD, RD as from `tensor_fit`
+    truth_maps,  # The same of the truth
+    mask,  # (X, Y, Z) voxels that count
+    fa_min=0.2,  # FA is judged where its truth is above
+    # FA, MD, AD, RD: mean absolute errors; FA_bias, FA_std: mean and std of the FA error; FA_rest:
+    # mean FA error elsewhere
+) -> dict:
     "Errors of the maps; diffusivities in mm²/s over the whole mask"
     mask = np.asarray(mask) > 0
     error = {k: np.asarray(maps[k], float) - truth_maps[k] for k in truth_maps}
     high, low = mask & (truth_maps['FA'] > fa_min), mask & (truth_maps['FA'] <= fa_min)
-    require(high.any(), f'map errors: no voxel of the mask has a true FA above {fa_min:g}; give a mask with white matter')
+    if not high.any():
+        raise InputError(
+            f'map errors: no voxel of the mask has a true FA above {fa_min:g}; give a mask with '
+            f'white matter'
+        )
     fa = error['FA'][high]
     rest = float(error['FA'][low].mean()) if low.any() else float('nan')
-    out = dict(FA=float(abs(fa).mean()), FA_bias=float(fa.mean()), FA_std=float(fa.std()), FA_rest=rest)
+    out = dict(
+        FA=float(abs(fa).mean()), FA_bias=float(fa.mean()), FA_std=float(fa.std()), FA_rest=rest
+    )
     return out | {k: float(abs(error[k][mask]).mean()) for k in ('MD', 'AD', 'RD')}
+
 
 def _weighted_psnr(x, clean, mask, b0):
     "PSNR of the weighted volumes in the mask, peak = 99.9th percentile of the truth there"
@@ -84,154 +115,220 @@ def _weighted_psnr(x, clean, mask, b0):
 
 # %% ../../nbs/judge/51_tensors.ipynb #71a0928e
 def show_fa(
-    maps,       # name -> FA (X, Y, Z)
-    truth=None, # FA of the truth; None: errors are taken against the first
-    plane=2,    # Axis across the slice
-    index=None, # Which slice; None: the middle
-    limit=.3,   # Errors are shown within ± this
+    maps,  # name -> FA (X, Y, Z)
+    truth=None,  # FA of the truth; None: errors are taken against the first
+    plane=2,  # Axis across the slice
+    index=None,  # Which slice; None: the middle
+    limit=0.3,  # Errors are shown within ± this
     mask=None,  # Errors are shown inside it
-    aspect=1.,  # Height of a voxel over its width
-):              # Figure
+    aspect=1.0,  # Height of a voxel over its width
+):  # Figure
     "FA of several series and of the truth; below, their errors"
     reference = next(iter(maps.values())) if truth is None else truth
     columns = maps | ({} if truth is None else {'truth': truth})
-    fig, axes = plt.subplots(2, len(columns), figsize=(2.2*len(columns), 4.9), squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(
+        2, len(columns), figsize=(2.2 * len(columns), 4.9), squeeze=False, layout='constrained'
+    )
     plt.close(fig)
     said = 'difference from the first' if truth is None else 'error'
     for (name, fa), (top, low) in zip(columns.items(), axes.T):
         draw(top, get_slice(fa, plane, index), (0, 1), f'{name}\nFA, 0 to 1', aspect=aspect)
         error = np.asarray(fa, float) - reference
-        if fa is reference: low.axis('off')
-        else: draw(low, get_slice(error if mask is None else error*mask, plane, index), (-limit, limit), f'{said}, ±{limit:g}', 'RdBu_r', aspect)
+        if fa is reference:
+            low.axis('off')
+        else:
+            draw(
+                low,
+                get_slice(error if mask is None else error * mask, plane, index),
+                (-limit, limit),
+                f'{said}, ±{limit:g}',
+                'RdBu_r',
+                aspect,
+            )
     return fig
 
 # %% ../../nbs/judge/51_tensors.ipynb #c7dd80e2
 def colour_fa(
-    fit,        # From `dipy_tensor`
-)->np.ndarray:  # (X, Y, Z, 3) in 0..1: red, green, blue along the first, second, third axis of the image
+    fit,  # From `dipy_tensor`
+    # (X, Y, Z, 3) in 0..1: red, green, blue along the first, second, third axis of the image
+) -> np.ndarray:
     "Main direction as colour, FA as brightness"
-    return np.abs(fit.evecs[..., 0])*np.clip(np.nan_to_num(fit.fa), 0, 1)[..., None]
+    return np.abs(fit.evecs[..., 0]) * np.clip(np.nan_to_num(fit.fa), 0, 1)[..., None]
+
 
 def show_colour_fa(
-    fits,       # name -> fit from `dipy_tensor`
-    plane=2,    # Axis across the slice
-    index=None, # Which slice; None: the middle
-    aspect=1.,  # Height of a voxel over its width
-):              # Figure
+    fits,  # name -> fit from `dipy_tensor`
+    plane=2,  # Axis across the slice
+    index=None,  # Which slice; None: the middle
+    aspect=1.0,  # Height of a voxel over its width
+):  # Figure
     "Colour FA of several series, side by side"
-    fig, axes = plt.subplots(1, len(fits), figsize=(2.2*len(fits), 2.7), squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(
+        1, len(fits), figsize=(2.2 * len(fits), 2.7), squeeze=False, layout='constrained'
+    )
     plt.close(fig)
     for ax, (name, fit) in zip(axes[0], fits.items()):
-        rgb = np.stack([get_slice(c, plane, index).T for c in np.moveaxis(colour_fa(fit), -1, 0)], -1)
+        rgb = np.stack(
+            [get_slice(c, plane, index).T for c in np.moveaxis(colour_fa(fit), -1, 0)], -1
+        )
         ax.imshow(rgb, origin='lower', aspect=aspect, interpolation='nearest')
         ax.set_title(name, fontsize=9)
         ax.axis('off')
     fig.suptitle('colour FA: red x, green y, blue z', fontsize=9)
     return fig
 
+# %% ../../nbs/judge/51_tensors.ipynb #33452ce6
 def show_tensor_maps(
-    maps,       # name -> FA, MD, AD, RD as from `tensor_fit`
-    plane=2,    # Axis across the slice
-    index=None, # Which slice; None: the middle
-    aspect=1.,  # Height of a voxel over its width
+    maps,  # name -> FA, MD, AD, RD as from `tensor_fit`
+    plane=2,  # Axis across the slice
+    index=None,  # Which slice; None: the middle
+    aspect=1.0,  # Height of a voxel over its width
     high=3e-3,  # Upper end of the diffusivities' window, mm²/s
-):              # Figure
+):  # Figure
     "A row for each series, a column for each map, one window a kind"
-    fig, axes = plt.subplots(len(maps), 4, figsize=(8, 2.4*len(maps) + .2), squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(
+        len(maps), 4, figsize=(8, 2.4 * len(maps) + 0.2), squeeze=False, layout='constrained'
+    )
     plt.close(fig)
     for row, (name, m) in zip(axes, maps.items()):
         for ax, k in zip(row, ('FA', 'MD', 'AD', 'RD')):
             top = 1 if k == 'FA' else high
-            draw(ax, get_slice(m[k], plane, index), (0, top), f'{name}\n{k}, 0 to {top:g}' + ('' if k == 'FA' else ' mm²/s'), aspect=aspect)
+            draw(
+                ax,
+                get_slice(m[k], plane, index),
+                (0, top),
+                f'{name}\n{k}, 0 to {top:g}' + ('' if k == 'FA' else ' mm²/s'),
+                aspect=aspect,
+            )
     return fig
 
 # %% ../../nbs/judge/51_tensors.ipynb #0fb0c371
 def direction_condition(
     bvecs,  # (..., N, 3) unit vectors, N of at least 6
-):          # (...), sqrt(5/2) for directions spread evenly, inf where they fix no tensor
+):  # (...), sqrt(5/2) for directions spread evenly, inf where they fix no tensor
     "Condition number of the tensor fit of one shell"
-    with np.errstate(all='ignore'): return np.linalg.cond(direction_matrix(bvecs))
+    with np.errstate(all='ignore'):
+        return np.linalg.cond(direction_matrix(bvecs))
+
 
 def _exchange(g, n, start):
     "n directions from one: the farthest in angle is added, then each is exchanged while the condition number falls"
     chosen, near = [start], abs(g @ g.T)
-    while len(chosen) < n: chosen.append(int(np.where(np.isin(range(len(g)), chosen), 2, near[:, chosen].max(1)).argmin()))
+    while len(chosen) < n:
+        chosen.append(
+            int(np.where(np.isin(range(len(g)), chosen), 2, near[:, chosen].max(1)).argmin())
+        )
     best = float(direction_condition(g[chosen]))
     while True:
         free = [j for j in range(len(g)) if j not in chosen]
-        tries = [chosen[:i] + [j] + chosen[i+1:] for i in range(n) for j in free]
-        if not tries: return best, chosen
+        tries = [chosen[:i] + [j] + chosen[i + 1 :] for i in range(n) for j in free]
+        if not tries:
+            return best, chosen
         found = direction_condition(g[np.array(tries)])
-        if not found.min() < best - 1e-9: return best, chosen
+        if not found.min() < best - 1e-9:
+            return best, chosen
         best, chosen = float(found.min()), tries[int(found.argmin())]
 
+# %% ../../nbs/judge/51_tensors.ipynb #110669e8
 def six_direction_protocol(
-    bvals,       # (V,) s/mm²
-    bvecs,       # (V, 3) unit vectors
-    how='first', # 'first' in acquisition order, or 'spread': the best conditioned
-    n=6,         # How many directions
+    bvals,  # (V,) s/mm²
+    bvecs,  # (V, 3) unit vectors
+    how='first',  # 'first' in acquisition order, or 'spread': the best conditioned
+    n=6,  # How many directions
     shell=None,  # s/mm²; None: the lowest shell, where the tensor holds best
-)->np.ndarray:   # Indices of all b0s and n directions of that shell, rising
+) -> np.ndarray:  # Indices of all b0s and n directions of that shell, rising
     "A short protocol out of a long one"
-    require(how in ('first', 'spread'), f"protocol {how!r}: choose 'first' or 'spread'")
-    require(n >= 6, f'protocol: {n} directions; a tensor needs at least 6')
+    if how not in ('first', 'spread'):
+        raise InputError(f"protocol {how!r}: choose 'first' or 'spread'")
+    if n < 6:
+        raise InputError(f'protocol: {n} directions; a tensor needs at least 6')
     bvals, bvecs = np.asarray(bvals, float), np.asarray(bvecs, float)
-    b0 = bvals <= max(50, 1.05*bvals.min())
-    require((~b0).any(), 'protocol: all volumes are b0; a tensor needs directions')
+    b0 = bvals <= max(50, 1.05 * bvals.min())
+    if not (~b0).any():
+        raise InputError('protocol: all volumes are b0; a tensor needs directions')
     shell = bvals[~b0].min() if shell is None else shell
-    own = np.flatnonzero(~b0 & (abs(bvals - shell) <= max(50, .1*shell)))
-    require(len(own) >= n, f'protocol: {len(own)} volumes near b = {shell:g} s/mm²; {n} are needed')
-    picked = own[:n] if how == 'first' else own[min(_exchange(bvecs[own], n, i) for i in range(len(own)))[1]]
+    own = np.flatnonzero(~b0 & (abs(bvals - shell) <= max(50, 0.1 * shell)))
+    if len(own) < n:
+        raise InputError(f'protocol: {len(own)} volumes near b = {shell:g} s/mm²; {n} are needed')
+    picked = (
+        own[:n]
+        if how == 'first'
+        else own[min(_exchange(bvecs[own], n, i) for i in range(len(own)))[1]]
+    )
     fixed = direction_condition(bvecs[picked]) < 1e3
-    require(fixed, f'protocol: these {n} directions do not fix a tensor (two are equal or opposite, or all lie on a cone); try spread, or more of them')
+    if not fixed:
+        raise InputError(
+            f'protocol: these {n} directions do not fix a tensor (two are equal or opposite, or '
+            f'all lie on a cone); try spread, or more of them'
+        )
     return np.sort(np.r_[np.flatnonzero(b0), picked])
 
 # %% ../../nbs/judge/51_tensors.ipynb #180330b6
 def corpus_callosum(
-    fit,                            # From `dipy_tensor` on the noisy series
-    mask,                           # (X, Y, Z) brain
-    thresholds=(.6, 1, 0, .1, 0, .1), # Least and largest colour FA along x, y, z
-)->np.ndarray:                      # (X, Y, Z) bool
+    fit,  # From `dipy_tensor` on the noisy series
+    mask,  # (X, Y, Z) brain
+    thresholds=(0.6, 1, 0, 0.1, 0, 0.1),  # Least and largest colour FA along x, y, z
+) -> np.ndarray:  # (X, Y, Z) bool
     "Red voxels of the colour FA in the central half of the brain's box"
     from dipy.segment.mask import bounding_box, segment_from_cfa
-    require(hasattr(fit, 'evecs'), 'corpus callosum: needs the fit itself, with directions; give what dipy_tensor returns')
+
+    if not hasattr(fit, 'evecs'):
+        raise InputError(
+            'corpus callosum: needs the fit itself, with directions; give what dipy_tensor returns'
+        )
     low, high = (np.array(v) for v in bounding_box(np.asarray(mask) > 0))
-    quarter, box = (high - low)//4, np.zeros(np.shape(mask), bool)
+    quarter, box = (high - low) // 4, np.zeros(np.shape(mask), bool)
     box[tuple(slice(a, b) for a, b in zip(low + quarter, high - quarter))] = True
     found = segment_from_cfa(fit, box, np.asarray(thresholds)) > 0
-    require(found.any(), 'corpus callosum: no voxel passes the thresholds; loosen them, or turn the image so that its first axis runs from left to right')
+    if not found.any():
+        raise InputError(
+            'corpus callosum: no voxel passes the thresholds; loosen them, or turn the image so '
+            'that its first axis runs from left to right'
+        )
     return found
+
 
 def _air(mask, iterations, upper=False):
     "Voxels farther than `iterations` from the brain"
     air = ~binary_dilation(np.asarray(mask) > 0, iterations=iterations)
-    if upper: air[..., :air.shape[-1]//2] = False
+    if upper:
+        air[..., : air.shape[-1] // 2] = False
     where = ' in the upper half' if upper else ''
-    require(air.any(), f'SNR: no air farther than {iterations} voxels from the brain{where}; use an image that is not cropped, or fewer iterations')
+    if not air.any():
+        raise InputError(
+            f'SNR: no air farther than {iterations} voxels from the brain{where}; use an image '
+            f'that is not cropped, or fewer iterations'
+        )
     return air
 
+# %% ../../nbs/judge/51_tensors.ipynb #9cc3d59d
 def _blanked(std):
     "Refuse air without noise"
-    require(np.all(std > 0), 'SNR: the air has no spread (it is blanked, or noise-free); this score divides by it: use an image with its noise in the air')
+    if not np.all(std > 0):
+        raise InputError(
+            'SNR: the air has no spread (it is blanked, or noise-free); this score divides by it: '
+            'use an image with its noise in the air'
+        )
+
 
 def rescale_slices(
-    series,     # (X, Y, Z, V)
-)->np.ndarray:  # Each slice of each volume in 0..1; a constant slice becomes 0
+    series,  # (X, Y, Z, V)
+) -> np.ndarray:  # Each slice of each volume in 0..1; a constant slice becomes 0
     "Minimum and maximum of every slice to 0 and 1"
     x = np.asarray(series, float)
     x = x - x.min((0, 1), keepdims=True)
     top = x.max((0, 1), keepdims=True)
-    return x/np.where(top > 0, top, 1)
+    return x / np.where(top > 0, top, 1)
 
 # %% ../../nbs/judge/51_tensors.ipynb #0d3c8f5a
 def snr_cnr_ddm2(
-    series,         # (X, Y, Z, V)
-    cc,             # (X, Y, Z) corpus callosum
-    mask,           # (X, Y, Z) brain
-    bvals,          # (V,) s/mm²
-    denoised=False, # Add 1e-7 to the standard deviation, as published for denoised series
+    series,  # (X, Y, Z, V)
+    cc,  # (X, Y, Z) corpus callosum
+    mask,  # (X, Y, Z) brain
+    bvals,  # (V,) s/mm²
+    denoised=False,  # Add 1e-7 to the standard deviation, as published for denoised series
     iterations=10,  # Air begins so many voxels from the brain
-)->dict:            # snr, cnr: one a weighted volume; zeros: share of the air that is exactly 0
+) -> dict:  # snr, cnr: one a weighted volume; zeros: share of the air that is exactly 0
     "SNR and CNR by the recipe of DDM2's authors"
     air, series = _air(mask, iterations), np.asarray(series)[..., ~_is_b0(bvals)]
     x = rescale_slices(series)
@@ -239,58 +336,89 @@ def snr_cnr_ddm2(
     _blanked(std)
     signal, back = x[np.asarray(cc) > 0].mean(0), x[air].mean(0)
     std = std + (1e-7 if denoised else 0)
-    return dict(snr=signal/std, cnr=(signal - back)/std, zeros=float((series[air] == 0).mean()))
+    return dict(snr=signal / std, cnr=(signal - back) / std, zeros=float((series[air] == 0).mean()))
+
 
 def snr_cnr_dipy(
-    series,        # (X, Y, Z, V) image units
-    cc,            # (X, Y, Z) corpus callosum
-    mask,          # (X, Y, Z) brain
-    bvals,         # (V,) s/mm²
-    iterations=10, # Air begins so many voxels from the brain
-)->dict:           # snr, cnr: one a weighted volume; std: of the air, image units
+    series,  # (X, Y, Z, V) image units
+    cc,  # (X, Y, Z) corpus callosum
+    mask,  # (X, Y, Z) brain
+    bvals,  # (V,) s/mm²
+    iterations=10,  # Air begins so many voxels from the brain
+) -> dict:  # snr, cnr: one a weighted volume; std: of the air, image units
     "SNR by DIPY's example, values as they are; CNR with the same standard deviation"
     air, x = _air(mask, iterations, upper=True), np.asarray(series, float)
     std = float(x[air].std())
     _blanked(std)
     x = x[..., ~_is_b0(bvals)]
     signal, back = x[np.asarray(cc) > 0].mean(0), x[air].mean(0)
-    return dict(snr=signal/std, cnr=(signal - back)/std, std=std)
+    return dict(snr=signal / std, cnr=(signal - back) / std, std=std)
 
+# %% ../../nbs/judge/51_tensors.ipynb #b7254069
 def _is_b0(bvals):
     "Volumes without weighting; refused if there are no others"
     bvals = np.asarray(bvals, float)
-    b0 = bvals <= max(50, 1.05*bvals.min())
-    require(not b0.all(), 'SNR: all volumes are b0; give the weighted ones too')
+    b0 = bvals <= max(50, 1.05 * bvals.min())
+    if b0.all():
+        raise InputError('SNR: all volumes are b0; give the weighted ones too')
     return b0
 
 # %% ../../nbs/judge/51_tensors.ipynb #ce0411f0
 def _score_row(x, before, cc, mask, bvals, clean, iterations):
     "One row of `trivial_operators_table`"
-    after, dipy = snr_cnr_ddm2(x, cc, mask, bvals, before is not None, iterations), snr_cnr_dipy(x, cc, mask, bvals, iterations)
+    after, dipy = (
+        snr_cnr_ddm2(x, cc, mask, bvals, before is not None, iterations),
+        snr_cnr_dipy(x, cc, mask, bvals, iterations),
+    )
     row = dict(snr=after['snr'].mean(), cnr=after['cnr'].mean())
     if before is not None:
         gain, contrast = after['snr'] - before['snr'], after['cnr'] - before['cnr']
-        row |= dict(dsnr=gain.mean(), dsnr_std=gain.std(), dsnr_best=gain.max(), dsnr_worst=gain.min(), dcnr=contrast.mean(), dcnr_std=contrast.std())
+        row |= dict(
+            dsnr=gain.mean(),
+            dsnr_std=gain.std(),
+            dsnr_best=gain.max(),
+            dsnr_worst=gain.min(),
+            dcnr=contrast.mean(),
+            dcnr_std=contrast.std(),
+        )
     row |= dict(dipy_snr=dipy['snr'].mean(), dipy_cnr=dipy['cnr'].mean(), air_zeros=after['zeros'])
-    if clean is not None: row['psnr'] = _weighted_psnr(x, clean, mask, _is_b0(bvals))
+    if clean is not None:
+        row['psnr'] = _weighted_psnr(x, clean, mask, _is_b0(bvals))
     return {k: float(v) for k, v in row.items()}
 
+# %% ../../nbs/judge/51_tensors.ipynb #3884d8ba
 def trivial_operators_table(
-    noisy,         # (X, Y, Z, V)
-    sigma,         # Noise level, image units
-    cc,            # (X, Y, Z) corpus callosum
-    mask,          # (X, Y, Z) brain
-    bvals,         # (V,) s/mm²
-    denoised=None, # name -> series: methods to set beside them
-    clean=None,    # The truth, where there is one: adds psnr (dB) in the brain
-    iterations=10, # Air begins so many voxels from the brain
-):                 # pandas DataFrame, a row each; d: gain over the noisy series by the authors' recipe, dipy: DIPY's
+    noisy,  # (X, Y, Z, V)
+    sigma,  # Noise level, image units
+    cc,  # (X, Y, Z) corpus callosum
+    mask,  # (X, Y, Z) brain
+    bvals,  # (V,) s/mm²
+    denoised=None,  # name -> series: methods to set beside them
+    clean=None,  # The truth, where there is one: adds psnr (dB) in the brain
+    iterations=10,  # Air begins so many voxels from the brain
+    # pandas DataFrame, a row each; d: gain over the noisy series by the authors' recipe, dipy:
+    # DIPY's
+):
     "Both recipes for any method, always with what needs no method"
     import pandas as pd
+
     noisy, brain = np.asarray(noisy, np.float32), (np.asarray(mask) > 0)[..., None]
     clean = None if clean is None else np.asarray(clean)
-    rows = {'noisy': noisy, 'subtract 1.5 sigma': floor(noisy, sigma), 'blur': blur(noisy), 'halve the air': np.where(brain, noisy, noisy/2)}
-    if clean is not None: rows['perfect brain, same air'] = np.where(brain, clean, noisy)
+    rows = {
+        'noisy': noisy,
+        'subtract 1.5 sigma': floor(noisy, sigma),
+        'blur': blur(noisy),
+        'halve the air': np.where(brain, noisy, noisy / 2),
+    }
+    if clean is not None:
+        rows['perfect brain, same air'] = np.where(brain, clean, noisy)
     before = snr_cnr_ddm2(noisy, cc, mask, bvals, iterations=iterations)
     rows |= {name: np.asarray(x, np.float32) for name, x in (denoised or {}).items()}
-    return pd.DataFrame({name: _score_row(x, None if name == 'noisy' else before, cc, mask, bvals, clean, iterations) for name, x in rows.items()}).T
+    return pd.DataFrame(
+        {
+            name: _score_row(
+                x, None if name == 'noisy' else before, cc, mask, bvals, clean, iterations
+            )
+            for name, x in rows.items()
+        }
+    ).T

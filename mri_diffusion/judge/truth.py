@@ -6,10 +6,12 @@
 __all__ = ['crop_scan', 'take_volumes', 'KnownTruth', 'make_truth', 'known_truth', 'score_series']
 
 # %% ../../nbs/judge/51_truth.ipynb #bad6cf28
-import numpy as np
 from dataclasses import dataclass, replace
 from functools import cached_property
-from ..core import require
+
+import numpy as np
+
+from ..core import InputError
 from .tensors import _weighted_psnr, dipy_tensor, map_errors, tensor_fit
 from ..methods.classical import mppca
 from ..scans.nifti import Scan
@@ -18,35 +20,57 @@ from ..scans.nifti import Scan
 def crop_scan(
     scan,  # With or without mask
     crop,  # 'x0:x1,y0:y1,z0:z1', or three (start, stop); '' or None: all of it
-)->Scan:   # Its affine moves with it
+) -> Scan:  # Its affine moves with it
     "A box of a scan"
-    if not crop: return scan
-    try: box = [tuple(map(int, c.split(':'))) for c in crop.split(',')] if isinstance(crop, str) else [tuple(map(int, c)) for c in crop]
-    except ValueError: box = []
-    fits = len(box) == 3 and all(len(b) == 2 and 0 <= b[0] < b[1] <= n for b, n in zip(box, scan.shape))
-    require(fits, f'crop {crop!r}: give x0:x1,y0:y1,z0:z1 inside {scan.shape[:3]}')
+    if not crop:
+        return scan
+    try:
+        box = (
+            [tuple(map(int, c.split(':'))) for c in crop.split(',')]
+            if isinstance(crop, str)
+            else [tuple(map(int, c)) for c in crop]
+        )
+    except ValueError:
+        box = []
+    fits = len(box) == 3 and all(
+        len(b) == 2 and 0 <= b[0] < b[1] <= n for b, n in zip(box, scan.shape)
+    )
+    if not fits:
+        raise InputError(f'crop {crop!r}: give x0:x1,y0:y1,z0:z1 inside {scan.shape[:3]}')
     cut, affine = tuple(slice(*b) for b in box), scan.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [b[0] for b in box]
-    return replace(scan, data=np.ascontiguousarray(scan.data[cut]), affine=affine, mask=None if scan.mask is None else scan.mask[cut])
+    return replace(
+        scan,
+        data=np.ascontiguousarray(scan.data[cut]),
+        affine=affine,
+        mask=None if scan.mask is None else scan.mask[cut],
+    )
 
+# %% ../../nbs/judge/51_truth.ipynb #f9874a24
 def take_volumes(
-    scan,    # A series
-    volumes, # Indices
-)->Scan:     # With its part of the gradient table
+    scan,  # A series
+    volumes,  # Indices
+) -> Scan:  # With its part of the gradient table
     "Some volumes of a series"
     part = lambda v: None if v is None else v[volumes]
-    return replace(scan, data=np.ascontiguousarray(scan.data[..., volumes]), bvals=part(scan.bvals), bvecs=part(scan.bvecs))
+    return replace(
+        scan,
+        data=np.ascontiguousarray(scan.data[..., volumes]),
+        bvals=part(scan.bvals),
+        bvecs=part(scan.bvecs),
+    )
 
 # %% ../../nbs/judge/51_truth.ipynb #aafc8591
 @dataclass
 class KnownTruth:
     "A noise-free series, the same with noise, and what was added"
-    clean:Scan       # Noise-free, with gradient table
-    noisy:Scan       # Its Rician corruption
-    mask:np.ndarray  # (X, Y, Z) bool, where scores are taken
-    sigma:float      # Std of one real channel, image units
-    snr:float        # Median b0 in the mask over sigma
-    seed:int         # Of the noise
+
+    clean: Scan  # Noise-free, with gradient table
+    noisy: Scan  # Its Rician corruption
+    mask: np.ndarray  # (X, Y, Z) bool, where scores are taken
+    sigma: float  # Std of one real channel, image units
+    snr: float  # Median b0 in the mask over sigma
+    seed: int  # Of the noise
 
     @cached_property
     def maps(self):
@@ -55,48 +79,72 @@ class KnownTruth:
 
     def take(self, volumes):
         "The same with some volumes only; noise and sigma stay"
-        return replace(self, clean=take_volumes(self.clean, volumes), noisy=take_volumes(self.noisy, volumes))
+        return replace(
+            self, clean=take_volumes(self.clean, volumes), noisy=take_volumes(self.noisy, volumes)
+        )
+
 
 def make_truth(
-    clean,     # Noise-free series with gradient table and mask
-    snr=15,    # Median b0 in the mask over sigma
-    seed=0,    # Of NumPy's default generator
-)->KnownTruth:
+    clean,  # Noise-free series with gradient table and mask
+    snr=15,  # Median b0 in the mask over sigma
+    seed=0,  # Of NumPy's default generator
+) -> KnownTruth:
     "Rician noise on a series that has none"
-    require(snr > 0, f'snr {snr}: give a number above 0')
-    require(clean.bvals is not None and clean.data.ndim == 4, 'known truth: give a series with its .bval and .bvec')
+    if not snr > 0:
+        raise InputError(f'snr {snr}: give a number above 0')
+    if clean.bvals is None or clean.data.ndim != 4:
+        raise InputError('known truth: give a series with its .bval and .bvec')
     x, mask, rng = clean.data, clean.foreground(), np.random.default_rng(seed)
-    sigma = float(np.median(x[..., int(np.argmin(clean.bvals))][mask])/snr)
-    require(sigma > 0, 'known truth: the median b0 in the mask is 0; give a mask of the brain')
-    noisy = np.hypot(x + sigma*rng.standard_normal(x.shape), sigma*rng.standard_normal(x.shape))
+    sigma = float(np.median(x[..., int(np.argmin(clean.bvals))][mask]) / snr)
+    if not sigma > 0:
+        raise InputError('known truth: the median b0 in the mask is 0; give a mask of the brain')
+    noisy = np.hypot(x + sigma * rng.standard_normal(x.shape), sigma * rng.standard_normal(x.shape))
     return KnownTruth(clean, clean.with_data(noisy), mask, sigma, snr, seed)
 
+# %% ../../nbs/judge/51_truth.ipynb #9f6fa82d
 def known_truth(
-    scan,      # Real series with gradient table, cropped as wanted
-    snr=15,    # Median noise-free b0 in the mask over sigma
-    seed=0,    # Of NumPy's default generator
-)->KnownTruth: # Mask by DIPY's median_otsu on the b0
+    scan,  # Real series with gradient table, cropped as wanted
+    snr=15,  # Median noise-free b0 in the mask over sigma
+    seed=0,  # Of NumPy's default generator
+) -> KnownTruth:  # Mask by DIPY's median_otsu on the b0
     "MP-PCA, tensor, its prediction within 0 and 1.2 times the largest b0, and Rician noise"
     from dipy.segment.mask import median_otsu
-    require(scan.data.ndim == 4 and scan.bvals is not None and scan.bvecs is not None, 'known truth: give a series with its .bval and .bvec')
+
+    if scan.data.ndim != 4 or scan.bvals is None or scan.bvecs is None:
+        raise InputError('known truth: give a series with its .bval and .bvec')
     b0 = int(np.argmin(scan.bvals))
     denoised, mask = mppca(scan.data, patch_radius=2), median_otsu(scan.data, vol_idx=[b0])[1]
-    require(mask.any(), 'known truth: median_otsu finds no brain in the b0; crop the scan around it')
+    if not mask.any():
+        raise InputError(
+            'known truth: median_otsu finds no brain in the b0; crop the scan around it'
+        )
     fit = dipy_tensor(denoised, scan.bvals, scan.bvecs, least=None)
-    clean = np.clip(np.nan_to_num(fit.predict(fit.model.gtab, S0=denoised[..., b0]), posinf=0, neginf=0), 0, 1.2*scan.data[..., b0].max())
+    clean = np.clip(
+        np.nan_to_num(fit.predict(fit.model.gtab, S0=denoised[..., b0]), posinf=0, neginf=0),
+        0,
+        1.2 * scan.data[..., b0].max(),
+    )
     return make_truth(replace(scan.with_data(clean), mask=mask), snr, seed)
 
 # %% ../../nbs/judge/51_truth.ipynb #00000011
 def score_series(
-    denoised, # Scan or (X, Y, Z, V): the whole series
-    truth,    # `KnownTruth`
-)->dict:      # psnr (dB), bias (sigma), fa_error
+    denoised,  # Scan or (X, Y, Z, V): the whole series
+    truth,  # `KnownTruth`
+) -> dict:  # psnr (dB), bias (sigma), fa_error
     "How far a denoised series is from the truth"
     x, clean = np.asarray(getattr(denoised, 'data', denoised), np.float32), truth.clean
-    require(x.shape == clean.shape, f'denoised: shape {x.shape}, expected {clean.shape}: the whole series must come back')
-    require(np.isfinite(x).all(), 'denoised: has NaN or Inf voxels')
+    if x.shape != clean.shape:
+        raise InputError(
+            f'denoised: shape {x.shape}, expected {clean.shape}: the whole series must come back'
+        )
+    if not np.isfinite(x).all():
+        raise InputError('denoised: has NaN or Inf voxels')
     weighted = ~clean.is_b0
     c, y = clean.data[..., weighted][truth.mask], x[..., weighted][truth.mask]
     maps = tensor_fit(x, clean.bvals, clean.bvecs, truth.mask)
-    bias = float((y - c).mean(dtype=float)/truth.sigma)
-    return dict(psnr=_weighted_psnr(x, clean.data, truth.mask, clean.is_b0), bias=bias, fa_error=map_errors(maps, truth.maps, truth.mask)['FA'])
+    bias = float((y - c).mean(dtype=float) / truth.sigma)
+    return dict(
+        psnr=_weighted_psnr(x, clean.data, truth.mask, clean.is_b0),
+        bias=bias,
+        fa_error=map_errors(maps, truth.maps, truth.mask)['FA'],
+    )

@@ -12,132 +12,207 @@ import numpy as np
 import torch
 from scipy import stats
 
-from ..core import require
+from ..core import InputError
+from .residual_numbers import band_ratio
 from ..scans.fourier import fftnc
 from ..scans.nifti import auto_mask
-from .residual_numbers import band_ratio
 
 # %% ../../nbs/judge/52_uncertainty.ipynb #40d3b1db
 @dataclass
 class StdCalibration:
     "What a standard deviation must be multiplied by"
-    level:float           # Part of the errors that shall lie within
-    edges:np.ndarray      # (bins - 1,) values of std between the bins
-    factors:np.ndarray    # (bins,) half width over std
-    n:int                 # Voxels it rests on
+
+    level: float  # Part of the errors that shall lie within
+    edges: np.ndarray  # (bins - 1,) values of std between the bins
+    factors: np.ndarray  # (bins,) half width over std
+    n: int  # Voxels it rests on
 
     def half_width(
         self,
-        std, # Claimed standard deviation, any shape
-    ):       # Same shape, image units
+        std,  # Claimed standard deviation, any shape
+    ):  # Same shape, image units
         "denoised ± this holds the truth in `level` of the voxels"
         std = np.asarray(std, float)
-        return self.factors[np.searchsorted(self.edges, std, side='right')]*std
+        return self.factors[np.searchsorted(self.edges, std, side='right')] * std
 
+# %% ../../nbs/judge/52_uncertainty.ipynb #cba8c439
 def _labelled(std, error, denoised, repeats, mask):
     "std, error and variance of the noise in it, (n,) each"
-    require((error is None) != (repeats is None), 'calibrate_std: give either error, or denoised and repeats')
+    if error is None == repeats is None:
+        raise InputError('calibrate_std: give either error, or denoised and repeats')
     std = np.asarray(std, float)
     noise = np.zeros(std.shape)
     if repeats is not None:
         reps = np.asarray(repeats, float)
-        require(denoised is not None and reps.shape[:-1] == std.shape == np.shape(denoised) and reps.shape[-1] >= 2, f'calibrate_std: repeats {reps.shape}; give the denoised image too, and two repeats or more, shape {std.shape} and R')
-        error, noise = np.asarray(denoised, float) - reps.mean(-1), np.broadcast_to(reps.var(-1, ddof=1)/reps.shape[-1], std.shape)
+        if (
+            denoised is None
+            or not reps.shape[:-1] == std.shape == np.shape(denoised)
+            or reps.shape[-1] < 2
+        ):
+            raise InputError(
+                f'calibrate_std: repeats {reps.shape}; give the denoised image too, and two '
+                f'repeats or more, shape {std.shape} and R'
+            )
+        error, noise = (
+            np.asarray(denoised, float) - reps.mean(-1),
+            np.broadcast_to(reps.var(-1, ddof=1) / reps.shape[-1], std.shape),
+        )
     error = np.asarray(error, float)
-    require(error.shape == std.shape, f'calibrate_std: std {std.shape}, error {error.shape}; give two arrays of one shape')
-    inside = np.ones(std.shape, bool) if mask is None else np.broadcast_to((np.asarray(mask) > 0).reshape(np.shape(mask) + (1,)*(std.ndim - np.ndim(mask))), std.shape)
+    if error.shape != std.shape:
+        raise InputError(
+            f'calibrate_std: std {std.shape}, error {error.shape}; give two arrays of one shape'
+        )
+    inside = (
+        np.ones(std.shape, bool)
+        if mask is None
+        else np.broadcast_to(
+            (np.asarray(mask) > 0).reshape(np.shape(mask) + (1,) * (std.ndim - np.ndim(mask))),
+            std.shape,
+        )
+    )
     s, e, v = std[inside], error[inside], noise[inside]
-    require(len(s) and np.isfinite(s).all() and np.isfinite(e).all() and s.min() > 0, 'calibrate_std: std must be positive and all finite inside the mask; leave out voxels that the method did not touch')
+    if not len(s) or not np.isfinite(s).all() or not np.isfinite(e).all() or not s.min() > 0:
+        raise InputError(
+            'calibrate_std: std must be positive and all finite inside the mask; leave out voxels '
+            'that the method did not touch'
+        )
     return s, e, v
 
+# %% ../../nbs/judge/52_uncertainty.ipynb #0559a302
 def calibrate_std(
-    std,                     # Claimed standard deviation, any shape
-    error=None,              # denoised - truth, same shape; None: from repeats
-    level=.9,                # Part of the errors that shall lie within
-    mask=None,               # What counts, same shape or without the last axes; None: all
-    bins:int=1,              # Groups of equal size by std, a factor each
-    denoised=None,           # With repeats: the denoised image
-    repeats=None,            # (..., R), R >= 2 repeats that were not denoised, as labels
-    label_noise='taken off', # Of the mean of repeats: 'taken off' or 'kept' (covers too much)
-)->StdCalibration:
+    std,  # Claimed standard deviation, any shape
+    error=None,  # denoised - truth, same shape; None: from repeats
+    level=0.9,  # Part of the errors that shall lie within
+    mask=None,  # What counts, same shape or without the last axes; None: all
+    bins: int = 1,  # Groups of equal size by std, a factor each
+    denoised=None,  # With repeats: the denoised image
+    repeats=None,  # (..., R), R >= 2 repeats that were not denoised, as labels
+    label_noise='taken off',  # Of the mean of repeats: 'taken off' or 'kept' (covers too much)
+) -> StdCalibration:
     "Split conformal factor, the ceil((n+1) level)-th smallest |error|/std (arXiv:2202.05265)"
-    require(0 < level < 1 and bins >= 1, f'calibrate_std: level {level}, bins {bins}; a level lies between 0 and 1, bins from 1')
-    require(label_noise in ('taken off', 'kept'), f"calibrate_std: label_noise {label_noise!r}; choose 'taken off' or 'kept'")
+    if not 0 < level < 1 or not bins >= 1:
+        raise InputError(
+            f'calibrate_std: level {level}, bins {bins}; a level lies between 0 and 1, bins from 1'
+        )
+    if label_noise not in ('taken off', 'kept'):
+        raise InputError(
+            f"calibrate_std: label_noise {label_noise!r}; choose 'taken off' or 'kept'"
+        )
     s, e, v = _labelled(std, error, denoised, repeats, mask)
-    edges = np.unique(np.quantile(s, np.arange(1, bins)/bins))
+    edges = np.unique(np.quantile(s, np.arange(1, bins) / bins))
     group, factors = np.searchsorted(edges, s, side='right'), []
     for b in range(len(edges) + 1):
         on = group == b
-        require(on.sum() >= 1/(1 - level), f'calibrate_std: {int(on.sum())} voxels in a bin are too few for a level of {level}; take fewer bins')
-        score = np.sort(np.abs(e[on])/s[on])
-        q = score[min(int(np.ceil((on.sum() + 1)*level)), int(on.sum())) - 1]
-        rest = 1 - v[on].mean()/np.mean(e[on]**2) if label_noise == 'taken off' else 1.
-        require(rest > .05, 'calibrate_std: the labels are as noisy as the error is large; use more repeats')
-        factors.append(q*np.sqrt(rest))
+        if not on.sum() >= 1 / (1 - level):
+            raise InputError(
+                f'calibrate_std: {int(on.sum())} voxels in a bin are too few for a level of '
+                f'{level}; take fewer bins'
+            )
+        score = np.sort(np.abs(e[on]) / s[on])
+        q = score[min(int(np.ceil((on.sum() + 1) * level)), int(on.sum())) - 1]
+        rest = 1 - v[on].mean() / np.mean(e[on] ** 2) if label_noise == 'taken off' else 1.0
+        if not rest > 0.05:
+            raise InputError(
+                'calibrate_std: the labels are as noisy as the error is large; use more repeats'
+            )
+        factors.append(q * np.sqrt(rest))
     return StdCalibration(float(level), edges, np.array(factors), len(s))
 
+# %% ../../nbs/judge/52_uncertainty.ipynb #3a91d0ce
 def coverage(
-    calibration:StdCalibration, # From `calibrate_std`
-    std,                        # Claimed standard deviation, any shape
-    error,                      # denoised - truth, same shape
-    mask=None,                  # What counts; None: all
-    bins:int=5,                 # Groups of equal size by std
-)->tuple:                       # part within of all; part within in each group (bins,)
+    calibration: StdCalibration,  # From `calibrate_std`
+    std,  # Claimed standard deviation, any shape
+    error,  # denoised - truth, same shape
+    mask=None,  # What counts; None: all
+    bins: int = 5,  # Groups of equal size by std
+) -> tuple:  # part within of all; part within in each group (bins,)
     "How often the truth lies within the calibrated error bar"
     s, e, _ = _labelled(std, error, None, None, mask)
     held = np.abs(e) <= calibration.half_width(s)
-    return float(held.mean()), np.array([held[i].mean() for i in np.array_split(np.argsort(s, kind='stable'), bins)])
+    return float(held.mean()), np.array(
+        [held[i].mean() for i in np.array_split(np.argsort(s, kind='stable'), bins)]
+    )
 
 # %% ../../nbs/judge/52_uncertainty.ipynb #9339779c
 def consistency(
-    residual,    # (X, Y, Z) noisy - its expected value, in units of the noise's standard deviation
-    mask=None,   # (X, Y, Z); None: everywhere
-    kernel=None, # Correlation of the noise; None: white
-    bands:int=8, # Shells up to the Nyquist frequency
-):               # pandas DataFrame: frequency (cycles/voxel), ratio (1: noise), modes, p_above, p_below (chance of a ratio so large, so small)
+    residual,  # (X, Y, Z) noisy - its expected value, in units of the noise's standard deviation
+    mask=None,  # (X, Y, Z); None: everywhere
+    kernel=None,  # Correlation of the noise; None: white
+    bands: int = 8,  # Shells up to the Nyquist frequency
+    # pandas DataFrame: frequency (cycles/voxel), ratio (1: noise), modes, p_above, p_below (chance
+    # of a ratio so large, so small)
+):
     "Power of the residual over that of the noise in each band of the image's spatial frequency, as a chi^2"
-    f, ratio, modes = band_ratio(residual, np.ones(np.shape(residual), bool) if mask is None else np.asarray(mask) > 0, kernel, bands)
+    f, ratio, modes = band_ratio(
+        residual,
+        np.ones(np.shape(residual), bool) if mask is None else np.asarray(mask) > 0,
+        kernel,
+        bands,
+    )
     return _chi2_table(f, ratio, modes)
+
 
 def _chi2_table(f, ratio, modes):
     import pandas as pd
-    t = pd.DataFrame(dict(frequency=f, ratio=ratio, modes=modes))
-    return t.assign(p_above=stats.chi2.sf(2*modes*ratio, 2*modes), p_below=stats.chi2.cdf(2*modes*ratio, 2*modes))[modes >= 1]
 
+    t = pd.DataFrame(dict(frequency=f, ratio=ratio, modes=modes))
+    return t.assign(
+        p_above=stats.chi2.sf(2 * modes * ratio, 2 * modes),
+        p_below=stats.chi2.cdf(2 * modes * ratio, 2 * modes),
+    )[modes >= 1]
+
+# %% ../../nbs/judge/52_uncertainty.ipynb #688f0b80
 def kspace_consistency(
-    kspace,       # Complex k-space (n_coils, *space), zero frequency at n//2: what was measured
-    denoised,     # Image (*space), complex, or real if the object has no phase
-    smaps,        # (n_coils, *space) sensitivities
-    sigma,        # Noise std of each real channel: a number
-    acquired=None,# bool, broadcasts over `kspace`: what was measured; None: all
-    bands:int=8,  # Shells up to the Nyquist frequency
-):                # pandas DataFrame as `consistency`
+    kspace,  # Complex k-space (n_coils, *space), zero frequency at n//2: what was measured
+    denoised,  # Image (*space), complex, or real if the object has no phase
+    smaps,  # (n_coils, *space) sensitivities
+    sigma,  # Noise std of each real channel: a number
+    acquired=None,  # bool, broadcasts over `kspace`: what was measured; None: all
+    bands: int = 8,  # Shells up to the Nyquist frequency
+):  # pandas DataFrame as `consistency`
     "Power of kspace - F S denoised over 2 sigma^2 in each band: chi^2 with two degrees of freedom a sample"
     k, c = torch.as_tensor(kspace), torch.as_tensor(smaps)
     dims = tuple(range(1, k.ndim))
     x = torch.as_tensor(denoised).to(k.dtype)
-    require(k.shape == c.shape and x.shape == k.shape[1:] and sigma > 0, f'kspace {tuple(k.shape)}, smaps {tuple(c.shape)}, denoised {tuple(x.shape)}, sigma {sigma}: give (n_coils, *space) twice, (*space), and a number above zero')
-    power = (k - fftnc(c.to(k.dtype)*x, dims)).abs().square().numpy()/(2*float(sigma)**2)
+    if k.shape != c.shape or x.shape != k.shape[1:] or not sigma > 0:
+        raise InputError(
+            f'kspace {tuple(k.shape)}, smaps {tuple(c.shape)}, denoised {tuple(x.shape)}, sigma '
+            f'{sigma}: give (n_coils, *space) twice, (*space), and a number above zero'
+        )
+    power = (k - fftnc(c.to(k.dtype) * x, dims)).abs().square().numpy() / (2 * float(sigma) ** 2)
     seen = np.broadcast_to(True if acquired is None else np.asarray(acquired, bool), power.shape)
-    f = np.sqrt(sum(g**2 for g in np.meshgrid(*[(np.arange(n) - n//2)/n for n in k.shape[1:]], indexing='ij')))
-    band = np.broadcast_to(np.minimum((f/.5*bands).astype(int), bands - 1), power.shape)
+    f = np.sqrt(
+        sum(
+            g**2
+            for g in np.meshgrid(*[(np.arange(n) - n // 2) / n for n in k.shape[1:]], indexing='ij')
+        )
+    )
+    band = np.broadcast_to(np.minimum((f / 0.5 * bands).astype(int), bands - 1), power.shape)
     n = np.bincount(band[seen], minlength=bands)
-    return _chi2_table(np.linspace(0, .5, bands + 1)[1:], np.bincount(band[seen], power[seen], bands)/np.maximum(n, 1), n.astype(float))
+    return _chi2_table(
+        np.linspace(0, 0.5, bands + 1)[1:],
+        np.bincount(band[seen], power[seen], bands) / np.maximum(n, 1),
+        n.astype(float),
+    )
 
 # %% ../../nbs/judge/52_uncertainty.ipynb #309ab672
 def _log_means(x, mask, least):
     "(slices, V) logarithm of the mean signal, NaN where there are few voxels; voxels per slice"
     n = mask.sum((0, 1))
-    mean = np.einsum('xysv,xys->sv', x, mask)/np.maximum(n, 1)[:, None]
-    return np.where((n >= least)[:, None], np.log(np.maximum(mean, 1e-3*max(np.nanmax(mean), 1e-30))), np.nan), n
+    mean = np.einsum('xysv,xys->sv', x, mask) / np.maximum(n, 1)[:, None]
+    return np.where(
+        (n >= least)[:, None], np.log(np.maximum(mean, 1e-3 * max(np.nanmax(mean), 1e-30))), np.nan
+    ), n
+
 
 def _score(d, least):
     "(rows, V) deviation from the median over V in robust units: the row's own or that of all rows, whichever is larger, and no less than `least`"
     out, ok = np.full(d.shape, np.nan), np.isfinite(d).all(1)
     d = d[ok] - np.median(d[ok], 1, keepdims=True)
-    own = 1.4826*np.median(np.abs(d), 1, keepdims=True)*np.sqrt(d.shape[1]/(d.shape[1] - 1))
-    out[ok] = d/np.maximum(own, max(1.4826*np.median(np.abs(d)) if d.size else 0., least))
+    own = 1.4826 * np.median(np.abs(d), 1, keepdims=True) * np.sqrt(d.shape[1] / (d.shape[1] - 1))
+    out[ok] = d / np.maximum(own, max(1.4826 * np.median(np.abs(d)) if d.size else 0.0, least))
     return out
+
 
 def _from_neighbours(log, skip):
     "(slices, V): slice over its median volume, less the median of the same in up to four slices around it, those in `skip` left out"
@@ -146,48 +221,90 @@ def _from_neighbours(log, skip):
     usable = np.ma.masked_invalid(np.where(skip, np.nan, d))
     for s in np.flatnonzero(ok):
         near = [i for i in range(max(0, s - 2), min(len(d), s + 3)) if i != s and ok[i]]
-        if len(near) >= 2: out[s] = d[s] - np.ma.median(usable[near], 0).filled(0)
+        if len(near) >= 2:
+            out[s] = d[s] - np.ma.median(usable[near], 0).filled(0)
     return out
+
 
 def _slice_scores(log, threshold):
     "Scores of slices; a dark slice is no neighbour to measure others by"
     first = np.nan_to_num(_score(_from_neighbours(log, np.zeros(log.shape, bool)), 1e-3))
-    worst = np.max([np.abs(np.pad(first, ((2, 2), (0, 0)))[i:i + len(first)]) for i in range(5)], 0)
-    return _score(_from_neighbours(log, (np.abs(first) > threshold)&(np.abs(first) >= worst)), 1e-3)
+    worst = np.max(
+        [np.abs(np.pad(first, ((2, 2), (0, 0)))[i : i + len(first)]) for i in range(5)], 0
+    )
+    return _score(
+        _from_neighbours(log, (np.abs(first) > threshold) & (np.abs(first) >= worst)), 1e-3
+    )
 
+# %% ../../nbs/judge/52_uncertainty.ipynb #d34acb88
 def _unlike(x, mask):
     "(V,) logarithm of the rms distance from the median image, after the best factor"
     v = x[mask].astype(float)
     ref = np.median(v, 1)
-    fit = v - ref[:, None]*(ref@v/max(ref@ref, 1e-30))
+    fit = v - ref[:, None] * (ref @ v / max(ref @ ref, 1e-30))
     return np.log(np.maximum(np.sqrt((fit**2).mean(0)), 1e-30))
 
+
 def bad_volumes(
-    noisy,        # (X, Y, Z, V) series, before any denoising
-    bvals=None,   # (V,) s/mm²; None: all volumes are of one kind
-    mask=None,    # (X, Y, Z) object; None: Otsu's
-    threshold=5., # Scores above it are reported
-    least:int=20, # Slices with fewer voxels are not judged
-):                # pandas DataFrame: volume, slice (-1: the whole volume), score, what; largest |score| first
+    noisy,  # (X, Y, Z, V) series, before any denoising
+    bvals=None,  # (V,) s/mm²; None: all volumes are of one kind
+    mask=None,  # (X, Y, Z) object; None: Otsu's
+    threshold=5.0,  # Scores above it are reported
+    least: int = 20,  # Slices with fewer voxels are not judged
+):  # pandas DataFrame: volume, slice (-1: the whole volume), score, what; largest |score| first
     "Volumes and slices unlike the others of their b-value (four at least): signal lost, brightness changed, subject moved. Reported, never repaired"
     import pandas as pd
-    x = np.asarray(noisy, np.float32)
-    require(x.ndim == 4 and np.isfinite(x).all(), f'bad_volumes: shape {x.shape}; give a series (X, Y, Z, V) without NaN')
-    mask = auto_mask(x) if mask is None else np.asarray(mask) > 0
-    require(mask.shape == x.shape[:3] and mask.any(), f'bad_volumes: mask {mask.shape} for {x.shape[:3]}; give one that fits and is not empty')
-    b = np.zeros(x.shape[3]) if bvals is None else np.round(np.asarray(bvals, float).ravel(), -2)
-    require(len(b) == x.shape[3], f'bad_volumes: {len(b)} bvals for {x.shape[3]} volumes; give one a volume')
-    groups = [g for g in (np.flatnonzero(b == v) for v in np.unique(b)) if len(g) >= 4]
-    require(groups, f'bad_volumes: {x.shape[3]} volumes, none of their b-values has four; nothing to compare with')
-    rows = [r for g in groups for r in _group_rows(x[..., g], g, mask, least, threshold)]
-    return pd.DataFrame(rows, columns=['volume', 'slice', 'score', 'what']).sort_values('score', key=abs, ascending=False, ignore_index=True)
 
+    x = np.asarray(noisy, np.float32)
+    if x.ndim != 4 or not np.isfinite(x).all():
+        raise InputError(f'bad_volumes: shape {x.shape}; give a series (X, Y, Z, V) without NaN')
+    mask = auto_mask(x) if mask is None else np.asarray(mask) > 0
+    if mask.shape != x.shape[:3] or not mask.any():
+        raise InputError(
+            f'bad_volumes: mask {mask.shape} for {x.shape[:3]}; give one that fits and is not empty'
+        )
+    b = np.zeros(x.shape[3]) if bvals is None else np.round(np.asarray(bvals, float).ravel(), -2)
+    if len(b) != x.shape[3]:
+        raise InputError(f'bad_volumes: {len(b)} bvals for {x.shape[3]} volumes; give one a volume')
+    groups = [g for g in (np.flatnonzero(b == v) for v in np.unique(b)) if len(g) >= 4]
+    if not groups:
+        raise InputError(
+            f'bad_volumes: {x.shape[3]} volumes, none of their b-values has four; nothing to '
+            f'compare with'
+        )
+    rows = [r for g in groups for r in _group_rows(x[..., g], g, mask, least, threshold)]
+    return pd.DataFrame(rows, columns=['volume', 'slice', 'score', 'what']).sort_values(
+        'score', key=abs, ascending=False, ignore_index=True
+    )
+
+# %% ../../nbs/judge/52_uncertainty.ipynb #c8931241
 def _group_rows(x, g, mask, least, threshold):
     "Rows of one b-value: slices, brightness and shape of volumes"
     log, n = _log_means(x, mask, least)
     scores = _slice_scores(log, threshold)
-    out = [(int(g[v]), int(s), float(scores[s, v]), 'slice darker than its neighbours: signal lost' if scores[s, v] < 0 else 'slice brighter than its neighbours') for s, v in zip(*np.nonzero(np.abs(np.nan_to_num(scores)) > threshold))]
+    out = [
+        (
+            int(g[v]),
+            int(s),
+            float(scores[s, v]),
+            'slice darker than its neighbours: signal lost'
+            if scores[s, v] < 0
+            else 'slice brighter than its neighbours',
+        )
+        for s, v in zip(*np.nonzero(np.abs(np.nan_to_num(scores)) > threshold))
+    ]
     whole = _score(np.log(np.maximum(x[mask].mean(0, dtype=float), 1e-30))[None], 5e-3)[0]
     shape = _score(_unlike(x, mask)[None], 1e-2)[0]
-    out += [(int(g[v]), -1, float(whole[v]), 'volume darker than the others' if whole[v] < 0 else 'volume brighter than the others') for v in np.flatnonzero(np.abs(whole) > threshold)]
-    return out + [(int(g[v]), -1, float(shape[v]), 'volume unlike the others: moved, or damaged') for v in np.flatnonzero(shape > threshold)]
+    out += [
+        (
+            int(g[v]),
+            -1,
+            float(whole[v]),
+            'volume darker than the others' if whole[v] < 0 else 'volume brighter than the others',
+        )
+        for v in np.flatnonzero(np.abs(whole) > threshold)
+    ]
+    return out + [
+        (int(g[v]), -1, float(shape[v]), 'volume unlike the others: moved, or damaged')
+        for v in np.flatnonzero(shape > threshold)
+    ]

@@ -6,104 +6,146 @@
 __all__ = ['fit_window', 'sliding_window', 'with_flips', 'denoise_array', 'count_windows', 'memory_bound']
 
 # %% ../../nbs/learn/31_infer.ipynb #a77a8afe
-import itertools, math, warnings
+import itertools
+import math
+import warnings
 
-import numpy as np, torch
-from ..core import progress, require
+import numpy as np
+import torch
+
+from ..core import InputError, progress
 
 # %% ../../nbs/learn/31_infer.ipynb #0561991c
 def fit_window(
-    shape,            # Spatial shape of the volume
-    window:int|tuple, # Wanted side or sides, voxels
-    divisor:int=1,    # The network wants sides that are multiples of this
-)->tuple:             # Sides to use
+    shape,  # Spatial shape of the volume
+    window: int | tuple,  # Wanted side or sides, voxels
+    divisor: int = 1,  # The network wants sides that are multiples of this
+) -> tuple:  # Sides to use
     "The window, not larger than the volume rounded up to the network's multiple"
-    window = (window,)*len(shape) if isinstance(window, int) else tuple(window)
-    require(len(window) == len(shape) and min(window) >= 1, f'window {window} does not fit a volume of shape {tuple(shape)}')
-    return tuple(divisor*math.ceil(min(w, n)/divisor) for w, n in zip(window, shape))
+    window = (window,) * len(shape) if isinstance(window, int) else tuple(window)
+    if len(window) != len(shape) or not min(window) >= 1:
+        raise InputError(f'window {window} does not fit a volume of shape {tuple(shape)}')
+    return tuple(divisor * math.ceil(min(w, n) / divisor) for w, n in zip(window, shape))
 
+# %% ../../nbs/learn/31_infer.ipynb #09af2c8a
 @torch.no_grad()
 def sliding_window(
-    predict,                # (B, 1, ...) tensor -> (B, 1, ...) tensor
-    volume,                 # (B, 1, ...) tensor, 2 or 3 spatial dimensions
-    window:int|tuple=64,    # Side or sides of a window, voxels
-    overlap:float=0.25,     # Fraction that neighbouring windows share, 0 to 0.9
-    divisor:int=1,          # Sides are rounded up to multiples of this
-    batch:int=1,            # Windows denoised at once
-    device='cpu',           # Where windows are denoised; the volume stays where it is
-):                          # Denoised, shape and device of `volume`
+    predict,  # (B, 1, ...) tensor -> (B, 1, ...) tensor
+    volume,  # (B, 1, ...) tensor, 2 or 3 spatial dimensions
+    window: int | tuple = 64,  # Side or sides of a window, voxels
+    overlap: float = 0.25,  # Fraction that neighbouring windows share, 0 to 0.9
+    divisor: int = 1,  # Sides are rounded up to multiples of this
+    batch: int = 1,  # Windows denoised at once
+    device='cpu',  # Where windows are denoised; the volume stays where it is
+):  # Denoised, shape and device of `volume`
     "Denoise in overlapping windows with Gaussian blending (MONAI)"
     from monai.inferers import sliding_window_inference
-    require(0 <= overlap <= .9, f'overlap={overlap}; between 0 and 0.9')
+
+    if not 0 <= overlap <= 0.9:
+        raise InputError(f'overlap={overlap}; between 0 and 0.9')
     roi = fit_window(volume.shape[2:], window, divisor)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return sliding_window_inference(volume, roi, batch, lambda w: predict(w).clone(), overlap=overlap, mode='gaussian', padding_mode='replicate',
-                                        sw_device=torch.device(device), device=volume.device)
+        return sliding_window_inference(
+            volume,
+            roi,
+            batch,
+            lambda w: predict(w).clone(),
+            overlap=overlap,
+            mode='gaussian',
+            padding_mode='replicate',
+            sw_device=torch.device(device),
+            device=volume.device,
+        )
 
 # %% ../../nbs/learn/31_infer.ipynb #a0c0f565
 def with_flips(
-    predict,     # (B, 1, ...) tensor -> (B, 1, ...) tensor
-    axes=(2,),   # Tensor axes to flip, in all combinations; 2 is the first axis of space
-):               # Function with the same call, 2^len(axes) times the cost
+    predict,  # (B, 1, ...) tensor -> (B, 1, ...) tensor
+    axes=(2,),  # Tensor axes to flip, in all combinations; 2 is the first axis of space
+):  # Function with the same call, 2^len(axes) times the cost
     "Average over flipped inputs"
     sets = [c for k in range(len(axes) + 1) for c in itertools.combinations(axes, k)]
-    def averaged(x): return sum(predict(x.flip(f)).flip(f) for f in sets)/len(sets)
+
+    def averaged(x):
+        return sum(predict(x.flip(f)).flip(f) for f in sets) / len(sets)
+
     return averaged
 
 # %% ../../nbs/learn/31_infer.ipynb #0b36183a
 def denoise_array(
-    predict,             # (B, 1, ...) tensor -> (B, 1, ...), or a list of such functions, one a volume
-    data,                # (X, Y, Z) or (X, Y, Z, V) array, scaled as the network wants it
-    dims:int=3,          # 3: windows of the volume; 2: slices along the third axis
-    window:int|tuple=64, # Side or sides of a window, voxels
-    overlap:float=0.25,  # Fraction shared by neighbouring windows
-    divisor:int=1,       # Sides are rounded up to multiples of this
-    batch:int=1,         # Windows denoised at once
-    device='cpu',        # Where the network is
-    quiet=None,          # No progress bar
-)->np.ndarray:           # float32, shape of `data`
+    predict,  # (B, 1, ...) tensor -> (B, 1, ...), or a list of such functions, one a volume
+    data,  # (X, Y, Z) or (X, Y, Z, V) array, scaled as the network wants it
+    dims: int = 3,  # 3: windows of the volume; 2: slices along the third axis
+    window: int | tuple = 64,  # Side or sides of a window, voxels
+    overlap: float = 0.25,  # Fraction shared by neighbouring windows
+    divisor: int = 1,  # Sides are rounded up to multiples of this
+    batch: int = 1,  # Windows denoised at once
+    device='cpu',  # Where the network is
+    quiet=None,  # No progress bar
+) -> np.ndarray:  # float32, shape of `data`
     "Denoise a volume or a series"
     data = np.asarray(data, np.float32)
     series = data if data.ndim == 4 else data[..., None]
-    require(data.ndim in (3, 4), f'array of shape {data.shape}; give (X, Y, Z) or (X, Y, Z, V)')
-    predicts = predict if isinstance(predict, (list, tuple)) else [predict]*series.shape[3]
-    require(len(predicts) == series.shape[3], f'{len(predicts)} denoisers for {series.shape[3]} volumes')
+    if data.ndim not in (3, 4):
+        raise InputError(f'array of shape {data.shape}; give (X, Y, Z) or (X, Y, Z, V)')
+    predicts = predict if isinstance(predict, (list, tuple)) else [predict] * series.shape[3]
+    if len(predicts) != series.shape[3]:
+        raise InputError(f'{len(predicts)} denoisers for {series.shape[3]} volumes')
     out = np.empty_like(series)
-    for v in progress(range(series.shape[3]), 'denoising', quiet=True if series.shape[3] == 1 else quiet):
+    for v in progress(
+        range(series.shape[3]), 'denoising', quiet=True if series.shape[3] == 1 else quiet
+    ):
         x = torch.as_tensor(np.ascontiguousarray(series[..., v]))[None, None]
-        if dims == 2: x = x[0].permute(3, 0, 1, 2)
-        y = _bar_over(predicts[v], x, window, overlap, divisor, batch, device, True if series.shape[3] > 1 else quiet)
+        if dims == 2:
+            x = x[0].permute(3, 0, 1, 2)
+        y = _bar_over(
+            predicts[v],
+            x,
+            window,
+            overlap,
+            divisor,
+            batch,
+            device,
+            True if series.shape[3] > 1 else quiet,
+        )
         out[..., v] = y[:, 0].permute(1, 2, 0).numpy() if dims == 2 else y[0, 0].numpy()
     return out if data.ndim == 4 else out[..., 0]
 
+# %% ../../nbs/learn/31_infer.ipynb #ebaa7304
 def count_windows(
-    shape,               # (B, C, ...) of the volume
-    window:int|tuple,    # Side or sides of a window, voxels
-    overlap:float=0.25,  # Fraction shared by neighbouring windows
-    divisor:int=1,       # As for `sliding_window`
-):                       # Number of windows
+    shape,  # (B, C, ...) of the volume
+    window: int | tuple,  # Side or sides of a window, voxels
+    overlap: float = 0.25,  # Fraction shared by neighbouring windows
+    divisor: int = 1,  # As for `sliding_window`
+):  # Number of windows
     "How many windows cover a volume"
     sides = fit_window(shape[2:], window, divisor)
-    along = [1 if w >= n else math.ceil((n - w)/max(int(w*(1 - overlap)), 1)) + 1 for n, w in zip(shape[2:], sides)]
-    return shape[0]*math.prod(along)
+    along = [
+        1 if w >= n else math.ceil((n - w) / max(int(w * (1 - overlap)), 1)) + 1
+        for n, w in zip(shape[2:], sides)
+    ]
+    return shape[0] * math.prod(along)
+
 
 def _bar_over(predict, x, window, overlap, divisor, batch, device, quiet):
     "sliding_window with a progress bar that counts windows"
     with progress(None, 'windows', count_windows(x.shape, window, overlap, divisor), quiet) as bar:
+
         def counted(w):
             bar.update(len(w))
             return predict(w)
+
         return sliding_window(counted, x, window, overlap, divisor, batch, device)
 
 # %% ../../nbs/learn/31_infer.ipynb #6027d2cc
 def memory_bound(
-    shape,            # (X, Y, Z) or (X, Y, Z, V)
-    window:int|tuple, # Side or sides, voxels
-    features:int,     # Widest layer at full resolution
-    batch:int=1,      # Windows at once
-)->dict:              # Bytes: device (activations of one pass without gradients), host (input, result, blending)
+    shape,  # (X, Y, Z) or (X, Y, Z, V)
+    window: int | tuple,  # Side or sides, voxels
+    features: int,  # Widest layer at full resolution
+    batch: int = 1,  # Windows at once
+    # Bytes: device (activations of one pass without gradients), host (input, result, blending)
+) -> dict:
     "Upper estimate of the memory that `denoise_array` needs besides the weights"
-    w = math.prod((window,)*3 if isinstance(window, int) else window)
+    w = math.prod((window,) * 3 if isinstance(window, int) else window)
     volume = math.prod(shape[:3])
-    return dict(device=4*batch*w*features*8, host=4*(2*math.prod(shape) + 6*volume))
+    return dict(device=4 * batch * w * features * 8, host=4 * (2 * math.prod(shape) + 6 * volume))

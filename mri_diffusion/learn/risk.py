@@ -7,64 +7,97 @@ __all__ = ['RISKS', 'Risk', 'draw_probe', 'sure', 'unsure', 'recorrupted', 'blin
            'risk_weights', 'unbiased_risk', 'one_way', 'DrawProbe']
 
 # %% ../../nbs/learn/50_risk.ipynb #ca7bd2cb
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from dataclasses import dataclass
-from ..core import generator, require
-from ..noise.components import draw_noise
 from scipy.ndimage import binary_dilation, uniform_filter
+
+from ..core import InputError, generator
+from ..noise.components import draw_noise
 
 # %% ../../nbs/learn/50_risk.ipynb #bde0af6a
 @dataclass
 class Risk:
     "An estimated mean squared error"
-    draws:np.ndarray         # (n,) one estimate a draw, image units squared
-    residual:float=np.nan    # Mean of (denoised - noisy)^2, image units squared
-    trace:float=np.nan       # Share of each value's own noise that comes through: 1 identity, 0 a constant
-    level:float=np.nan       # Upper bound of the noise std, where that was unknown, image units
+
+    draws: np.ndarray  # (n,) one estimate a draw, image units squared
+    residual: float = np.nan  # Mean of (denoised - noisy)^2, image units squared
+    trace: float = (
+        np.nan
+    )  # Share of each value's own noise that comes through: 1 identity, 0 a constant
+    level: float = np.nan  # Upper bound of the noise std, where that was unknown, image units
 
     @property
-    def value(self): return float(np.mean(self.draws))
+    def value(self):
+        return float(np.mean(self.draws))
+
     @property
     def error(self):
         "Standard error over the draws; the noise of the image itself is not in it"
-        return float(np.std(self.draws, ddof=1)/np.sqrt(len(self.draws))) if len(self.draws) > 1 else float('nan')
+        return (
+            float(np.std(self.draws, ddof=1) / np.sqrt(len(self.draws)))
+            if len(self.draws) > 1
+            else float('nan')
+        )
+
     @property
     def matched(self):
         "Noise std, if the denoiser is the best one for it, or a projection that keeps the signal"
-        return float(np.sqrt(self.residual/(1 - self.trace)))
-    def at(self,
-        sigma, # Noise std, image units
-    ):         # Mean squared error, image units squared
-        "Stein's estimate with the same residual and trace, were the noise level `sigma`"
-        return self.residual + (2*self.trace - 1)*sigma**2
-    def __repr__(self): return f'{self.value:.4g} ± {self.error:.2g}' + ('' if np.isnan(self.level) else f', noise at most {self.level:.4g}')
+        return float(np.sqrt(self.residual / (1 - self.trace)))
 
+    def at(
+        self,
+        sigma,  # Noise std, image units
+    ):  # Mean squared error, image units squared
+        "Stein's estimate with the same residual and trace, were the noise level `sigma`"
+        return self.residual + (2 * self.trace - 1) * sigma**2
+
+    def __repr__(self):
+        return f'{self.value:.4g} ± {self.error:.2g}' + (
+            '' if np.isnan(self.level) else f', noise at most {self.level:.4g}'
+        )
+
+# %% ../../nbs/learn/50_risk.ipynb #54d9f188
 def _kernel(kernel, dims):
     "Autocorrelation as the cube that `draw_noise` takes"
     k = np.asarray(kernel, np.float32)
-    require(k.ndim in (2, 3) and len(set(k.shape)) == 1 and k.shape[0] % 2 == 1, f'kernel: shape {k.shape}; give the autocorrelation of the noise as an odd square or cube')
-    mid = k.shape[0]//2
-    if k.ndim == 3 and dims > 2: return k
-    full = np.zeros((k.shape[0],)*3, np.float32)
+    if k.ndim not in (2, 3) or len(set(k.shape)) != 1 or k.shape[0] % 2 != 1:
+        raise InputError(
+            f'kernel: shape {k.shape}; give the autocorrelation of the noise as an odd square or '
+            f'cube'
+        )
+    mid = k.shape[0] // 2
+    if k.ndim == 3 and dims > 2:
+        return k
+    full = np.zeros((k.shape[0],) * 3, np.float32)
     full[..., mid] = k if k.ndim == 2 else k[..., mid]
     return full
 
+
 def draw_probe(
-    shape,         # (X, Y), (X, Y, Z) or (X, Y, Z, V)
-    sigma=1.,      # Std of the noise, image units: a number or what broadcasts over the shape
-    kernel=None,   # Its autocorrelation in space, odd square or cube, one in the middle; None: white
-    gen=None,      # torch.Generator
-    signs=False,   # White noise as random signs: the same covariance, less scatter
-)->np.ndarray:     # float32 with the covariance of the noise
+    shape,  # (X, Y), (X, Y, Z) or (X, Y, Z, V)
+    sigma=1.0,  # Std of the noise, image units: a number or what broadcasts over the shape
+    kernel=None,  # Its autocorrelation in space, odd square or cube, one in the middle; None: white
+    gen=None,  # torch.Generator
+    signs=False,  # White noise as random signs: the same covariance, less scatter
+) -> np.ndarray:  # float32 with the covariance of the noise
     "A random image with the covariance of the noise"
     import torch
-    require(len(shape) in (2, 3, 4), f'probe: shape {tuple(shape)}; give (X, Y), (X, Y, Z) or (X, Y, Z, V)')
-    flat = tuple(shape[3:]) + tuple(shape[:3]) + (1,)*(3 - len(shape))
-    if kernel is not None: b = draw_noise(flat, _kernel(kernel, len(shape)), gen)
-    else: b = torch.randint(0, 2, flat, generator=gen)*2. - 1 if signs else torch.randn(flat, generator=gen)
+
+    if len(shape) not in (2, 3, 4):
+        raise InputError(f'probe: shape {tuple(shape)}; give (X, Y), (X, Y, Z) or (X, Y, Z, V)')
+    flat = tuple(shape[3:]) + tuple(shape[:3]) + (1,) * (3 - len(shape))
+    if kernel is not None:
+        b = draw_noise(flat, _kernel(kernel, len(shape)), gen)
+    else:
+        b = (
+            torch.randint(0, 2, flat, generator=gen) * 2.0 - 1
+            if signs
+            else torch.randn(flat, generator=gen)
+        )
     b = b.movedim(0, -1) if len(shape) == 4 else b.reshape(tuple(shape))
-    return (b.numpy()*np.asarray(sigma, np.float32)).astype(np.float32)
+    return (b.numpy() * np.asarray(sigma, np.float32)).astype(np.float32)
 
 # %% ../../nbs/learn/50_risk.ipynb #55250aa6
 def _open(noisy, sigma, mask):
@@ -72,195 +105,288 @@ def _open(noisy, sigma, mask):
     y, s = np.asarray(noisy), np.asarray(sigma, np.float32)
     y = y if y.dtype.kind == 'f' else y.astype(np.float32)
     s = s[..., None] if s.ndim == 3 and y.ndim == 4 else s
-    fits = s.ndim == 0 or np.broadcast_shapes(s.shape, y.shape) == y.shape if s.ndim in (0, y.ndim) else False
-    require(fits, f'sigma: shape {s.shape} for an image {y.shape}; give a number or a map')
+    fits = (
+        s.ndim == 0 or np.broadcast_shapes(s.shape, y.shape) == y.shape
+        if s.ndim in (0, y.ndim)
+        else False
+    )
+    if not fits:
+        raise InputError(f'sigma: shape {s.shape} for an image {y.shape}; give a number or a map')
     inside = np.ones(y.shape, bool) if mask is None else np.asarray(mask) > 0
-    require(inside.shape in (y.shape, y.shape[:3]) and inside.any(), f'mask: shape {inside.shape} with {int(inside.sum())} voxels for an image {y.shape}; give one on the same grid that is not empty')
+    if inside.shape not in (y.shape, y.shape[:3]) or not inside.any():
+        raise InputError(
+            f'mask: shape {inside.shape} with {int(inside.sum())} voxels for an image {y.shape}; '
+            f'give one on the same grid that is not empty'
+        )
     inside = np.broadcast_to(inside[..., None] if inside.ndim < y.ndim else inside, y.shape)
-    require(np.isfinite(y).all() and (s > 0).all() and np.isfinite(s).all(), 'risk: the image must be finite and sigma above 0; put a mask and replace what is not')
+    if not np.isfinite(y).all() or not (s > 0).all() or not np.isfinite(s).all():
+        raise InputError(
+            'risk: the image must be finite and sigma above 0; put a mask and replace what is not'
+        )
     return y, s, inside
+
 
 def _apply(denoise, y):
     "What the denoiser makes of `y`"
     out = np.asarray(denoise(y.copy()), float)
-    require(out.shape == y.shape and np.isfinite(out).all(), f'risk: the denoiser gives shape {out.shape} for {y.shape}, or values that are not finite')
+    if out.shape != y.shape or not np.isfinite(out).all():
+        raise InputError(
+            f'risk: the denoiser gives shape {out.shape} for {y.shape}, or values that are not '
+            f'finite'
+        )
     return out
 
+# %% ../../nbs/learn/50_risk.ipynb #d596ff33
 def _shares(denoise, y, base, sigma, kernel, inside, probes, step, seed):
     "(probes,) b'Jb/b'b inside the mask"
-    require(probes >= 1 and step > 0, f'risk: probes={probes}, step={step}; give at least one probe and a step above 0')
+    if probes < 1 or not step > 0:
+        raise InputError(
+            f'risk: probes={probes}, step={step}; give at least one probe and a step above 0'
+        )
     gen, found = generator(seed), []
     for _ in range(probes):
         b = draw_probe(y.shape, sigma, kernel, gen, signs=True)
-        moved = _apply(denoise, (y + step*b).astype(y.dtype))
-        found.append((b*(moved - base))[inside].mean(dtype=float)/step/(b**2)[inside].mean(dtype=float))
+        moved = _apply(denoise, (y + step * b).astype(y.dtype))
+        found.append(
+            (b * (moved - base))[inside].mean(dtype=float) / step / (b**2)[inside].mean(dtype=float)
+        )
     return np.array(found)
 
+
 def sure(
-    denoise,      # noisy array -> denoised array of the same shape
-    noisy,        # (X, Y), (X, Y, Z) or (X, Y, Z, V), Gaussian noise
-    sigma=1.,     # Its std, image units: a number or a map
+    denoise,  # noisy array -> denoised array of the same shape
+    noisy,  # (X, Y), (X, Y, Z) or (X, Y, Z, V), Gaussian noise
+    sigma=1.0,  # Its std, image units: a number or a map
     kernel=None,  # Its autocorrelation, as in `draw_probe`; None: white
-    mask=None,    # Voxels that count; None: all
-    probes:int=4, # Runs of the denoiser besides the first
-    step:float=.05, # Length of a probe, in units of the noise
-    seed:int=0,   # Of the probes
-)->Risk:          # image units squared
+    mask=None,  # Voxels that count; None: all
+    probes: int = 4,  # Runs of the denoiser besides the first
+    step: float = 0.05,  # Length of a probe, in units of the noise
+    seed: int = 0,  # Of the probes
+) -> Risk:  # image units squared
     "Stein's unbiased estimate of the mean squared error, by random probes"
     y, s, inside = _open(noisy, sigma, mask)
     base = _apply(denoise, y)
-    level = float(np.sqrt((np.broadcast_to(s, y.shape)[inside].astype(float)**2).mean()))
+    level = float(np.sqrt((np.broadcast_to(s, y.shape)[inside].astype(float) ** 2).mean()))
     shares = _shares(denoise, y, base, s, kernel, inside, probes, step, seed)
-    draws = np.array([level**2*unbiased_risk(base/level, y/level, t, inside) for t in shares])
-    return Risk(draws, float(((base - y)[inside]**2).mean()), float(shares.mean()))
+    draws = np.array([level**2 * unbiased_risk(base / level, y / level, t, inside) for t in shares])
+    return Risk(draws, float(((base - y)[inside] ** 2).mean()), float(shares.mean()))
 
 # %% ../../nbs/learn/50_risk.ipynb #f115fb73
 def unsure(
-    denoise,      # As for `sure`
-    noisy,        # (X, Y), (X, Y, Z) or (X, Y, Z, V), Gaussian noise of one unknown level
+    denoise,  # As for `sure`
+    noisy,  # (X, Y), (X, Y, Z) or (X, Y, Z, V), Gaussian noise of one unknown level
     kernel=None,  # Its autocorrelation; None: white
-    mask=None,    # Voxels that count; None: all
-    probes:int=4, # Runs of the denoiser besides the first
-    step:float=.05, # Length of a probe, in units of the rms residual
-    seed:int=0,   # Of the probes
-)->Risk:          # value: eta, the mean squared error after stretching plus the noise variance; level: its root
+    mask=None,  # Voxels that count; None: all
+    probes: int = 4,  # Runs of the denoiser besides the first
+    step: float = 0.05,  # Length of a probe, in units of the rms residual
+    seed: int = 0,  # Of the probes
+    # value: eta, the mean squared error after stretching plus the noise variance; level: its root
+) -> Risk:
     "UNSURE (arXiv:2409.01985) of a denoiser stretched to zero divergence, and the noise level that it implies"
-    y, _, inside = _open(noisy, 1., mask)
+    y, _, inside = _open(noisy, 1.0, mask)
     base = _apply(denoise, y)
-    residual = float(((base - y)[inside]**2).mean())
-    require(residual > 0, 'unsure: the denoiser changes nothing; its noise level cannot be told from its signal')
+    residual = float(((base - y)[inside] ** 2).mean())
+    if not residual > 0:
+        raise InputError(
+            'unsure: the denoiser changes nothing; its noise level cannot be told from its signal'
+        )
     shares = _shares(denoise, y, base, np.sqrt(residual), kernel, inside, probes, step, seed)
-    require(shares.mean() < 1, f'unsure: the trace is {shares.mean():.3g} of the identity\'s; the denoiser removes no noise')
+    if not shares.mean() < 1:
+        raise InputError(
+            f"unsure: the trace is {shares.mean():.3g} of the identity's; the denoiser removes no "
+            f'noise'
+        )
     t = float(shares.mean())
-    eta = residual/(1 - shares)**2
+    eta = residual / (1 - shares) ** 2
     return Risk(eta, residual, t, float(np.sqrt(eta.mean())))
 
 # %% ../../nbs/learn/50_risk.ipynb #3ba2c2a1
 def recorrupted(
-    denoise,      # As for `sure`, made for noise of sqrt(1 + alpha^2) sigma
-    noisy,        # (X, Y), (X, Y, Z) or (X, Y, Z, V), Gaussian noise
-    sigma=1.,     # Its std, image units: a number or a map
+    denoise,  # As for `sure`, made for noise of sqrt(1 + alpha^2) sigma
+    noisy,  # (X, Y), (X, Y, Z) or (X, Y, Z, V), Gaussian noise
+    sigma=1.0,  # Its std, image units: a number or a map
     kernel=None,  # Its autocorrelation; None: white
-    mask=None,    # Voxels that count; None: all
-    probes:int=4, # Pairs of draws; two runs of the denoiser each
-    alpha:float=.5, # More noise in, less noise in the target
-    seed:int=0,   # Of the draws
-)->Risk:          # image units squared, at the noise level sqrt(1 + alpha^2) sigma
+    mask=None,  # Voxels that count; None: all
+    probes: int = 4,  # Pairs of draws; two runs of the denoiser each
+    alpha: float = 0.5,  # More noise in, less noise in the target
+    seed: int = 0,  # Of the draws
+) -> Risk:  # image units squared, at the noise level sqrt(1 + alpha^2) sigma
     "Mean squared error by recorruption (Pang et al. 2021, doi:10.1109/CVPR46437.2021.00208)"
-    require(probes >= 1 and alpha > 0, f'recorrupted: probes={probes}, alpha={alpha}; give at least one pair and alpha above 0')
+    if probes < 1 or not alpha > 0:
+        raise InputError(
+            f'recorrupted: probes={probes}, alpha={alpha}; give at least one pair and alpha above 0'
+        )
     y, s, inside = _open(noisy, sigma, mask)
-    own, gen, draws = (np.broadcast_to(s, y.shape)[inside].astype(float)**2).mean(), generator(seed), []
+    own, gen, draws = (
+        (np.broadcast_to(s, y.shape)[inside].astype(float) ** 2).mean(),
+        generator(seed),
+        [],
+    )
     for _ in range(probes):
         z = draw_probe(y.shape, s, kernel, gen)
-        pair = [((_apply(denoise, (y + k*alpha*z).astype(y.dtype)) - y + k*z/alpha)[inside]**2).mean() for k in (1, -1)]
-        draws.append(np.mean(pair) - own - (z[inside].astype(float)**2).mean()/alpha**2)
+        pair = [
+            (
+                (_apply(denoise, (y + k * alpha * z).astype(y.dtype)) - y + k * z / alpha)[inside]
+                ** 2
+            ).mean()
+            for k in (1, -1)
+        ]
+        draws.append(np.mean(pair) - own - (z[inside].astype(float) ** 2).mean() / alpha**2)
     return Risk(np.array(draws))
 
 # %% ../../nbs/learn/50_risk.ipynb #92feb8cf
 def blind(
-    denoise,      # As for `sure`
-    noisy,        # (X, Y) or (X, Y, Z), noise independent between voxels
-    sigma=None,   # Its std, image units, taken off; None: the risk includes the noise variance
-    mask=None,    # Voxels that count; None: all
-    stride:int=3, # Distance of voxels replaced at once: stride to the power of the axes runs
-)->Risk:          # draws: one a grid of voxels
+    denoise,  # As for `sure`
+    noisy,  # (X, Y) or (X, Y, Z), noise independent between voxels
+    sigma=None,  # Its std, image units, taken off; None: the risk includes the noise variance
+    mask=None,  # Voxels that count; None: all
+    stride: int = 3,  # Distance of voxels replaced at once: stride to the power of the axes runs
+) -> Risk:  # draws: one a grid of voxels
     "Self-supervised loss of a denoiser made blind to each voxel (arXiv:1901.11365)"
     from skimage.restoration import denoise_invariant
-    y, s, inside = _open(noisy, 1. if sigma is None else sigma, mask)
-    require(y.ndim < 4 and stride >= 2, f'blind: an image {y.shape} and stride {stride}; give (X, Y) or (X, Y, Z) and at least 2')
-    out = np.asarray(denoise_invariant(y, lambda x: _apply(denoise, x).astype(y.dtype), stride=stride), float)
-    own = 0. if sigma is None else np.broadcast_to(s, y.shape).astype(float)**2
-    grid = np.ravel_multi_index([i % stride for i in np.indices(y.shape)], (stride,)*y.ndim)
-    total, count = (np.bincount(grid[inside], v, stride**y.ndim) for v in (((out - y)**2 - own)[inside], np.ones(inside.sum())))
-    return Risk(total[count > 0]/count[count > 0])
+
+    y, s, inside = _open(noisy, 1.0 if sigma is None else sigma, mask)
+    if y.ndim >= 4 or stride < 2:
+        raise InputError(
+            f'blind: an image {y.shape} and stride {stride}; give (X, Y) or (X, Y, Z) and at '
+            f'least 2'
+        )
+    out = np.asarray(
+        denoise_invariant(y, lambda x: _apply(denoise, x).astype(y.dtype), stride=stride), float
+    )
+    own = 0.0 if sigma is None else np.broadcast_to(s, y.shape).astype(float) ** 2
+    grid = np.ravel_multi_index([i % stride for i in np.indices(y.shape)], (stride,) * y.ndim)
+    total, count = (
+        np.bincount(grid[inside], v, stride**y.ndim)
+        for v in (((out - y) ** 2 - own)[inside], np.ones(inside.sum()))
+    )
+    return Risk(total[count > 0] / count[count > 0])
 
 # %% ../../nbs/learn/50_risk.ipynb #f3411b28
 RISKS = dict(sure=sure, unsure=unsure, recorrupted=recorrupted, blind=blind)
 
+
 def choose(
-    candidates,   # dict: name (a strength, a number of steps) -> denoiser
-    noisy,        # The scan to be denoised; no candidate may have been trained on its noise
-    how='sure',   # One of `RISKS`
-    **settings,   # sigma, kernel, mask, probes, seed and what else the estimate takes
-)->tuple:         # name of the best, pandas DataFrame with a row a candidate
+    candidates,  # dict: name (a strength, a number of steps) -> denoiser
+    noisy,  # The scan to be denoised; no candidate may have been trained on its noise
+    how='sure',  # One of `RISKS`
+    **settings,  # sigma, kernel, mask, probes, seed and what else the estimate takes
+) -> tuple:  # name of the best, pandas DataFrame with a row a candidate
     "The candidate of least estimated risk"
     import pandas as pd
-    require(how in RISKS, f'choose: how={how!r}; choose from {", ".join(RISKS)}')
-    require(len(candidates) > 0, 'choose: no candidates; give a dict of name -> denoiser')
+
+    if how not in RISKS:
+        raise InputError(f'choose: how={how!r}; choose from {", ".join(RISKS)}')
+    if len(candidates) <= 0:
+        raise InputError('choose: no candidates; give a dict of name -> denoiser')
     risks = {k: RISKS[how](f, noisy, **settings) for k, f in candidates.items()}
     best = min(risks, key=lambda k: risks[k].value)
-    rows = {k: dict(risk=r.value, error=r.error, trace=r.trace, level=r.level, **_behind(r.draws - risks[best].draws)) for k, r in risks.items()}
+    rows = {
+        k: dict(
+            risk=r.value,
+            error=r.error,
+            trace=r.trace,
+            level=r.level,
+            **_behind(r.draws - risks[best].draws),
+        )
+        for k, r in risks.items()
+    }
     return best, pd.DataFrame.from_dict(rows, orient='index').dropna(axis=1, how='all')
+
 
 def _behind(d):
     "Paired distance to the best"
-    error = d.std(ddof=1)/np.sqrt(len(d)) if len(d) > 1 else np.nan
-    return dict(behind=d.mean(), behind_error=error, alike=bool(d.mean() <= (2*error if error == error else 0)))
+    error = d.std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else np.nan
+    return dict(
+        behind=d.mean(),
+        behind_error=error,
+        alike=bool(d.mean() <= (2 * error if error == error else 0)),
+    )
 
 # %% ../../nbs/learn/50_risk.ipynb #0000002b
 def probe_of(shape, kernel, seed):
     "(X, Y, Z) unit noise with the correlation of the scan's within slices"
     gen = generator(seed)
-    if kernel is None: return torch.randn(shape, generator=gen).numpy()
-    cube = np.zeros((kernel.shape[0],)*3, np.float32)
-    cube[..., kernel.shape[0]//2] = kernel
+    if kernel is None:
+        return torch.randn(shape, generator=gen).numpy()
+    cube = np.zeros((kernel.shape[0],) * 3, np.float32)
+    cube[..., kernel.shape[0] // 2] = kernel
     return draw_noise(shape, torch.as_tensor(cube), gen).numpy()
 
 # %% ../../nbs/learn/50_risk.ipynb #0000002c
 def shows_noise(
-    z,             # (X, Y, Z) states: noise of std one
-    width:int=7,   # Side of the window, pixels
-    least:float=.3,# Std below which there is none
-):                 # (X, Y, Z) bool, or None where all of it does
+    z,  # (X, Y, Z) states: noise of std one
+    width: int = 7,  # Side of the window, pixels
+    least: float = 0.3,  # Std below which there is none
+):  # (X, Y, Z) bool, or None where all of it does
     "Where the scan varies at least as noise does: blanked background and empty Poisson air do not"
     near = lambda x: uniform_filter(x, (width, width, 1), mode='nearest')
     z = np.asarray(z, np.float64)
-    silent = near(z**2) - near(z)**2 <= least**2
-    return ~binary_dilation(silent, np.ones((width, width, 1))) if silent.any() else None  # windows reach over the rim
+    silent = near(z**2) - near(z) ** 2 <= least**2
+    return (
+        ~binary_dilation(silent, np.ones((width, width, 1))) if silent.any() else None
+    )  # windows reach over the rim
 
 # %% ../../nbs/learn/50_risk.ipynb #0000002d
 def risk_weights(
-    states, # (…) noisy, noise of std one
-    base,   # (…) first guess
+    states,  # (…) noisy, noise of std one
+    base,  # (…) first guess
     parts,  # List of (…): what may be added to it
-    traces, # List of numbers, base first: mean of b' J b, the divergence of each under the noise, per pixel
-    mask=None, # (…) bool; None: all
-    bounds=None, # List of (low, high), one a part; None: free
-)->np.ndarray: # Weight of each part
+    # List of numbers, base first: mean of b' J b, the divergence of each under the noise, per pixel
+    traces,
+    mask=None,  # (…) bool; None: all
+    bounds=None,  # List of (low, high), one a part; None: free
+) -> np.ndarray:  # Weight of each part
     "Weights of least unbiased risk (Stein 1981, doi:10.1214/aos/1176345632)"
     from scipy.optimize import lsq_linear
+
     inside = np.ones(np.shape(states), bool) if mask is None else np.asarray(mask, bool)
     f = np.stack([np.asarray(p, float)[inside] for p in parts])
-    gram = f@f.T/inside.sum() + 1e-9*np.eye(len(f))
-    side = f@(np.asarray(states, float) - base)[inside]/inside.sum() - np.asarray(traces[1:])
+    gram = f @ f.T / inside.sum() + 1e-9 * np.eye(len(f))
+    side = f @ (np.asarray(states, float) - base)[inside] / inside.sum() - np.asarray(traces[1:])
     root = np.linalg.cholesky(gram)
-    return lsq_linear(root.T, np.linalg.solve(root, side), (-np.inf, np.inf) if bounds is None else tuple(np.transpose(bounds))).x
+    return lsq_linear(
+        root.T,
+        np.linalg.solve(root, side),
+        (-np.inf, np.inf) if bounds is None else tuple(np.transpose(bounds)),
+    ).x
 
 # %% ../../nbs/learn/50_risk.ipynb #0000002e
 def unbiased_risk(
-    denoised, # (…) in states
-    states,   # (…) noisy, noise of std one
-    trace,    # Mean of b' J b per pixel
-    mask=None,# (…) bool; None: all
-)->float:     # Mean squared error, in units of the noise variance
+    denoised,  # (…) in states
+    states,  # (…) noisy, noise of std one
+    trace,  # Mean of b' J b per pixel
+    mask=None,  # (…) bool; None: all
+) -> float:  # Mean squared error, in units of the noise variance
     "Stein's estimate of the error of a denoiser"
     inside = np.ones(np.shape(states), bool) if mask is None else np.asarray(mask, bool)
-    return float(((np.asarray(denoised, float) - states)[inside]**2).mean() + 2*trace - 1)
+    return float(((np.asarray(denoised, float) - states)[inside] ** 2).mean() + 2 * trace - 1)
 
 # %% ../../nbs/learn/50_risk.ipynb #0000002f
 def one_way(kernel):
     "Does noise of this autocorrelation look different when the axes are swapped?"
-    return kernel is not None and not np.allclose(kernel, np.transpose(kernel), atol=.05)
+    return kernel is not None and not np.allclose(kernel, np.transpose(kernel), atol=0.05)
 
 # %% ../../nbs/learn/50_risk.ipynb #00000030
 class DrawProbe:
     "Adds a random 'probe' with the correlation of the noise to a patch"
-    def __init__(self,
-        kernel=None, # (k, k) autocorrelation of the noise; None: white
-    ): self.kernel = None if kernel is None or np.size(kernel) == 1 else np.asarray(kernel, np.float32)[..., None]
+
+    def __init__(
+        self,
+        kernel=None,  # (k, k) autocorrelation of the noise; None: white
+    ):
+        self.kernel = (
+            None
+            if kernel is None or np.size(kernel) == 1
+            else np.asarray(kernel, np.float32)[..., None]
+        )
+
     def __call__(self, item, gen):
         shape = item['noisy'][:1].shape
-        if self.kernel is None: return dict(item, probe=torch.randn(shape, generator=gen))
-        full = np.zeros((*self.kernel.shape[:2], self.kernel.shape[0]), np.float32)  # `draw_noise` takes a cube; white across slices
-        full[..., self.kernel.shape[0]//2] = self.kernel[..., 0]
+        if self.kernel is None:
+            return dict(item, probe=torch.randn(shape, generator=gen))
+        full = np.zeros(
+            (*self.kernel.shape[:2], self.kernel.shape[0]), np.float32
+        )  # `draw_noise` takes a cube; white across slices
+        full[..., self.kernel.shape[0] // 2] = self.kernel[..., 0]
         return dict(item, probe=draw_noise((*shape, 1), torch.as_tensor(full), gen)[..., 0])

@@ -9,100 +9,128 @@ __all__ = ['reverse_step', 'times_from', 'reverse', 'denoise_state', 'Pairs', 's
 from dataclasses import dataclass
 
 import torch
-from ..core import progress, require
-from .schedule import Schedule, abar_at, q_sample, sigma_at, spread, time_of
+
+from ..core import InputError, progress
+from .schedule import Schedule, abar_at, spread, time_of
 
 # %% ../../nbs/learn/22_sample.ipynb #4abf417c
 def reverse_step(
-    xt,                # (B, ...) state at time t
-    x0,                # (B, ...) prediction of the clean image from it
-    t,                 # Time of `xt`, number
-    s,                 # Earlier time, number
-    schedule:Schedule, # Chain of states
-    eta:float=0.,      # 0: deterministic (DDIM); 1: ancestral
-    gen=None,          # torch.Generator for the fresh noise of eta > 0
-):                     # State at time s
+    xt,  # (B, ...) state at time t
+    x0,  # (B, ...) prediction of the clean image from it
+    t,  # Time of `xt`, number
+    s,  # Earlier time, number
+    schedule: Schedule,  # Chain of states
+    eta: float = 0.0,  # 0: deterministic (DDIM); 1: ancestral
+    gen=None,  # torch.Generator for the fresh noise of eta > 0
+):  # State at time s
     "One step back from time t to time s (Song et al. 2021, Eq. 12, doi:10.48550/arXiv.2010.02502)"
     at, as_ = abar_at(schedule, t), abar_at(schedule, s)
-    v = eta*((1 - as_)/(1 - at)*(1 - at/as_)).clamp(min=0).sqrt()
-    eps = (xt - spread(at.sqrt(), xt)*x0)/spread((1 - at).sqrt(), xt)
-    x = spread(as_.sqrt(), xt)*x0 + spread((1 - as_ - v**2).clamp(min=0).sqrt(), xt)*eps
-    if eta and s > 0: x = x + spread(v, xt)*torch.randn(xt.shape, generator=gen, dtype=xt.dtype, device=xt.device)
+    v = eta * ((1 - as_) / (1 - at) * (1 - at / as_)).clamp(min=0).sqrt()
+    eps = (xt - spread(at.sqrt(), xt) * x0) / spread((1 - at).sqrt(), xt)
+    x = spread(as_.sqrt(), xt) * x0 + spread((1 - as_ - v**2).clamp(min=0).sqrt(), xt) * eps
+    if eta and s > 0:
+        x = x + spread(v, xt) * torch.randn(
+            xt.shape, generator=gen, dtype=xt.dtype, device=xt.device
+        )
     return x
 
 # %% ../../nbs/learn/22_sample.ipynb #6c928682
 def times_from(
-    start:float, # First time
-    steps:int,   # Number of network passes
-):               # list of steps + 1 numbers, start .. 0
+    start: float,  # First time
+    steps: int,  # Number of network passes
+):  # list of steps + 1 numbers, start .. 0
     "Evenly spaced times from `start` down to 0"
-    require(steps >= 1, f'steps={steps}; at least 1')
+    if steps < 1:
+        raise InputError(f'steps={steps}; at least 1')
     return [float(v) for v in torch.linspace(float(start), 0, steps + 1, dtype=torch.float64)]
+
 
 @torch.no_grad()
 def reverse(
-    predict,           # predict(xt, t (B,)) -> expected clean image
-    xt,                # (B, ...) state at time `start`
-    start:float,       # Its time
-    schedule:Schedule, # Chain of states
-    steps:int=10,      # Network passes
-    eta:float=0.,      # 0: deterministic; 1: ancestral
-    gen=None,          # torch.Generator for eta > 0
-    quiet:bool=True,   # No progress bar
-    trace=None,        # A list that collects (t, x0 prediction), or None
-):                     # (B, ...) clean image
+    predict,  # predict(xt, t (B,)) -> expected clean image
+    xt,  # (B, ...) state at time `start`
+    start: float,  # Its time
+    schedule: Schedule,  # Chain of states
+    steps: int = 10,  # Network passes
+    eta: float = 0.0,  # 0: deterministic; 1: ancestral
+    gen=None,  # torch.Generator for eta > 0
+    quiet: bool = True,  # No progress bar
+    trace=None,  # A list that collects (t, x0 prediction), or None
+):  # (B, ...) clean image
     "Walk back from a state to a clean image"
     times = times_from(start, steps)
     for t, s in progress(list(zip(times, times[1:])), 'sampling', quiet=quiet):
         x0 = predict(xt, torch.full((len(xt),), t, device=xt.device))
-        if trace is not None: trace.append((t, x0))
+        if trace is not None:
+            trace.append((t, x0))
         xt = reverse_step(xt, x0, t, s, schedule, eta, gen)
     return xt
 
 # %% ../../nbs/learn/22_sample.ipynb #7d90e8cb
 @torch.no_grad()
 def denoise_state(
-    predict,           # predict(xt, t (B,)) -> expected clean image
-    noisy,             # (B, ...) scans in the units the network was trained in
-    sigma,             # Noise std in the same units: a number
-    schedule:Schedule, # Chain of states
-    steps:int=1,       # 1: one pass; 5 to 10: a few deterministic steps
-):                     # (B, ...) denoised
+    predict,  # predict(xt, t (B,)) -> expected clean image
+    noisy,  # (B, ...) scans in the units the network was trained in
+    sigma,  # Noise std in the same units: a number
+    schedule: Schedule,  # Chain of states
+    steps: int = 1,  # 1: one pass; 5 to 10: a few deterministic steps
+):  # (B, ...) denoised
     "Treat noisy images as a state of the chain and walk back, deterministically"
-    require(float(sigma) > 0, f'sigma={float(sigma)}: the noise level must be positive')
-    require(float(sigma) <= float(schedule.sigmas[-1]), f'sigma={float(sigma):.3g} is beyond the last state of the schedule ({float(schedule.sigmas[-1]):.3g}); the network has never seen such noise')
+    if not float(sigma) > 0:
+        raise InputError(f'sigma={float(sigma)}: the noise level must be positive')
+    if not float(sigma) <= float(schedule.sigmas[-1]):
+        raise InputError(
+            f'sigma={float(sigma):.3g} is beyond the last state of the schedule '
+            f'({float(schedule.sigmas[-1]):.3g}); the network has never seen such noise'
+        )
     start = float(time_of(schedule, sigma))
-    xt = float(abar_at(schedule, start))**.5*noisy
-    if steps == 1: return predict(xt, torch.full((len(xt),), start, device=xt.device))
+    xt = float(abar_at(schedule, start)) ** 0.5 * noisy
+    if steps == 1:
+        return predict(xt, torch.full((len(xt),), start, device=xt.device))
     return reverse(predict, xt, start, schedule, steps)
 
 # %% ../../nbs/learn/22_sample.ipynb #58c3a0a1
 @dataclass
 class Pairs:
     "What symmetric pairs of samples say"
-    mean:torch.Tensor          # Mean of all 2K samples
-    one:torch.Tensor           # The first sample alone
-    disagreement:torch.Tensor  # Root mean square over the pairs of |G(+eps) - G(-eps)|/2
-    error:torch.Tensor|None    # Standard error of `mean` from the spread of the pairs; None for one pair
-    rho:float|None             # Correlation of G(+eps) and G(-eps) over the draws; None for one pair
-    independent:torch.Tensor|None # Mean of two independent samples, for comparison; None for one pair
 
+    mean: torch.Tensor  # Mean of all 2K samples
+    one: torch.Tensor  # The first sample alone
+    disagreement: torch.Tensor  # Root mean square over the pairs of |G(+eps) - G(-eps)|/2
+    error: (
+        torch.Tensor | None
+    )  # Standard error of `mean` from the spread of the pairs; None for one pair
+    rho: float | None  # Correlation of G(+eps) and G(-eps) over the draws; None for one pair
+    independent: (
+        torch.Tensor | None
+    )  # Mean of two independent samples, for comparison; None for one pair
+
+# %% ../../nbs/learn/22_sample.ipynb #27a0c936
 def symmetric_pairs(
-    sample,        # sample(eps) -> image, deterministic
-    shape,         # Of eps
-    pairs:int=1,   # Pairs drawn, K
-    gen=None,      # torch.Generator
+    sample,  # sample(eps) -> image, deterministic
+    shape,  # Of eps
+    pairs: int = 1,  # Pairs drawn, K
+    gen=None,  # torch.Generator
     device='cpu',  # Of eps
-)->Pairs:
+) -> Pairs:
     "K antithetic pairs: mean, Monte Carlo standard error, correlation within the pairs"
-    require(pairs >= 1, f'pairs={pairs}; at least 1')
+    if not pairs >= 1:
+        raise InputError(f'pairs={pairs}; at least 1')
     draws = []
     for _ in range(pairs):
         eps = torch.randn(shape, generator=gen).to(device)
         draws.append(torch.stack([sample(eps), sample(-eps)]))
-    g = torch.stack(draws)                       # (K, 2, ...)
+    g = torch.stack(draws)  # (K, 2, ...)
     each = g.mean(1)
-    out = dict(mean=each.mean(0), one=g[0, 0], disagreement=(g[:, 0] - g[:, 1]).square().mean(0).sqrt()/2)
-    if pairs == 1: return Pairs(**out, error=None, rho=None, independent=None)
+    out = dict(
+        mean=each.mean(0), one=g[0, 0], disagreement=(g[:, 0] - g[:, 1]).square().mean(0).sqrt() / 2
+    )
+    if pairs == 1:
+        return Pairs(**out, error=None, rho=None, independent=None)
     d = g - g.mean(0)
-    return Pairs(**out, error=each.std(0)/pairs**.5, rho=float((d[:, 0]*d[:, 1]).mean()/d.square().mean()), independent=g[:2, 0].mean(0))
+    return Pairs(
+        **out,
+        error=each.std(0) / pairs**0.5,
+        rho=float((d[:, 0] * d[:, 1]).mean() / d.square().mean()),
+        independent=g[:2, 0].mean(0),
+    )

@@ -9,28 +9,35 @@ __all__ = ['SCHEDULES', 'Schedule', 'sigma_at', 'time_of', 'abar_at', 'linear_sc
 # %% ../../nbs/learn/20_schedule.ipynb #d5466804
 from dataclasses import dataclass
 
-import numpy as np, torch
-from ..core import require
+import numpy as np
+import torch
+
+from ..core import InputError
 
 # %% ../../nbs/learn/20_schedule.ipynb #bcfe5022
 @dataclass
 class Schedule:
     "A chain of noisy states; `t` runs from 0 (clean) to `T` and may lie between two whole steps"
-    name:str          # How it was made
-    betas:torch.Tensor # (T,) float64, variance added by each step
+
+    name: str  # How it was made
+    betas: torch.Tensor  # (T,) float64, variance added by each step
 
     def __post_init__(self):
         b = self.betas = torch.as_tensor(self.betas, dtype=torch.float64)
-        require(b.ndim == 1 and len(b) > 0 and bool(((b > 0) & (b < 1)).all()), f'schedule {self.name!r}: betas must be a list of numbers between 0 and 1')
+        if b.ndim != 1 or len(b) <= 0 or not bool(((b > 0) & (b < 1)).all()):
+            raise InputError(
+                f'schedule {self.name!r}: betas must be a list of numbers between 0 and 1'
+            )
         self.abar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - b, 0)])
 
     @property
-    def T(self): return len(self.betas)
+    def T(self):
+        return len(self.betas)
 
     @property
     def sigmas(self):
         "(T+1,) Noise std of each state in units of the image, Eq. 2"
-        return ((1 - self.abar)/self.abar).sqrt()
+        return ((1 - self.abar) / self.abar).sqrt()
 
 # %% ../../nbs/learn/20_schedule.ipynb #011cb362
 def _interpolate(x, xs, ys):
@@ -38,117 +45,146 @@ def _interpolate(x, xs, ys):
     out = np.interp(torch.as_tensor(x, dtype=torch.float64).cpu().numpy(), xs.numpy(), ys.numpy())
     return torch.as_tensor(out, dtype=torch.float64)
 
+
 def sigma_at(
-    schedule:Schedule, # Chain of states
-    t,                 # Times, any shape, 0..T, whole or not
-):                     # Noise std in units of the image, float64, shape of `t`
+    schedule: Schedule,  # Chain of states
+    t,  # Times, any shape, 0..T, whole or not
+):  # Noise std in units of the image, float64, shape of `t`
     "Noise level of the states at times `t` (Eq. 2, linear between whole steps)"
     return _interpolate(t, torch.arange(schedule.T + 1, dtype=torch.float64), schedule.sigmas)
 
+
 def time_of(
-    schedule:Schedule, # Chain of states
-    sigma,             # Noise std in units of the image, number or tensor
-):                     # Times, float64; T where the noise is beyond the last state
+    schedule: Schedule,  # Chain of states
+    sigma,  # Noise std in units of the image, number or tensor
+):  # Times, float64; T where the noise is beyond the last state
     "The state that a scan with noise `sigma` already is: the inverse of `sigma_at`"
     return _interpolate(sigma, schedule.sigmas, torch.arange(schedule.T + 1, dtype=torch.float64))
 
+
 def abar_at(
-    schedule:Schedule, # Chain of states
-    t,                 # Times, any shape
-):                     # Signal fraction abar, float64, shape of `t`
+    schedule: Schedule,  # Chain of states
+    t,  # Times, any shape
+):  # Signal fraction abar, float64, shape of `t`
     "abar of the states at times `t`: 1/(1 + sigma^2), Eq. 2 turned round"
-    return 1/(1 + sigma_at(schedule, t)**2)
+    return 1 / (1 + sigma_at(schedule, t) ** 2)
 
 # %% ../../nbs/learn/20_schedule.ipynb #8a42c5b8
 def linear_schedule(
-    T:int=1000,       # Number of steps
-    first:float=1e-4, # beta of the first step when T = 1000
-    last:float=0.02,  # beta of the last step when T = 1000
-)->Schedule:
+    T: int = 1000,  # Number of steps
+    first: float = 1e-4,  # beta of the first step when T = 1000
+    last: float = 0.02,  # beta of the last step when T = 1000
+) -> Schedule:
     "Linear betas (Ho et al. 2020, doi:10.48550/arXiv.2006.11239, section 4)"
-    k = 1000/T
-    return Schedule('linear', torch.linspace(first*k, min(last*k, .999), T, dtype=torch.float64))
+    k = 1000 / T
+    return Schedule(
+        'linear', torch.linspace(first * k, min(last * k, 0.999), T, dtype=torch.float64)
+    )
+
 
 def cosine_schedule(
-    T:int=1000,    # Number of steps
-    s:float=0.008, # Offset that keeps the first betas from vanishing
-)->Schedule:
+    T: int = 1000,  # Number of steps
+    s: float = 0.008,  # Offset that keeps the first betas from vanishing
+) -> Schedule:
     "Squared-cosine abar (Nichol & Dhariwal 2021, doi:10.48550/arXiv.2102.09672, Eq. 17)"
-    f = torch.cos((torch.arange(T + 1, dtype=torch.float64)/T + s)/(1 + s)*torch.pi/2)**2
-    return Schedule('cosine', (1 - f[1:]/f[:-1]).clamp(1e-8, .999))
+    f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * torch.pi / 2) ** 2
+    return Schedule('cosine', (1 - f[1:] / f[:-1]).clamp(1e-8, 0.999))
+
 
 def reverse_warmup_schedule(
-    T:int=1000,       # Number of steps
-    low:float=5e-5,   # beta of the flat part when T = 1000
-    last:float=1e-2,  # beta of the last step when T = 1000
-    flat:float=0.3,   # Fraction of the steps in the flat part
-)->Schedule:
+    T: int = 1000,  # Number of steps
+    low: float = 5e-5,  # beta of the flat part when T = 1000
+    last: float = 1e-2,  # beta of the last step when T = 1000
+    flat: float = 0.3,  # Fraction of the steps in the flat part
+) -> Schedule:
     "Flat then rising betas (DDM2, doi:10.48550/arXiv.2302.03018; 'rev_warmup70' of its code)"
-    k, n = 1000/T, int(round(flat*T))
-    rise = torch.linspace(low*k, min(last*k, .999), T - n, dtype=torch.float64)
-    return Schedule('reverse_warmup', torch.cat([torch.full((n,), low*k, dtype=torch.float64), rise]))
+    k, n = 1000 / T, int(round(flat * T))
+    rise = torch.linspace(low * k, min(last * k, 0.999), T - n, dtype=torch.float64)
+    return Schedule(
+        'reverse_warmup', torch.cat([torch.full((n,), low * k, dtype=torch.float64), rise])
+    )
 
 # %% ../../nbs/learn/20_schedule.ipynb #897a2da7
 def q_sample(
-    x0,                # (B, ...) clean images, scaled so that sigma is small against them
-    t,                 # (B,) times, 0..T
-    schedule:Schedule, # Chain of states
-    eps=None,          # Noise of unit std, shape of `x0`; None: Gaussian
-    gen=None,          # torch.Generator for that Gaussian noise
-):                     # States x_t, shape of `x0`
+    x0,  # (B, ...) clean images, scaled so that sigma is small against them
+    t,  # (B,) times, 0..T
+    schedule: Schedule,  # Chain of states
+    eps=None,  # Noise of unit std, shape of `x0`; None: Gaussian
+    gen=None,  # torch.Generator for that Gaussian noise
+):  # States x_t, shape of `x0`
     "Corrupt clean images to the states at times `t` (Eq. 1)"
-    if eps is None: eps = torch.randn(x0.shape, generator=gen, dtype=x0.dtype, device=x0.device)
+    if eps is None:
+        eps = torch.randn(x0.shape, generator=gen, dtype=x0.dtype, device=x0.device)
     a = spread(abar_at(schedule, t), x0)
-    return a.sqrt()*x0 + (1 - a).sqrt()*eps
+    return a.sqrt() * x0 + (1 - a).sqrt() * eps
+
 
 def spread(
-    v, # (B,) numbers, one per image
-    x, # (B, ...) images
-):     # v with the dtype and device of `x`, shaped (B, 1, ...) to multiply it
+    v,  # (B,) numbers, one per image
+    x,  # (B, ...) images
+):  # v with the dtype and device of `x`, shaped (B, 1, ...) to multiply it
     "Shape one number per image so that it multiplies the images"
     v = torch.as_tensor(v).to(x.device, x.dtype)
-    return v.reshape(-1, *[1]*(x.ndim - 1)) if v.ndim else v
+    return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
 
 # %% ../../nbs/learn/20_schedule.ipynb #f061c745
 def fitted_schedule(
-    levels,          # Noise stds found in the data, any number of them, in units of the scaled image
-    T:int=1000,      # Number of steps
-    ramp:float=0.25, # Fraction of the states below the lowest level
-    top:float=1.5,   # Last state, as a multiple of the highest level
-)->Schedule:
+    levels,  # Noise stds found in the data, any number of them, in units of the scaled image
+    T: int = 1000,  # Number of steps
+    ramp: float = 0.25,  # Fraction of the states below the lowest level
+    top: float = 1.5,  # Last state, as a multiple of the highest level
+) -> Schedule:
     "A schedule whose states lie where the data's noise levels lie: sigma_t is their quantile function"
     levels = np.asarray(levels, float).ravel()
     levels = levels[np.isfinite(levels) & (levels > 0)]
-    require(len(levels) > 0, 'fitted schedule: no positive noise level was given')
-    require(0 < ramp < .9 and top >= 1, f'fitted schedule: ramp={ramp} must lie in (0, 0.9) and top={top} be at least 1')
-    seen = np.quantile(levels, np.linspace(.02, .98, 50))
-    u, sigma = np.r_[0, np.linspace(ramp, .9, 50), 1], np.r_[0, seen, top*seen[-1]]
-    sigma += np.linspace(0, 1e-3*seen[-1], len(u))  # strictly rising, also when all levels are the same
+    if len(levels) <= 0:
+        raise InputError('fitted schedule: no positive noise level was given')
+    if not 0 < ramp < 0.9 or not top >= 1:
+        raise InputError(
+            f'fitted schedule: ramp={ramp} must lie in (0, 0.9) and top={top} be at least 1'
+        )
+    seen = np.quantile(levels, np.linspace(0.02, 0.98, 50))
+    u, sigma = np.r_[0, np.linspace(ramp, 0.9, 50), 1], np.r_[0, seen, top * seen[-1]]
+    sigma += np.linspace(
+        0, 1e-3 * seen[-1], len(u)
+    )  # strictly rising, also when all levels are the same
     return _from_sigmas('fitted', np.interp(np.linspace(0, 1, T + 1), u, sigma))
+
 
 def _from_sigmas(name, sigma):
     "Betas of the chain whose states have noise `sigma` (T+1,), sigma[0] = 0"
-    abar = 1/(1 + np.asarray(sigma)**2)
-    return Schedule(name, torch.as_tensor(np.clip(1 - abar[1:]/abar[:-1], 1e-12, .999)))
+    abar = 1 / (1 + np.asarray(sigma) ** 2)
+    return Schedule(name, torch.as_tensor(np.clip(1 - abar[1:] / abar[:-1], 1e-12, 0.999)))
 
 # %% ../../nbs/learn/20_schedule.ipynb #4f2333bf
 def mixture_levels(
-    mixture,    # With `weights` and `sigmas`, as from `sigma.fit_residual_mixture`
-    n:int=1000, # Number of levels wanted, about
-):              # Array of noise stds, each part's repeated by its weight
+    mixture,  # With `weights` and `sigmas`, as from `sigma.fit_residual_mixture`
+    n: int = 1000,  # Number of levels wanted, about
+):  # Array of noise stds, each part's repeated by its weight
     "The noise levels of a fitted mixture, for `fitted_schedule`"
-    sigmas, counts = np.asarray(mixture.sigmas, float), np.round(n*np.asarray(mixture.weights, float)).astype(int)
+    sigmas, counts = (
+        np.asarray(mixture.sigmas, float),
+        np.round(n * np.asarray(mixture.weights, float)).astype(int),
+    )
     return np.repeat(sigmas, np.maximum(counts, 0))
 
 # %% ../../nbs/learn/20_schedule.ipynb #3de0c30e
-SCHEDULES = dict(linear=linear_schedule, cosine=cosine_schedule, reverse_warmup=reverse_warmup_schedule, fitted=fitted_schedule)
+SCHEDULES = dict(
+    linear=linear_schedule,
+    cosine=cosine_schedule,
+    reverse_warmup=reverse_warmup_schedule,
+    fitted=fitted_schedule,
+)
+
 
 def make_schedule(
-    name:str,    # One of SCHEDULES
-    T:int=1000,  # Number of steps
-    levels=None, # For 'fitted': noise stds found in the data
-)->Schedule:
+    name: str,  # One of SCHEDULES
+    T: int = 1000,  # Number of steps
+    levels=None,  # For 'fitted': noise stds found in the data
+) -> Schedule:
     "A schedule by its name"
-    require(name in SCHEDULES, f'schedule {name!r}: unknown; choose from {", ".join(SCHEDULES)}')
-    require(name != 'fitted' or levels is not None, "schedule 'fitted': give the noise levels found in the data (levels=...)")
+    if name not in SCHEDULES:
+        raise InputError(f'schedule {name!r}: unknown; choose from {", ".join(SCHEDULES)}')
+    if name == 'fitted' and levels is None:
+        raise InputError("schedule 'fitted': give the noise levels found in the data (levels=...)")
     return fitted_schedule(levels, T) if name == 'fitted' else SCHEDULES[name](T)

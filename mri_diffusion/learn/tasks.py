@@ -9,85 +9,130 @@ __all__ = ['NOISES', 'Task', 't1_task', 'ImageTask', 'image_task']
 from dataclasses import dataclass
 
 import numpy as np
-from ..core import generator, require
-from ..scans.patches import split_axis
-from ..scans.raw import load_raw
+
+from ..core import InputError, generator
 from ..noise.models import add_noise
 from ..phantoms.heads import load_t1
 from ..scans.nifti import Scan
+from ..scans.patches import split_axis
+from ..scans.raw import load_raw
 
 # %% ../../nbs/learn/15_tasks.ipynb #94692086
 @dataclass
 class Task:
     "Clean parts of one scan, and the noisy one to denoise"
-    train:np.ndarray  # (X, Y, Z) clean, to learn from
-    val:Scan          # Clean, to watch a training
-    clean:Scan        # Clean, to judge
-    noisy:Scan        # What is denoised
-    mask:np.ndarray   # (X, Y, Z) brain, for the masked scores
-    sigma:float       # Noise std of one channel, image units
-    snr:float         # Median signal in the brain over sigma
+
+    train: np.ndarray  # (X, Y, Z) clean, to learn from
+    val: Scan  # Clean, to watch a training
+    clean: Scan  # Clean, to judge
+    noisy: Scan  # What is denoised
+    mask: np.ndarray  # (X, Y, Z) brain, for the masked scores
+    sigma: float  # Noise std of one channel, image units
+    snr: float  # Median signal in the brain over sigma
+
 
 def t1_task(
-    snr:float=10.,      # Median signal in the brain over sigma
-    seed:int=0,         # Of the test noise
-    kind:str='rician',  # Noise kind; see `add_noise`
-    n_coils:int=1,      # Coils, for 'ncchi'
-    downsample:int=1,   # Blocks of this many voxels are averaged: 1 for 1 mm, 4 for tests
-    largest:int=96,     # The judged part is cut to at most this many voxels along each axis
-    gap:int=8,          # Voxels between the parts
-)->Task:
+    snr: float = 10.0,  # Median signal in the brain over sigma
+    seed: int = 0,  # Of the test noise
+    kind: str = 'rician',  # Noise kind; see `add_noise`
+    n_coils: int = 1,  # Coils, for 'ncchi'
+    downsample: int = 1,  # Blocks of this many voxels are averaged: 1 for 1 mm, 4 for tests
+    largest: int = 96,  # The judged part is cut to at most this many voxels along each axis
+    gap: int = 8,  # Voxels between the parts
+) -> Task:
     "The embedded T1 template cut into front (learn), middle (watch) and back (judge)"
-    require(snr > 0, f'snr={snr}: must be positive')
+    if not snr > 0:
+        raise InputError(f'snr={snr}: must be positive')
     t1 = load_t1(downsample=downsample)
-    judge, watch, learn = split_axis(t1.shape[1], (.3, .1, .6), max(gap//downsample, 2))
-    sigma = float(np.median(t1.data[t1.mask])/snr)
+    judge, watch, learn = split_axis(t1.shape[1], (0.3, 0.1, 0.6), max(gap // downsample, 2))
+    sigma = float(np.median(t1.data[t1.mask]) / snr)
     clean, val = (_part(t1, s, largest) for s in (judge, watch))
     mask, clean.mask = clean.mask, None  # a scan with a mask is denoised inside it only
     noisy = clean.with_data(add_noise(clean.data, sigma, kind, n_coils, gen=generator(seed)))
     return Task(t1.data[:, learn], val, clean, noisy, mask, sigma, snr)
 
+# %% ../../nbs/learn/15_tasks.ipynb #d4412cb5
 def _part(scan, along_y, largest):
     "A part of a scan, cut to the middle `largest` voxels, with its place in space kept"
     cut = [slice(0, n) for n in scan.shape]
     cut[1] = along_y
     for ax, s in enumerate(cut):
         extra = max(0, s.stop - s.start - largest)
-        cut[ax] = slice(s.start + extra//2, s.stop - (extra - extra//2))
+        cut[ax] = slice(s.start + extra // 2, s.stop - (extra - extra // 2))
     affine = scan.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in cut]
     return Scan.from_array(scan.data[tuple(cut)], affine, mask=scan.mask[tuple(cut)])
 
 # %% ../../nbs/learn/15_tasks.ipynb #35deeeea
 NOISES = {  # name -> kind, level where the image is one, width of the filter in pixels
-    'gaussian 6/255': ('gaussian', 6/255, 0.), 'gaussian 13/255': ('gaussian', 13/255, 0.), 'gaussian 25/255': ('gaussian', 25/255, 0.), 'rician 6/255': ('rician', 6/255, 0.), 'rician 13/255': ('rician', 13/255, 0.),
-    'poisson 200': ('poisson', 200**-.5, 0.), 'poisson 700': ('poisson', 700**-.5, 0.), 'gamma 100': ('gamma', 100**-.5, 0.), 'gamma 500': ('gamma', 500**-.5, 0.),
-    'correlated 0.5': ('gaussian', 6/255, .5), 'correlated 1.2': ('gaussian', 6/255, 1.2)}
+    'gaussian 6/255': ('gaussian', 6 / 255, 0.0),
+    'gaussian 13/255': ('gaussian', 13 / 255, 0.0),
+    'gaussian 25/255': ('gaussian', 25 / 255, 0.0),
+    'rician 6/255': ('rician', 6 / 255, 0.0),
+    'rician 13/255': ('rician', 13 / 255, 0.0),
+    'poisson 200': ('poisson', 200**-0.5, 0.0),
+    'poisson 700': ('poisson', 700**-0.5, 0.0),
+    'gamma 100': ('gamma', 100**-0.5, 0.0),
+    'gamma 500': ('gamma', 500**-0.5, 0.0),
+    'correlated 0.5': ('gaussian', 6 / 255, 0.5),
+    'correlated 1.2': ('gaussian', 6 / 255, 1.2),
+}
+
 
 @dataclass
 class ImageTask:
     "Slices with a known truth"
-    clean:np.ndarray  # (X, Y, Z) scaled to [0, 1]
-    noisy:np.ndarray  # (X, Y, Z)
-    tissue:np.ndarray # (X, Y, Z) bool
-    noise:str         # Key of NOISES
-    kind:str          # Gaussian and correlated: 'additive'; Rician: 'magnitude'; else 'curve'
 
+    clean: np.ndarray  # (X, Y, Z) scaled to [0, 1]
+    noisy: np.ndarray  # (X, Y, Z)
+    tissue: np.ndarray  # (X, Y, Z) bool
+    noise: str  # Key of NOISES
+    kind: str  # Gaussian and correlated: 'additive'; Rician: 'magnitude'; else 'curve'
+
+# %% ../../nbs/learn/15_tasks.ipynb #e83a8739
 def image_task(
-    data='t1',                # 't1' (embedded), or a path: NIfTI, a folder of PNG or DICOM slices, raw k-space (.h5)
-    noise='gaussian 6/255',   # Key of NOISES
-    seed:int=0,               # Of the noise
-    slices:int=0,             # Slices, evenly spread over the middle 80 %; 0: all
-    crop:int=0,               # Side of the middle part of each slice; 0: all
-)->ImageTask:
+    # 't1' (embedded), or a path: NIfTI, a folder of PNG or DICOM slices, raw k-space (.h5)
+    data='t1',
+    noise='gaussian 6/255',  # Key of NOISES
+    seed: int = 0,  # Of the noise
+    slices: int = 0,  # Slices, evenly spread over the middle 80 %; 0: all
+    crop: int = 0,  # Side of the middle part of each slice; 0: all
+) -> ImageTask:
     "Clean slices and the same with noise"
-    require(noise in NOISES, f'noise {noise!r}: unknown; choose from {", ".join(NOISES)}')
-    scan = load_t1() if data == 't1' else load_raw(data) if str(data).lower().endswith('.h5') else Scan.load(data)
-    require(scan.data.ndim == 3, f'{data}: shape {scan.shape}; give one volume or a folder of slices')
+    if noise not in NOISES:
+        raise InputError(f'noise {noise!r}: unknown; choose from {", ".join(NOISES)}')
+    scan = (
+        load_t1()
+        if data == 't1'
+        else load_raw(data)
+        if str(data).lower().endswith('.h5')
+        else Scan.load(data)
+    )
+    if scan.data.ndim != 3:
+        raise InputError(f'{data}: shape {scan.shape}; give one volume or a folder of slices')
     x, n = scan.data, scan.shape[2]
-    if slices: x = x[:, :, np.unique(np.linspace(.1*(n - 1), .9*(n - 1), min(slices, n)).round().astype(int))]
-    if crop: x = x[tuple(slice((s - min(s, crop))//2, (s - min(s, crop))//2 + min(s, crop)) for s in x.shape[:2])]
-    clean = np.ascontiguousarray(np.maximum(x/np.percentile(scan.data, 99.9), 0), np.float32)
+    if slices:
+        x = x[
+            :,
+            :,
+            np.unique(
+                np.linspace(0.1 * (n - 1), 0.9 * (n - 1), min(slices, n)).round().astype(int)
+            ),
+        ]
+    if crop:
+        x = x[
+            tuple(
+                slice((s - min(s, crop)) // 2, (s - min(s, crop)) // 2 + min(s, crop))
+                for s in x.shape[:2]
+            )
+        ]
+    clean = np.ascontiguousarray(np.maximum(x / np.percentile(scan.data, 99.9), 0), np.float32)
     kind, level, width = NOISES[noise]
-    noisy = add_noise(clean, level, kind, correlation=(width, width, 0.), gen=generator(seed))
-    return ImageTask(clean, noisy, clean > .15, noise, dict(gaussian='additive', rician='magnitude').get(kind, 'curve'))
+    noisy = add_noise(clean, level, kind, correlation=(width, width, 0.0), gen=generator(seed))
+    return ImageTask(
+        clean,
+        noisy,
+        clean > 0.15,
+        noise,
+        dict(gaussian='additive', rician='magnitude').get(kind, 'curve'),
+    )

@@ -7,144 +7,209 @@ __all__ = ['Settings', 'make_settings', 'learning_rate', 'batches_from', 'Averag
            'write_metrics', 'validation', 'preview']
 
 # %% ../../nbs/learn/30_train.ipynb #a77de7a3
-import json, math, os, shutil, signal, threading, time
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-import numpy as np, pandas as pd, torch
+import numpy as np
+import pandas as pd
+import torch
 from torch.utils.data import DataLoader
-from ..core import InputError, MriDiffusionError, atomic_path, progress, require, write_json
+
+from ..core import InputError, MriDiffusionError, atomic_path, progress
 
 # %% ../../nbs/learn/30_train.ipynb #b91bd35b
 @dataclass
 class Settings:
     "What a training may set besides the model, the objective, the data, `steps` and `lr`"
-    batch:int=4                # Items a step and accumulation, over all processes
-    accumulate:int=1           # Batches whose gradients are added before a step
-    seed:int=0                 # Fixes the order of the data and all other random draws
-    clip:float=1.              # Largest norm of the gradient; 0: no limit
-    warmup:float=.05           # Fraction of the steps in which the learning rate rises from 0
-    decay:str='cosine'         # After that: 'cosine' down to 1 % of lr, or 'constant'
-    weight_decay:float=1e-4    # AdamW's
-    ema:float=.99              # Averaging of the weights: decay a step; 0: none
-    checkpoint_every:int=100   # Steps between checkpoints (needs a folder); also at the end and when interrupted
-    log_every:int=1            # Steps between rows of the history
-    device:str='auto'          # 'auto', 'cpu', 'cuda', 'mps'
-    precision:str='no'         # 'no' (float32), 'bf16' or 'fp16'
-    workers:int=0              # Processes that load data
-    tensorboard:bool=False     # Also write TensorBoard files (extra: pip install 'mri_diffusion[tensorboard]')
-    resume:bool=True           # Go on from the folder's checkpoint if it has one
-    quiet:bool|None=None       # No progress bar; None: ask the environment
 
+    batch: int = 4  # Items a step and accumulation, over all processes
+    accumulate: int = 1  # Batches whose gradients are added before a step
+    seed: int = 0  # Fixes the order of the data and all other random draws
+    clip: float = 1.0  # Largest norm of the gradient; 0: no limit
+    warmup: float = 0.05  # Fraction of the steps in which the learning rate rises from 0
+    decay: str = 'cosine'  # After that: 'cosine' down to 1 % of lr, or 'constant'
+    weight_decay: float = 1e-4  # AdamW's
+    ema: float = 0.99  # Averaging of the weights: decay a step; 0: none
+    checkpoint_every: int = (
+        100  # Steps between checkpoints (needs a folder); also at the end and when interrupted
+    )
+    log_every: int = 1  # Steps between rows of the history
+    device: str = 'auto'  # 'auto', 'cpu', 'cuda', 'mps'
+    precision: str = 'no'  # 'no' (float32), 'bf16' or 'fp16'
+    workers: int = 0  # Processes that load data
+    tensorboard: bool = (
+        False  # Also write TensorBoard files (extra: pip install 'mri_diffusion[tensorboard]')
+    )
+    resume: bool = True  # Go on from the folder's checkpoint if it has one
+    quiet: bool | None = None  # No progress bar; None: ask the environment
+
+# %% ../../nbs/learn/30_train.ipynb #33f7bd23
 def make_settings(
-    **kwargs, # Values for fields of Settings
-)->Settings:  # Checked
+    **kwargs,  # Values for fields of Settings
+) -> Settings:  # Checked
     "Settings from keywords; an unknown name is an error"
     known = [f.name for f in fields(Settings)]
     unknown = sorted(set(kwargs) - set(known))
-    require(not unknown, f'training: unknown setting {", ".join(unknown)}; known: {", ".join(known)}')
+    if unknown:
+        raise InputError(
+            f'training: unknown setting {", ".join(unknown)}; known: {", ".join(known)}'
+        )
     s = Settings(**kwargs)
-    require(s.batch >= 1 and s.accumulate >= 1, f'training: batch={s.batch}, accumulate={s.accumulate}; both at least 1')
-    require(s.decay in ('cosine', 'constant'), f"training: decay={s.decay!r}; 'cosine' or 'constant'")
-    require(s.precision in ('no', 'bf16', 'fp16'), f"training: precision={s.precision!r}; 'no', 'bf16' or 'fp16'")
-    require(0 <= s.ema < 1 and 0 <= s.warmup <= 1, f'training: ema={s.ema} and warmup={s.warmup} must lie between 0 and 1')
+    if not s.batch >= 1 or not s.accumulate >= 1:
+        raise InputError(f'training: batch={s.batch}, accumulate={s.accumulate}; both at least 1')
+    if s.decay not in ('cosine', 'constant'):
+        raise InputError(f"training: decay={s.decay!r}; 'cosine' or 'constant'")
+    if s.precision not in ('no', 'bf16', 'fp16'):
+        raise InputError(f"training: precision={s.precision!r}; 'no', 'bf16' or 'fp16'")
+    if not 0 <= s.ema < 1 or not 0 <= s.warmup <= 1:
+        raise InputError(f'training: ema={s.ema} and warmup={s.warmup} must lie between 0 and 1')
     return s
 
 # %% ../../nbs/learn/30_train.ipynb #5d41e9f9
 def learning_rate(
-    step:int,     # 0 .. steps - 1
-    steps:int,    # Number of steps
-    lr:float,     # Peak
-    warmup:float, # Fraction of the steps in which it rises
-    decay:str,    # 'cosine' (to 1 % of the peak) or 'constant'
-)->float:
+    step: int,  # 0 .. steps - 1
+    steps: int,  # Number of steps
+    lr: float,  # Peak
+    warmup: float,  # Fraction of the steps in which it rises
+    decay: str,  # 'cosine' (to 1 % of the peak) or 'constant'
+) -> float:
     "Learning rate of a step"
-    w = int(round(warmup*steps))
-    if step < w: return lr*(step + 1)/w
-    if decay == 'constant': return lr
-    u = (step - w)/max(steps - 1 - w, 1)
-    return lr*(.01 + .99*.5*(1 + math.cos(math.pi*u)))
+    w = int(round(warmup * steps))
+    if step < w:
+        return lr * (step + 1) / w
+    if decay == 'constant':
+        return lr
+    u = (step - w) / max(steps - 1 - w, 1)
+    return lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * u)))
 
 # %% ../../nbs/learn/30_train.ipynb #2cd6760c
 def batches_from(
-    n:int,          # Items in the data
-    batch:int,      # Items in a batch, over all processes
-    seed:int,       # Fixes the permutations
-    start:int=0,    # First batch
-    stop:int=1,     # One past the last
-    rank:int=0,     # This process
-    world:int=1,    # Number of processes
-):                  # list of lists of indices
+    n: int,  # Items in the data
+    batch: int,  # Items in a batch, over all processes
+    seed: int,  # Fixes the permutations
+    start: int = 0,  # First batch
+    stop: int = 1,  # One past the last
+    rank: int = 0,  # This process
+    world: int = 1,  # Number of processes
+):  # list of lists of indices
     "Indices of the batches start .. stop - 1, this process's share of each"
+
     def item(k):
         epoch, i = divmod(k, n)
-        if epoch not in perms: perms.clear(); perms[epoch] = np.random.default_rng([seed, epoch]).permutation(n)
+        if epoch not in perms:
+            perms.clear()
+            perms[epoch] = np.random.default_rng([seed, epoch]).permutation(n)
         return int(perms[epoch][i])
+
     perms = {}
-    share = batch//world
-    return [[item(b*batch + rank*share + j) for j in range(share)] for b in range(start, stop)]
+    share = batch // world
+    return [[item(b * batch + rank * share + j) for j in range(share)] for b in range(start, stop)]
 
 # %% ../../nbs/learn/30_train.ipynb #b6fe16aa
 class Average:
     "Exponential moving average of a model's parameters"
-    def __init__(self,
-        model,       # Its parameters are averaged
-        decay:float, # Weight of the past; 0: always the last step
+
+    def __init__(
+        self,
+        model,  # Its parameters are averaged
+        decay: float,  # Weight of the past; 0: always the last step
     ):
         self.decay, self.params = decay, [p.detach().clone() for p in model.parameters()]
 
     def update(self, model, step):
         "Take in the parameters after `step`"
-        d = min(self.decay, (1 + step)/(10 + step)) if self.decay else 0.
-        with torch.no_grad(): torch._foreach_lerp_(self.params, [p.detach() for p in model.parameters()], 1 - d)
+        d = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
+        with torch.no_grad():
+            torch._foreach_lerp_(self.params, [p.detach() for p in model.parameters()], 1 - d)
 
     @contextmanager
     def applied(self, model):
         "Inside the block the model has the averaged weights"
         kept = [p.detach().clone() for p in model.parameters()]
         self.copy_to(model)
-        try: yield model
+        try:
+            yield model
         finally:
-            with torch.no_grad(): torch._foreach_copy_(list(model.parameters()), kept)
+            with torch.no_grad():
+                torch._foreach_copy_(list(model.parameters()), kept)
 
     def copy_to(self, model):
         "Give the averaged weights to the model"
-        with torch.no_grad(): torch._foreach_copy_(list(model.parameters()), self.params)
+        with torch.no_grad():
+            torch._foreach_copy_(list(model.parameters()), self.params)
 
-    def state_dict(self): return dict(params=self.params)
-    def load_state_dict(self, state): torch._foreach_copy_(self.params, [p.to(q.device) for p, q in zip(state['params'], self.params)])
+    def state_dict(self):
+        return dict(params=self.params)
+
+    def load_state_dict(self, state):
+        torch._foreach_copy_(
+            self.params, [p.to(q.device) for p, q in zip(state['params'], self.params)]
+        )
 
 # %% ../../nbs/learn/30_train.ipynb #4f190a07
 def _run_facts(model, steps, lr, s):
     "What must not change between the start and the end of a training"
     keep = ('batch', 'accumulate', 'seed', 'clip', 'warmup', 'decay', 'weight_decay', 'ema')
-    return dict(parameters=sum(p.numel() for p in model.parameters()), steps=steps, lr=lr, **{k: getattr(s, k) for k in keep})
+    return dict(
+        parameters=sum(p.numel() for p in model.parameters()),
+        steps=steps,
+        lr=lr,
+        **{k: getattr(s, k) for k in keep},
+    )
+
 
 def _save_checkpoint(acc, folder, step, rows, facts):
     "Write the state of a training; the old checkpoint stays until the new one is whole"
-    tmp, final, old = (Path(folder)/n for n in ('checkpoint.tmp', 'checkpoint', 'checkpoint.old'))
-    if acc.is_main_process: shutil.rmtree(tmp, ignore_errors=True)
+    tmp, final, old = (Path(folder) / n for n in ('checkpoint.tmp', 'checkpoint', 'checkpoint.old'))
+    if acc.is_main_process:
+        shutil.rmtree(tmp, ignore_errors=True)
     acc.wait_for_everyone()
     try:
         acc.save_state(str(tmp))
-        if acc.is_main_process: (tmp/'train.json').write_text(json.dumps(dict(step=step, facts=facts, rows=rows)))
-    except (OSError, RuntimeError) as e: raise MriDiffusionError(f'{final}: could not be written ({e}); the checkpoint before it is kept') from None
+        if acc.is_main_process:
+            (tmp / 'train.json').write_text(json.dumps(dict(step=step, facts=facts, rows=rows)))
+    except (OSError, RuntimeError) as e:
+        raise MriDiffusionError(
+            f'{final}: could not be written ({e}); the checkpoint before it is kept'
+        ) from None
     acc.wait_for_everyone()
     if acc.is_main_process:
         shutil.rmtree(old, ignore_errors=True)
-        if final.exists(): final.rename(old)
+        if final.exists():
+            final.rename(old)
         tmp.rename(final)
         shutil.rmtree(old, ignore_errors=True)
     acc.wait_for_everyone()
 
+# %% ../../nbs/learn/30_train.ipynb #3b49d37f
 def _load_checkpoint(acc, folder, facts):
     "Step and history of the last checkpoint, whose state is loaded; (0, []) if there is none"
-    found = [p for p in (Path(folder)/'checkpoint', Path(folder)/'checkpoint.old') if (p/'train.json').is_file()]
-    if not found: return 0, []
-    saved = json.loads((found[0]/'train.json').read_text())
-    differ = [f'{k} was {saved["facts"].get(k)}, is {v}' for k, v in facts.items() if saved['facts'].get(k) != v]
-    require(not differ, f'{found[0]}: belongs to another training ({"; ".join(differ)}); use another folder or start afresh (--fresh, resume=False)')
+    found = [
+        p
+        for p in (Path(folder) / 'checkpoint', Path(folder) / 'checkpoint.old')
+        if (p / 'train.json').is_file()
+    ]
+    if not found:
+        return 0, []
+    saved = json.loads((found[0] / 'train.json').read_text())
+    differ = [
+        f'{k} was {saved["facts"].get(k)}, is {v}'
+        for k, v in facts.items()
+        if saved['facts'].get(k) != v
+    ]
+    if differ:
+        raise InputError(
+            f'{found[0]}: belongs to another training ({"; ".join(differ)}); use another folder '
+            f'or start afresh (--fresh, resume=False)'
+        )
     acc.load_state(str(found[0]))
     return saved['step'], saved['rows']
 
@@ -156,36 +221,59 @@ def noted_interrupt():
         yield lambda: False
         return
     seen = []
-    before = {s: signal.signal(s, lambda n, f: seen.append(n)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try: yield lambda: bool(seen)
+    before = {
+        s: signal.signal(s, lambda n, f: seen.append(n)) for s in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(seen)
     finally:
-        for s, h in before.items(): signal.signal(s, h)
+        for s, h in before.items():
+            signal.signal(s, h)
 
 # %% ../../nbs/learn/30_train.ipynb #90f2a49f
 def _accelerator(s, folder):
     "An accelerate.Accelerator for these settings"
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-    have = dict(auto=True, cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
-    require(s.device in have, f'device={s.device!r}; choose from {", ".join(have)}')
-    require(have[s.device], f'device={s.device!r}: torch finds no such device here; use auto or cpu')
+    from accelerate.state import AcceleratorState
+
+    have = dict(
+        auto=True, cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available()
+    )
+    if s.device not in have:
+        raise InputError(f'device={s.device!r}; choose from {", ".join(have)}')
+    if not have[s.device]:
+        raise InputError(f'device={s.device!r}: torch finds no such device here; use auto or cpu')
     alone = int(os.environ.get('WORLD_SIZE', 1)) == 1
     AcceleratorState._reset_state(reset_partial_state=alone)
-    try: return Accelerator(cpu=s.device == 'cpu', mixed_precision=s.precision, gradient_accumulation_steps=s.accumulate,
-                            log_with='tensorboard' if s.tensorboard else None, project_dir=folder, step_scheduler_with_optimizer=False)
-    except (ValueError, ImportError) as e: raise InputError(f'training: {str(e).splitlines()[0]}') from None
+    try:
+        return Accelerator(
+            cpu=s.device == 'cpu',
+            mixed_precision=s.precision,
+            gradient_accumulation_steps=s.accumulate,
+            log_with='tensorboard' if s.tensorboard else None,
+            project_dir=folder,
+            step_scheduler_with_optimizer=False,
+        )
+    except (ValueError, ImportError) as e:
+        raise InputError(f'training: {str(e).splitlines()[0]}') from None
 
-def _to(batch, device): return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+def _to(batch, device):
+    return {
+        k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
+    }
 
 # %% ../../nbs/learn/30_train.ipynb #408ffaca
 def _optimise(acc, model, opt, objective, batches, clip):
     "One optimizer step on `accumulate` batches; (mean loss, norm of the gradient)"
-    losses, norm = [], 0.
+    losses, norm = [], 0.0
     for batch in batches:
         with acc.accumulate(model):
-            with acc.autocast(): loss = objective(model, _to(batch, acc.device))
+            with acc.autocast():
+                loss = objective(model, _to(batch, acc.device))
             acc.backward(loss)
-            if acc.sync_gradients: norm = acc.clip_grad_norm_(model.parameters(), clip if clip else math.inf)
+            if acc.sync_gradients:
+                norm = acc.clip_grad_norm_(model.parameters(), clip if clip else math.inf)
             opt.step()
             opt.zero_grad()
         losses.append(loss.detach())
@@ -195,21 +283,28 @@ def _optimise(acc, model, opt, objective, batches, clip):
 class TrainingDiverged(MriDiffusionError):
     "The loss or the gradient is not a finite number any more"
 
+# %% ../../nbs/learn/30_train.ipynb #ed563f60
 def fit(
-    model,           # Network, trained in place; ends with its averaged weights if `ema` is set
-    objective,       # `objective(model, batch) -> loss`: all that a method brings
-    data,            # Dataset: `len(data)` and `data[i]` -> dict of tensors
-    steps:int=1000,  # Optimizer steps
-    lr:float=1e-3,   # Peak learning rate
-    folder=None,     # Where checkpoints and metrics.csv go; None: nothing is written
-    callbacks=(),    # Functions `cb(state)` called after each step; see `validation` and `preview`
-    **settings,      # Fields of `Settings`
-):                   # pandas DataFrame, one row a logged step: step, loss, lr, grad_norm, seconds and what callbacks added
+    model,  # Network, trained in place; ends with its averaged weights if `ema` is set
+    objective,  # `objective(model, batch) -> loss`: all that a method brings
+    data,  # Dataset: `len(data)` and `data[i]` -> dict of tensors
+    steps: int = 1000,  # Optimizer steps
+    lr: float = 1e-3,  # Peak learning rate
+    folder=None,  # Where checkpoints and metrics.csv go; None: nothing is written
+    callbacks=(),  # Functions `cb(state)` called after each step; see `validation` and `preview`
+    **settings,  # Fields of `Settings`
+    # pandas DataFrame, one row a logged step: step, loss, lr, grad_norm, seconds and what callbacks
+    # added
+):
     "Train `model` on `objective`; the only training loop of the library"
     s = make_settings(**settings)
-    require(len(data) > 0, 'training: the data set is empty')
+    if len(data) <= 0:
+        raise InputError('training: the data set is empty')
     acc = _accelerator(s, folder)
-    require(s.batch % acc.num_processes == 0, f'training: batch={s.batch} cannot be shared by {acc.num_processes} processes')
+    if s.batch % acc.num_processes != 0:
+        raise InputError(
+            f'training: batch={s.batch} cannot be shared by {acc.num_processes} processes'
+        )
     torch.manual_seed(s.seed)
     net = model.to(acc.device)
     opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=s.weight_decay)
@@ -218,14 +313,30 @@ def fit(
     acc.register_for_checkpointing(average)
     facts = _run_facts(net, steps, lr, s)
     start, rows = _load_checkpoint(acc, folder, facts) if folder and s.resume else (0, [])
-    if s.tensorboard: acc.init_trackers('tensorboard')
-    order = batches_from(len(data), s.batch, s.seed, start*s.accumulate, steps*s.accumulate, acc.process_index, acc.num_processes)
-    batches = iter(DataLoader(data, batch_sampler=order, num_workers=s.workers, generator=torch.Generator()))  # a generator of its own: making the loader draws a number
+    if s.tensorboard:
+        acc.init_trackers('tensorboard')
+    order = batches_from(
+        len(data),
+        s.batch,
+        s.seed,
+        start * s.accumulate,
+        steps * s.accumulate,
+        acc.process_index,
+        acc.num_processes,
+    )
+    batches = iter(
+        DataLoader(data, batch_sampler=order, num_workers=s.workers, generator=torch.Generator())
+    )  # a generator of its own: making the loader draws a number
     state = dict(acc=acc, model=model, net=net, average=average, folder=folder, steps=steps)
-    try: _run(acc, state, objective, opt, batches, range(start, steps), rows, facts, lr, s, callbacks)
+    try:
+        _run(
+            acc, state, objective, opt, batches, range(start, steps), rows, facts, lr, s, callbacks
+        )
     finally:
-        if s.tensorboard: acc.end_training()
-    if s.ema: average.copy_to(net)
+        if s.tensorboard:
+            acc.end_training()
+    if s.ema:
+        average.copy_to(net)
     net.eval()
     return pd.DataFrame(rows)
 
@@ -234,37 +345,77 @@ def _run(acc, state, objective, opt, batches, todo, rows, facts, lr, s, callback
     "The steps themselves: optimise, average, log, call back, save"
     folder, net = state['folder'], state['net']
     t0 = time.perf_counter() - (rows[-1]['seconds'] if rows else 0)
-    with noted_interrupt() as interrupted, progress(todo, 'training', quiet=s.quiet if acc.is_main_process else True, initial=todo.start, total=todo.stop) as bar:
+    with (
+        noted_interrupt() as interrupted,
+        progress(
+            todo,
+            'training',
+            quiet=s.quiet if acc.is_main_process else True,
+            initial=todo.start,
+            total=todo.stop,
+        ) as bar,
+    ):
         for step in bar:
             state['model'].train()
-            for g in opt.param_groups: g['lr'] = learning_rate(step, todo.stop, lr, s.warmup, s.decay)
-            loss, norm = _optimise(acc, state['model'], opt, objective, [next(batches) for _ in range(s.accumulate)], s.clip)
+            for g in opt.param_groups:
+                g['lr'] = learning_rate(step, todo.stop, lr, s.warmup, s.decay)
+            loss, norm = _optimise(
+                acc,
+                state['model'],
+                opt,
+                objective,
+                [next(batches) for _ in range(s.accumulate)],
+                s.clip,
+            )
             state['average'].update(net, step)
             last = step + 1 == todo.stop
             row = dict(step=step + 1)
             if last or (step + 1) % s.log_every == 0:
-                row.update(loss=float(loss), lr=opt.param_groups[0]['lr'], grad_norm=float(norm), seconds=time.perf_counter() - t0)
+                row.update(
+                    loss=float(loss),
+                    lr=opt.param_groups[0]['lr'],
+                    grad_norm=float(norm),
+                    seconds=time.perf_counter() - t0,
+                )
                 bar.set_postfix(loss=f'{row["loss"]:.4g}', refresh=False)
-                if not (math.isfinite(row['loss']) and math.isfinite(row['grad_norm'])): raise TrainingDiverged(f'training diverged at step {step + 1}: loss {row["loss"]}; lower the learning rate')
-            for cb in callbacks: row.update(cb(dict(state, step=step + 1, last=last)) or {})
-            if len(row) > 1: _log(acc, rows, row, s)
+                if not (math.isfinite(row['loss']) and math.isfinite(row['grad_norm'])):
+                    raise TrainingDiverged(
+                        f'training diverged at step {step + 1}: loss {row["loss"]}; lower the '
+                        f'learning rate'
+                    )
+            for cb in callbacks:
+                row.update(cb(dict(state, step=step + 1, last=last)) or {})
+            if len(row) > 1:
+                _log(acc, rows, row, s)
             stop = interrupted()
             if folder and (last or stop or (step + 1) % s.checkpoint_every == 0):
                 _save_checkpoint(acc, folder, step + 1, rows, facts)
-                if acc.is_main_process: write_metrics(folder, rows)
-            if stop and not last: raise KeyboardInterrupt(f'training interrupted after step {step + 1}' + ('; its checkpoint is saved' if folder else ''))
+                if acc.is_main_process:
+                    write_metrics(folder, rows)
+            if stop and not last:
+                raise KeyboardInterrupt(
+                    f'training interrupted after step {step + 1}'
+                    + ('; its checkpoint is saved' if folder else '')
+                )
 
+# %% ../../nbs/learn/30_train.ipynb #7ec67f9e
 def _log(acc, rows, row, s):
     "Keep a row; send it to TensorBoard if asked"
     rows.append(row)
-    if s.tensorboard: acc.log({k: v for k, v in row.items() if k != 'step' and isinstance(v, (int, float))}, step=row['step'])
+    if s.tensorboard:
+        acc.log(
+            {k: v for k, v in row.items() if k != 'step' and isinstance(v, (int, float))},
+            step=row['step'],
+        )
+
 
 def write_metrics(
-    folder, # Run directory
-    rows,   # list of dicts
+    folder,  # Run directory
+    rows,  # list of dicts
 ):
     "metrics.csv, whole or not at all"
-    with atomic_path(Path(folder)/'metrics.csv', force=True) as p: pd.DataFrame(rows).to_csv(p, index=False)
+    with atomic_path(Path(folder) / 'metrics.csv', force=True) as p:
+        pd.DataFrame(rows).to_csv(p, index=False)
 
 # %% ../../nbs/learn/30_train.ipynb #6252112d
 @contextmanager
@@ -276,27 +427,44 @@ def _for_looking(state):
         yield net
         net.train()
 
-def _due(state, every): return state['acc'].is_main_process and (state['last'] or state['step'] % every == 0)
+
+def _due(state, every):
+    return state['acc'].is_main_process and (state['last'] or state['step'] % every == 0)
+
 
 def validation(
-    measure,       # `measure(net) -> dict` of numbers
-    every:int=100, # Steps between two; also after the last
-):                 # Callback whose numbers join the history
+    measure,  # `measure(net) -> dict` of numbers
+    every: int = 100,  # Steps between two; also after the last
+):  # Callback whose numbers join the history
     "Measure the averaged network on the way"
+
     def callback(state):
-        if not _due(state, every): return {}
-        with _for_looking(state) as net: return {k: float(v) for k, v in measure(net).items()}
+        if not _due(state, every):
+            return {}
+        with _for_looking(state) as net:
+            return {k: float(v) for k, v in measure(net).items()}
+
     return callback
 
+# %% ../../nbs/learn/30_train.ipynb #e68451d5
 def preview(
-    draw,          # `draw(net) -> matplotlib figure`
-    every:int=100, # Steps between two; also after the last
-):                 # Callback that writes figures/preview-000100.png into the run's folder
+    draw,  # `draw(net) -> matplotlib figure`
+    every: int = 100,  # Steps between two; also after the last
+):  # Callback that writes figures/preview-000100.png into the run's folder
     "Draw what the averaged network does on the way"
+
     def callback(state):
-        if not _due(state, every) or not state['folder']: return {}
-        with _for_looking(state) as net: fig = draw(net)
-        with atomic_path(Path(state['folder'])/'figures'/f'preview-{state["step"]:06d}.png', force=True) as p: fig.savefig(p, dpi=80, format='png')
+        if not _due(state, every) or not state['folder']:
+            return {}
+        with _for_looking(state) as net:
+            fig = draw(net)
+        with atomic_path(
+            Path(state['folder']) / 'figures' / f'preview-{state["step"]:06d}.png', force=True
+        ) as p:
+            fig.savefig(p, dpi=80, format='png')
         import matplotlib.pyplot
+
         matplotlib.pyplot.close(fig)
+        return None
+
     return callback

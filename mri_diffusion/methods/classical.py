@@ -6,13 +6,16 @@
 __all__ = ['CLASSICAL', 'identity', 'blur', 'floor', 'nlmeans', 'nearest_volumes', 'mppca', 'patch2self']
 
 # %% ../../nbs/methods/40_classical.ipynb #f7af12bd
-import inspect, io, tempfile, warnings
+import inspect
+import io
+import tempfile
+import warnings
 from contextlib import contextmanager, redirect_stderr
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import require
+from ..core import InputError
 from ..noise.rician_bias import correct_bias
 from ..noise.sigma import channel_sigma
 
@@ -21,130 +24,193 @@ def _open(data, sigma, mask, name, dims=(3, 4), needs_sigma=False):
     "float32 data, float sigma that broadcasts over it, boolean mask; or one clear error"
     data = np.asarray(data, dtype=np.float32)
     word = {3: '(X, Y, Z)', 4: '(X, Y, Z, V)'}
-    require(data.ndim in dims, f'{name}: data of shape {data.shape}; give {" or ".join(word[d] for d in dims)}')
-    require(np.isfinite(data).all(), f'{name}: data has NaN or Inf voxels; replace them first')
-    require(sigma is not None or not needs_sigma, f'{name}: needs sigma, the noise level; give a number or a map')
-    require(mask is None or np.shape(mask) == data.shape[:3], f'{name}: mask has shape {np.shape(mask)}, the volume {data.shape[:3]}; they must agree')
+    if data.ndim not in dims:
+        raise InputError(
+            f'{name}: data of shape {data.shape}; give {" or ".join(word[d] for d in dims)}'
+        )
+    if not np.isfinite(data).all():
+        raise InputError(f'{name}: data has NaN or Inf voxels; replace them first')
+    if sigma is None and needs_sigma:
+        raise InputError(f'{name}: needs sigma, the noise level; give a number or a map')
+    if mask is not None and np.shape(mask) != data.shape[:3]:
+        raise InputError(
+            f'{name}: mask has shape {np.shape(mask)}, the volume {data.shape[:3]}; they must agree'
+        )
     mask = np.ones(data.shape[:3], bool) if mask is None else np.asarray(mask) > 0
-    require(mask.any(), f'{name}: mask is empty')
-    if sigma is not None: sigma = _open_sigma(np.asarray(sigma, dtype=np.float64), data.shape, name)
+    if not mask.any():
+        raise InputError(f'{name}: mask is empty')
+    if sigma is not None:
+        sigma = _open_sigma(np.asarray(sigma, dtype=np.float64), data.shape, name)
     return data, sigma, mask
+
 
 def _open_sigma(sigma, shape, name):
     "A number, one a volume (V,), a map (X, Y, Z) or everything (X, Y, Z, V)"
-    require(np.isfinite(sigma).all() and (sigma >= 0).all() and sigma.any(), f'{name}: sigma must be positive and finite')
+    if not np.isfinite(sigma).all() or not (sigma >= 0).all() or not sigma.any():
+        raise InputError(f'{name}: sigma must be positive and finite')
     fits = sigma.ndim == 0 or sigma.shape in (shape, shape[:3], shape[3:])
-    require(fits, f'{name}: sigma of shape {sigma.shape} does not fit data {shape}; give a number, a map {shape[:3]} or one a volume')
+    if not fits:
+        raise InputError(
+            f'{name}: sigma of shape {sigma.shape} does not fit data {shape}; give a number, a '
+            f'map {shape[:3]} or one a volume'
+        )
     return sigma[..., None] if len(shape) == 4 and sigma.shape == shape[:3] else sigma
 
+# %% ../../nbs/methods/40_classical.ipynb #ebe18311
 def _close(denoised, data, sigma, mask, remove_bias=False, n_coils=1, name=''):
     "Bias removed if asked, noisy where outside the mask or not finite, float32"
     if remove_bias:
-        require(sigma is not None, f'{name}: remove_bias needs sigma, the noise level; give a number or a map')
-        denoised = correct_bias(np.asarray(denoised, np.float64), np.broadcast_to(sigma, data.shape), n_coils, 'koay')
+        if sigma is None:
+            raise InputError(
+                f'{name}: remove_bias needs sigma, the noise level; give a number or a map'
+            )
+        denoised = correct_bias(
+            np.asarray(denoised, np.float64), np.broadcast_to(sigma, data.shape), n_coils, 'koay'
+        )
     inside = mask if data.ndim == 3 else mask[..., None]
     return np.where(inside & np.isfinite(denoised), denoised, data).astype(np.float32)
 
 # %% ../../nbs/methods/40_classical.ipynb #d32ba7ee
 def identity(
-    data,       # (X, Y, Z) or (X, Y, Z, V)
-    sigma=None, # Not used
+    data,  # (X, Y, Z) or (X, Y, Z, V)
+    sigma=None,  # Not used
     mask=None,  # Not used
-    bvals=None, # Not used
+    bvals=None,  # Not used
     info=None,  # Not used
-)->np.ndarray:  # A copy
+) -> np.ndarray:  # A copy
     "The input itself: the score to beat"
     data, _, _ = _open(data, None, mask, 'identity')
     return data.copy()
 
+
 def blur(
-    data,       # (X, Y, Z) or (X, Y, Z, V)
-    sigma=None, # Not used
+    data,  # (X, Y, Z) or (X, Y, Z, V)
+    sigma=None,  # Not used
     mask=None,  # Where to denoise; None: everywhere
-    bvals=None, # Not used
-    width=.7,   # Std of the Gaussian, voxels; a number or one per axis
+    bvals=None,  # Not used
+    width=0.7,  # Std of the Gaussian, voxels; a number or one per axis
     info=None,  # Not used
-)->np.ndarray:  # Denoised, float32
+) -> np.ndarray:  # Denoised, float32
     "Gaussian smoothing of each volume"
     data, _, mask = _open(data, None, mask, 'blur')
-    widths = np.broadcast_to(width, 3).tolist() + [0]*(data.ndim - 3)
+    widths = np.broadcast_to(width, 3).tolist() + [0] * (data.ndim - 3)
     return _close(gaussian_filter(data, widths, mode='nearest'), data, None, mask)
 
+
 def floor(
-    data,       # (X, Y, Z) or (X, Y, Z, V)
-    sigma=None, # Noise level: a number, one a volume, or a map
+    data,  # (X, Y, Z) or (X, Y, Z, V)
+    sigma=None,  # Noise level: a number, one a volume, or a map
     mask=None,  # Where to denoise; None: everywhere
-    bvals=None, # Not used
-    factor=1.5, # How many sigma to take away
+    bvals=None,  # Not used
+    factor=1.5,  # How many sigma to take away
     info=None,  # Not used
-)->np.ndarray:  # Denoised, float32
+) -> np.ndarray:  # Denoised, float32
     "max(noisy - factor sigma, 0)"
     data, sigma, mask = _open(data, sigma, mask, 'floor', needs_sigma=True)
-    return _close(np.maximum(data - factor*sigma, 0), data, None, mask)
+    return _close(np.maximum(data - factor * sigma, 0), data, None, mask)
 
 # %% ../../nbs/methods/40_classical.ipynb #917343a9
 def nlmeans(
-    data,             # (X, Y, Z) or (X, Y, Z, V); each volume by itself
-    sigma=None,       # Noise level: a number, one a volume, or a map; needed
-    mask=None,        # Where to denoise; None: everywhere
-    bvals=None,       # Not used
-    patch_radius=1,   # Compared neighbourhood, voxels
-    block_radius=3,   # How far similar voxels are sought, voxels
-    remove_bias=True, # Take out the Rician bias (DIPY's `rician`); False for Gaussian noise
-    method='classic', # 'classic' or 'blockwise' (DIPY >= 1.12)
-    info=None,        # Not used
-)->np.ndarray:        # Denoised, float32
+    data,  # (X, Y, Z) or (X, Y, Z, V); each volume by itself
+    sigma=None,  # Noise level: a number, one a volume, or a map; needed
+    mask=None,  # Where to denoise; None: everywhere
+    bvals=None,  # Not used
+    patch_radius=1,  # Compared neighbourhood, voxels
+    block_radius=3,  # How far similar voxels are sought, voxels
+    remove_bias=True,  # Take out the Rician bias (DIPY's `rician`); False for Gaussian noise
+    method='classic',  # 'classic' or 'blockwise' (DIPY >= 1.12)
+    info=None,  # Not used
+) -> np.ndarray:  # Denoised, float32
     "DIPY's non-local means, volume by volume (doi:10.1109/TMI.2007.906087)"
     from dipy.denoise.nlmeans import nlmeans as dipy_nlmeans
+
     data, sigma, mask = _open(data, sigma, mask, 'nlmeans', needs_sigma=True)
-    require(method in ('classic', 'blockwise'), f"nlmeans: method {method!r} is not known; choose 'classic' or 'blockwise'")
+    if method not in ('classic', 'blockwise'):
+        raise InputError(
+            f"nlmeans: method {method!r} is not known; choose 'classic' or 'blockwise'"
+        )
     kw = dict(method=method) if 'method' in inspect.signature(dipy_nlmeans).parameters else {}
+
     def one(volume, s):
         s = float(s.flat[0]) if (s == s.flat[0]).all() else np.ascontiguousarray(s)
-        return dipy_nlmeans(volume, s, mask=mask, patch_radius=patch_radius, block_radius=block_radius, rician=remove_bias, **kw)
-    series, sigmas = (np.atleast_3d(x).reshape(data.shape[:3] + (-1,)) for x in (data, np.broadcast_to(sigma, data.shape)))
-    denoised = np.stack([one(np.ascontiguousarray(series[..., v]), sigmas[..., v]) for v in range(series.shape[-1])], -1)
+        return dipy_nlmeans(
+            volume,
+            s,
+            mask=mask,
+            patch_radius=patch_radius,
+            block_radius=block_radius,
+            rician=remove_bias,
+            **kw,
+        )
+
+    series, sigmas = (
+        np.atleast_3d(x).reshape(data.shape[:3] + (-1,))
+        for x in (data, np.broadcast_to(sigma, data.shape))
+    )
+    denoised = np.stack(
+        [
+            one(np.ascontiguousarray(series[..., v]), sigmas[..., v])
+            for v in range(series.shape[-1])
+        ],
+        -1,
+    )
     return _close(denoised.reshape(data.shape), data, None, mask)
 
 # %% ../../nbs/methods/40_classical.ipynb #1c55ffec
 def nearest_volumes(
     denoised,  # (X, Y, Z, V)
-    noisy,     # (X, Y, Z, V)
-    mask=None, # Voxels that count; None: all
-    width=2.,  # Std of the blur before the comparison, voxels
-)->np.ndarray: # (V,) index of the noisy volume nearest to each denoised one; 0, 1, 2, … if all is well
+    noisy,  # (X, Y, Z, V)
+    mask=None,  # Voxels that count; None: all
+    width=2.0,  # Std of the blur before the comparison, voxels
+    # (V,) index of the noisy volume nearest to each denoised one; 0, 1, 2, … if all is well
+) -> np.ndarray:
     "Which noisy volume is each denoised volume a picture of?"
     d, n = (np.asarray(x, np.float64) for x in (denoised, noisy))
-    require(d.ndim == 4 and d.shape == n.shape, f'nearest_volumes: shapes {d.shape} and {n.shape}; give two series of the same shape')
+    if d.ndim != 4 or d.shape != n.shape:
+        raise InputError(
+            f'nearest_volumes: shapes {d.shape} and {n.shape}; give two series of the same shape'
+        )
     inside = np.ones(d.shape[:3], bool) if mask is None else np.asarray(mask) > 0
-    d, n = (gaussian_filter(x*inside[..., None], [width]*3 + [0])[inside] for x in (d, n))
+    d, n = (gaussian_filter(x * inside[..., None], [width] * 3 + [0])[inside] for x in (d, n))
     d, n = d - d.mean(0), n - n.mean(0)
-    return ((n**2).sum(0)[None] - 2*d.T@n).argmin(1)
+    return ((n**2).sum(0)[None] - 2 * d.T @ n).argmin(1)
 
 # %% ../../nbs/methods/40_classical.ipynb #c482661f
 def mppca(
-    data,              # (X, Y, Z, V)
-    sigma=None,        # Used by `remove_bias` only; None: the map found on the way
-    mask=None,         # Where to denoise; None: everywhere
-    bvals=None,        # Not used
-    patch_radius=None, # Voxels; None: the smallest from 2 on whose patch holds more voxels than there are volumes
-    remove_bias=False, # Take out the Rician bias
-    n_coils=1,         # Coils of the magnitude, for `remove_bias`
-    info=None,         # A dict: 'sigma' (X, Y, Z) and 'patch_radius' are put there
-)->np.ndarray:         # Denoised, float32
+    data,  # (X, Y, Z, V)
+    sigma=None,  # Used by `remove_bias` only; None: the map found on the way
+    mask=None,  # Where to denoise; None: everywhere
+    bvals=None,  # Not used
+    # Voxels; None: the smallest from 2 on whose patch holds more voxels than there are volumes
+    patch_radius=None,
+    remove_bias=False,  # Take out the Rician bias
+    n_coils=1,  # Coils of the magnitude, for `remove_bias`
+    info=None,  # A dict: 'sigma' (X, Y, Z) and 'patch_radius' are put there
+) -> np.ndarray:  # Denoised, float32
     "DIPY's MP-PCA (doi:10.1016/j.neuroimage.2016.08.016)"
     from dipy.denoise.localpca import mppca as dipy_mppca
+
     data, sigma, mask = _open(data, sigma, mask, 'mppca', dims=(4,))
-    require(data.shape[3] >= 4, f'mppca: {data.shape[3]} volumes; a series of at least 4 is needed')
+    if data.shape[3] < 4:
+        raise InputError(f'mppca: {data.shape[3]} volumes; a series of at least 4 is needed')
     thick = sum(s > 1 for s in data.shape[:3])
-    if patch_radius is None: patch_radius = next(r for r in range(2, 99) if (2*r + 1)**thick > data.shape[3])
-    side = 2*patch_radius + 1
-    require(all(s == 1 or s >= side for s in data.shape[:3]), f'mppca: volume {data.shape[:3]} is thinner than a patch of {side} voxels; give a smaller patch_radius')
+    if patch_radius is None:
+        patch_radius = next(r for r in range(2, 99) if (2 * r + 1) ** thick > data.shape[3])
+    side = 2 * patch_radius + 1
+    if not all(s == 1 or s >= side for s in data.shape[:3]):
+        raise InputError(
+            f'mppca: volume {data.shape[:3]} is thinner than a patch of {side} voxels; give a '
+            f'smaller patch_radius'
+        )
     with np.errstate(all='ignore'):
-        denoised, found = dipy_mppca(data, mask=mask, patch_radius=patch_radius, return_sigma=True, suppress_warning=True)
+        denoised, found = dipy_mppca(
+            data, mask=mask, patch_radius=patch_radius, return_sigma=True, suppress_warning=True
+        )
     found = channel_sigma(data.mean(-1), np.nan_to_num(found), n_coils)
-    if info is not None: info.update(sigma=np.where(mask, found, 0).astype(np.float32), patch_radius=patch_radius)
-    if sigma is None: sigma = found[..., None]
+    if info is not None:
+        info.update(sigma=np.where(mask, found, 0).astype(np.float32), patch_radius=patch_radius)
+    if sigma is None:
+        sigma = found[..., None]
     return _close(denoised, data, sigma, mask, remove_bias, n_coils, 'mppca')
 
 # %% ../../nbs/methods/40_classical.ipynb #58b58d36
@@ -153,74 +219,132 @@ def _numpy_seed(seed):
     "NumPy's global generator seeded inside, as it was outside"
     state = np.random.get_state()
     np.random.seed(seed)
-    try: yield
-    finally: np.random.set_state(state)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
 
 def _dipy_patch2self(data, bvals):
     from dipy.denoise.patch2self import patch2self as dipy_patch2self
-    with tempfile.TemporaryDirectory() as tmp, redirect_stderr(io.StringIO()), warnings.catch_warnings():
+
+    with (
+        tempfile.TemporaryDirectory() as tmp,
+        redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter('ignore')
-        return dipy_patch2self(np.ascontiguousarray(data), bvals, model='ols', version=3, verbose=False, tmp_dir=tmp)
+        return dipy_patch2self(
+            np.ascontiguousarray(data), bvals, model='ols', version=3, verbose=False, tmp_dir=tmp
+        )
+
 
 def _guarded(data, b0):
     "DIPY's version 3 with b0s first, and the places it loses taken from a second run"
     order, lost = np.r_[np.flatnonzero(b0), np.flatnonzero(~b0)], data.shape[-1] % 5
     out = np.empty_like(data)
     for turn in (0, lost) if lost else (0,):
-        now = np.r_[order[:b0.sum()], np.roll(order[b0.sum():], turn)]
-        part = _dipy_patch2self(data[..., now], np.where(b0[now], 0., 1000.))
-        keep = [v for v in range(len(now)) if v < len(now) - lost and (turn == 0 or now[v] in order[len(now) - lost:])]
+        now = np.r_[order[: b0.sum()], np.roll(order[b0.sum() :], turn)]
+        part = _dipy_patch2self(data[..., now], np.where(b0[now], 0.0, 1000.0))
+        keep = [
+            v
+            for v in range(len(now))
+            if v < len(now) - lost and (turn == 0 or now[v] in order[len(now) - lost :])
+        ]
         out[..., now[keep]] = part[..., keep]
     return out
 
+# %% ../../nbs/methods/40_classical.ipynb #12271115
 def _exact(data, b0):
     "Leave-one-volume-out least squares over all voxels, b0s and the others apart"
     out = data.copy()
     for group in (np.flatnonzero(b0), np.flatnonzero(~b0)):
-        if len(group) < 2: continue
+        if len(group) < 2:
+            continue
         x = data[..., group].reshape(-1, len(group)).astype(np.float64)
         x0 = x - x.mean(0)
-        p, varies = np.linalg.pinv(x0.T@x0, hermitian=True), x0.any(0)
-        out[..., group] = (x - x0@p/np.where(varies, np.diag(p), 1)*varies).reshape(out[..., group].shape)
+        p, varies = np.linalg.pinv(x0.T @ x0, hermitian=True), x0.any(0)
+        out[..., group] = (x - x0 @ p / np.where(varies, np.diag(p), 1) * varies).reshape(
+            out[..., group].shape
+        )
     return out
 
 # %% ../../nbs/methods/40_classical.ipynb #5ad0b168
 def patch2self(
-    data,              # (X, Y, Z, V), at least five volumes besides the b0s
-    sigma=None,        # Used by `remove_bias` only
-    mask=None,         # Where to denoise; None: everywhere (all voxels are used for the fit)
-    bvals=None,        # (V,) s/mm2; None: all volumes are of one kind
-    how='dipy',        # 'dipy': its sketched regression, guarded; 'exact': the full one, taken also for 14 volumes, where DIPY's fails
-    remove_bias=False, # Take out the Rician bias; needs sigma
-    n_coils=1,         # Coils of the magnitude, for `remove_bias`
-    b0_threshold=50,   # s/mm2; at or below it a volume is a b0
-    seed:int=0,        # Fixes DIPY's sketch
-    info=None,         # A dict: 'notes' says whether another regression than the asked one was taken
-)->np.ndarray:         # Denoised, float32, not negative; a single b0 comes back as it was
+    data,  # (X, Y, Z, V), at least five volumes besides the b0s
+    sigma=None,  # Used by `remove_bias` only
+    mask=None,  # Where to denoise; None: everywhere (all voxels are used for the fit)
+    bvals=None,  # (V,) s/mm2; None: all volumes are of one kind
+    # 'dipy': its sketched regression, guarded; 'exact': the full one, taken also for 14 volumes,
+    # where DIPY's fails
+    how='dipy',
+    remove_bias=False,  # Take out the Rician bias; needs sigma
+    n_coils=1,  # Coils of the magnitude, for `remove_bias`
+    b0_threshold=50,  # s/mm2; at or below it a volume is a b0
+    seed: int = 0,  # Fixes DIPY's sketch
+    info=None,  # A dict: 'notes' says whether another regression than the asked one was taken
+) -> np.ndarray:  # Denoised, float32, not negative; a single b0 comes back as it was
     "Patch2Self, each volume from all the others (arXiv:2011.01355)"
     data, sigma, mask = _open(data, sigma, mask, 'patch2self', dims=(4,))
     n = data.shape[3]
-    bvals = np.full(n, 1000.) if bvals is None else np.asarray(bvals, dtype=float).ravel()
-    require(len(bvals) == n, f'patch2self: {len(bvals)} bvals for {n} volumes')
-    require(how in ('dipy', 'exact'), f"patch2self: how {how!r} is not known; choose 'dipy' or 'exact'")
+    bvals = np.full(n, 1000.0) if bvals is None else np.asarray(bvals, dtype=float).ravel()
+    if len(bvals) != n:
+        raise InputError(f'patch2self: {len(bvals)} bvals for {n} volumes')
+    if how not in ('dipy', 'exact'):
+        raise InputError(f"patch2self: how {how!r} is not known; choose 'dipy' or 'exact'")
     b0 = bvals <= b0_threshold
-    if b0.all(): b0 = ~b0
-    require((~b0).sum() >= 5, f'patch2self: {(~b0).sum()} volumes besides the b0s; at least 5 are needed')
+    if b0.all():
+        b0 = ~b0
+    if not (~b0).sum() >= 5:
+        raise InputError(
+            f'patch2self: {(~b0).sum()} volumes besides the b0s; at least 5 are needed'
+        )
     voxels = int(np.prod(data.shape[:3]))
-    if how == 'dipy' and n == 14:  # it holds 2 volumes at once, has 4 left over, and wants to copy them
+    if (
+        how == 'dipy' and n == 14
+    ):  # it holds 2 volumes at once, has 4 left over, and wants to copy them
         how = 'exact'
-        if info is not None: info['notes'] = [f"DIPY's regression fails for {n} volumes; the exact one was taken"]
-    require(how == 'exact' or voxels >= 10*n, f"patch2self: {voxels} voxels are too few for DIPY's sketch of {n} volumes; use how='exact'")
-    require(voxels > n, f'patch2self: {voxels} voxels cannot fit {n} volumes')
-    with _numpy_seed(seed): denoised = _guarded(data, b0) if how == 'dipy' else _exact(data, b0)
+        if info is not None:
+            info['notes'] = [f"DIPY's regression fails for {n} volumes; the exact one was taken"]
+    if how != 'exact' and not voxels >= 10 * n:
+        raise InputError(
+            f"patch2self: {voxels} voxels are too few for DIPY's sketch of {n} volumes; use "
+            f"how='exact'"
+        )
+    if not voxels > n:
+        raise InputError(f'patch2self: {voxels} voxels cannot fit {n} volumes')
+    with _numpy_seed(seed):
+        denoised = _guarded(data, b0) if how == 'dipy' else _exact(data, b0)
     return _close(np.maximum(denoised, 0), data, sigma, mask, remove_bias, n_coils, 'patch2self')
 
 # %% ../../nbs/methods/40_classical.ipynb #065d6370
 CLASSICAL = dict(
-    identity=dict(function=identity, needs=(), dims=(3, 4), use='The input itself; the score to beat'),
+    identity=dict(
+        function=identity, needs=(), dims=(3, 4), use='The input itself; the score to beat'
+    ),
     blur=dict(function=blur, needs=(), dims=(3, 4), use='Gaussian smoothing; for comparison only'),
-    floor=dict(function=floor, needs=('sigma',), dims=(3, 4), use='Noise floor subtracted; for comparison only'),
-    nlmeans=dict(function=nlmeans, needs=('sigma',), dims=(3, 4), use='One volume, white noise of known sigma'),
-    mppca=dict(function=mppca, needs=('series',), dims=(4,), use='A series of about 30 volumes or more, white noise'),
-    patch2self=dict(function=patch2self, needs=('series', 'bvals'), dims=(4,), use='A diffusion series of 10 volumes or more, noise independent between volumes'),
+    floor=dict(
+        function=floor,
+        needs=('sigma',),
+        dims=(3, 4),
+        use='Noise floor subtracted; for comparison only',
+    ),
+    nlmeans=dict(
+        function=nlmeans,
+        needs=('sigma',),
+        dims=(3, 4),
+        use='One volume, white noise of known sigma',
+    ),
+    mppca=dict(
+        function=mppca,
+        needs=('series',),
+        dims=(4,),
+        use='A series of about 30 volumes or more, white noise',
+    ),
+    patch2self=dict(
+        function=patch2self,
+        needs=('series', 'bvals'),
+        dims=(4,),
+        use='A diffusion series of 10 volumes or more, noise independent between volumes',
+    ),
 )

@@ -7,220 +7,409 @@ __all__ = ['PUBLISHED', 'FREE', 'ddm2_config', 'prepare_series', 'find_states', 
            'apply_stage3', 'denoise_published', 'sample_unconditional', 'flat_walks']
 
 # %% ../../nbs/methods/42_ddm2.ipynb #cacc3c52
+from pathlib import Path
+
 import numpy as np
 import torch
-from ..core import generator, plain, progress, read_json, require, write_json
+
+from ..core import InputError, generator, plain, progress, read_json, write_json
 from ..learn.schedule import Schedule, make_schedule
-from .ddm2_stage1 import STAGE1, apply_stage1, fit_stage1, from_unit, neighbour_table, table_notes, to_unit, volume_scales
+from mri_diffusion.methods.ddm2_stage1 import (
+    STAGE1,
+    apply_stage1,
+    fit_stage1,
+    from_unit,
+    neighbour_table,
+    table_notes,
+    to_unit,
+    volume_scales,
+)
 from .ddm2_stage2 import States, match_states
 from .ddm2_stage3 import denoise_stage3, fit_stage3, predict_from, walk_back
-from pathlib import Path
 
 # %% ../../nbs/methods/42_ddm2.ipynb #f002d07d
 PUBLISHED = STAGE1 | dict(
-    steps3=100_000,          # Of stage III
-    T=1000,                  # States of the chain
-    schedule='reverse_warmup',# Its noise schedule
-    match='slice',           # 'slice', 'volume', 'series', 'mask' (per slice, in the mask) or 'sigma' (from a noise map)
-    search='first',          # 'first' minimum, 'global' minimum or 'continuous'
-    state_matching=True,     # False: t = T/2 everywhere
-    shuffle=True,            # Noise of stage III: shuffled residuals; False: Gaussian
-    j_invariance=True,       # Target of stage III: the noisy slice; False: the prediction of stage I
-    continuous=True,         # Noise levels between two states too
-    share_time=True,         # One time a batch; False: one a slice
-    reach=0.,                # 0: train on all states; r > 0: on those up to r times the latest matched one
-    start='raw',             # Walk from the noisy slice as it is; 'scaled': from sqrt(abar) times it
-    sampler='ancestral',     # 'ancestral', 'ddim' or 'one-step'
-    sampling_steps=0,        # 0: every state; k: in k strides
-    flips=True,              # Average each prediction over four flips
-    samples=1,               # Walks a slice; their std is the uncertainty
-    stage1_only=False)       # Stop after stage I
+    steps3=100_000,  # Of stage III
+    T=1000,  # States of the chain
+    schedule='reverse_warmup',  # Its noise schedule
+    # 'slice', 'volume', 'series', 'mask' (per slice, in the mask) or 'sigma' (from a noise map)
+    match='slice',
+    search='first',  # 'first' minimum, 'global' minimum or 'continuous'
+    state_matching=True,  # False: t = T/2 everywhere
+    shuffle=True,  # Noise of stage III: shuffled residuals; False: Gaussian
+    j_invariance=True,  # Target of stage III: the noisy slice; False: the prediction of stage I
+    continuous=True,  # Noise levels between two states too
+    share_time=True,  # One time a batch; False: one a slice
+    reach=0.0,  # 0: train on all states; r > 0: on those up to r times the latest matched one
+    start='raw',  # Walk from the noisy slice as it is; 'scaled': from sqrt(abar) times it
+    sampler='ancestral',  # 'ancestral', 'ddim' or 'one-step'
+    sampling_steps=0,  # 0: every state; k: in k strides
+    flips=True,  # Average each prediction over four flips
+    samples=1,  # Walks a slice; their std is the uncertainty
+    stage1_only=False,
+)  # Stop after stage I
+
 
 def ddm2_config(
-    **changes, # Settings that differ from PUBLISHED
-):             # All settings
+    **changes,  # Settings that differ from PUBLISHED
+):  # All settings
     "The published settings with some changed; an unknown name is an error"
     unknown = sorted(set(changes) - set(PUBLISHED))
-    require(not unknown, f'ddm2: unknown setting {", ".join(unknown)}; known: {", ".join(PUBLISHED)}')
+    if unknown:
+        raise InputError(
+            f'ddm2: unknown setting {", ".join(unknown)}; known: {", ".join(PUBLISHED)}'
+        )
     return PUBLISHED | changes
 
 # %% ../../nbs/methods/42_ddm2.ipynb #efd320d9
 def prepare_series(
-    series,     # (X, Y, Z, V), image units
-    bvals,      # (V,) s/mm²
-    bvecs,      # (V, 3), or None
-    config,     # Settings
-):              # dict: unit (scaled series), scales, table, notes
+    series,  # (X, Y, Z, V), image units
+    bvals,  # (V,) s/mm²
+    bvecs,  # (V, 3), or None
+    config,  # Settings
+):  # dict: unit (scaled series), scales, table, notes
     "Scale the volumes and choose from which others each is predicted"
     scales = volume_scales(series)
     a = np.asarray(series)
     usable = (a != 0).any((0, 1, 2))
-    require(bvals is None or np.size(bvals) == a.shape[3], f'ddm2: {np.size(bvals)} b-values for {a.shape[3]} volumes; give the .bval file of this series')
-    table = neighbour_table(bvals, bvecs, config['n'], config['neighbours'], config['shells'], config['b0'], usable)
-    return dict(unit=to_unit(a, scales), scales=scales, table=table, notes=table_notes(table, bvals))
+    if bvals is not None and np.size(bvals) != a.shape[3]:
+        raise InputError(
+            f'ddm2: {np.size(bvals)} b-values for {a.shape[3]} volumes; give the .bval file of '
+            f'this series'
+        )
+    table = neighbour_table(
+        bvals, bvecs, config['n'], config['neighbours'], config['shells'], config['b0'], usable
+    )
+    return dict(
+        unit=to_unit(a, scales), scales=scales, table=table, notes=table_notes(table, bvals)
+    )
 
+# %% ../../nbs/methods/42_ddm2.ipynb #1dd7fc5c
 def find_states(
-    ready:dict,        # From `prepare_series`
-    prediction,        # (X, Y, Z, V), scaled
-    config,            # Settings
-    schedule:Schedule, # Chain of states
-    mask=None,         # (X, Y, Z); needed for match = 'mask'
-    sigma=None,        # Noise std in image units, a number or a map; needed for match = 'sigma'
-)->States:
+    ready: dict,  # From `prepare_series`
+    prediction,  # (X, Y, Z, V), scaled
+    config,  # Settings
+    schedule: Schedule,  # Chain of states
+    mask=None,  # (X, Y, Z); needed for match = 'mask'
+    sigma=None,  # Noise std in image units, a number or a map; needed for match = 'sigma'
+) -> States:
     "Stage II by the settings; volumes without a prediction get time 0"
     how, unit = config['match'], ready['unit']
-    require(how in ('slice', 'volume', 'series', 'mask', 'sigma'), f"ddm2: match={how!r}; 'slice', 'volume', 'series', 'mask' or 'sigma'")
-    require(how != 'mask' or mask is not None, "ddm2: match='mask' needs a mask")
-    require(how != 'sigma' or sigma is not None, "ddm2: match='sigma' needs the noise level (sigma)")
-    per = 'volume' if config['dims'] == 3 and how in ('slice', 'mask') else {'mask': 'slice', 'sigma': 'slice'}.get(how, how)
+    if how not in ('slice', 'volume', 'series', 'mask', 'sigma'):
+        raise InputError(f"ddm2: match={how!r}; 'slice', 'volume', 'series', 'mask' or 'sigma'")
+    if how == 'mask' and mask is None:
+        raise InputError("ddm2: match='mask' needs a mask")
+    if how == 'sigma' and sigma is None:
+        raise InputError("ddm2: match='sigma' needs the noise level (sigma)")
+    per = (
+        'volume'
+        if config['dims'] == 3 and how in ('slice', 'mask')
+        else {'mask': 'slice', 'sigma': 'slice'}.get(how, how)
+    )
     with_mask = mask if how in ('mask', 'sigma') else None
-    if how == 'sigma': s = np.asarray(sigma, float); s = 2*(s[..., None] if s.ndim == 3 else s)/ready['scales']
+    if how == 'sigma':
+        s = np.asarray(sigma, float)
+        s = 2 * (s[..., None] if s.ndim == 3 else s) / ready['scales']
     rows = [v for v, row in enumerate(ready['table']) if row]
-    some = match_states(unit[..., rows], prediction[..., rows], schedule, per, with_mask, np.broadcast_to(s, unit.shape)[..., rows] if how == 'sigma' else None, search=config['search'])
-    if config['dims'] == 3: some.times[:] = some.times.mean(1, keepdims=True)
-    if not config['state_matching']: some.times[:], some.notes = schedule.T/2, ['no state matching: every slice starts at T/2']
+    some = match_states(
+        unit[..., rows],
+        prediction[..., rows],
+        schedule,
+        per,
+        with_mask,
+        np.broadcast_to(s, unit.shape)[..., rows] if how == 'sigma' else None,
+        search=config['search'],
+    )
+    if config['dims'] == 3:
+        some.times[:] = some.times.mean(1, keepdims=True)
+    if not config['state_matching']:
+        some.times[:], some.notes = schedule.T / 2, ['no state matching: every slice starts at T/2']
     whole = np.zeros((2, unit.shape[3], unit.shape[2]))
     whole[:, rows] = some.times, some.std
     return States(*whole, notes=some.notes)
 
-FREE = ('sampler', 'sampling_steps', 'flips', 'samples', 'start', 'stage1_only', 'workers', 'checkpoint_every', 'log_every') # Settings that training does not depend on
+# %% ../../nbs/methods/42_ddm2.ipynb #6cded52d
+FREE = (
+    'sampler',
+    'sampling_steps',
+    'flips',
+    'samples',
+    'start',
+    'stage1_only',
+    'workers',
+    'checkpoint_every',
+    'log_every',
+)  # Settings that training does not depend on
+
 
 def _claim_folder(folder, config, seed, ready, resume):
     "Note what a folder is for; refuse one that was begun with other settings or on another series"
-    path, mine = Path(folder)/'ddm2.json', plain({k: v for k, v in config.items() if k not in FREE} | dict(seed=seed, shape=ready['unit'].shape, scales=ready['scales']))
+    path, mine = (
+        Path(folder) / 'ddm2.json',
+        plain(
+            {k: v for k, v in config.items() if k not in FREE}
+            | dict(seed=seed, shape=ready['unit'].shape, scales=ready['scales'])
+        ),
+    )
     old = read_json(path) if resume and path.exists() else mine
-    differ = ['the series is another' if k in ('shape', 'scales') else f'{k} was {old.get(k)}, is {v}' for k, v in mine.items() if old.get(k) != v]
-    require(not differ, f'{folder}: belongs to another training ({"; ".join(dict.fromkeys(differ))}); use another folder or start afresh (--fresh, resume=False)')
+    differ = [
+        'the series is another' if k in ('shape', 'scales') else f'{k} was {old.get(k)}, is {v}'
+        for k, v in mine.items()
+        if old.get(k) != v
+    ]
+    if differ:
+        raise InputError(
+            f'{folder}: belongs to another training ({"; ".join(dict.fromkeys(differ))}); use '
+            f'another folder or start afresh (--fresh, resume=False)'
+        )
     write_json(path, mine)
 
+# %% ../../nbs/methods/42_ddm2.ipynb #8c2e082a
 def fit_published(
-    series,           # (X, Y, Z, V), image units
-    bvals,            # (V,) s/mm²
-    bvecs=None,       # (V, 3)
-    mask=None,        # (X, Y, Z)
-    config=PUBLISHED, # Settings
-    folder=None,      # stage1 and stage3 go there
-    seed=0,           # All randomness
-    sigma=None,       # As for `find_states`
-    **run,            # device, quiet, resume for `fit`
-):                    # (nets dict, learned dict of plain values, history dict, what `apply_published` may use again)
+    series,  # (X, Y, Z, V), image units
+    bvals,  # (V,) s/mm²
+    bvecs=None,  # (V, 3)
+    mask=None,  # (X, Y, Z)
+    config=PUBLISHED,  # Settings
+    folder=None,  # stage1 and stage3 go there
+    seed=0,  # All randomness
+    sigma=None,  # As for `find_states`
+    **run,  # device, quiet, resume for `fit`
+):  # (nets dict, learned dict of plain values, history dict, what `apply_published` may use again)
     "Train stage I, match the states, train stage III"
     config = ddm2_config(**config)
-    at = lambda name: None if folder is None else Path(folder)/name
-    ready, schedule = prepare_series(series, bvals, bvecs, config), make_schedule(config['schedule'], config['T'])
-    if folder: _claim_folder(folder, config, seed, ready, run.get('resume', True))
+    at = lambda name: None if folder is None else Path(folder) / name
+    ready, schedule = (
+        prepare_series(series, bvals, bvecs, config),
+        make_schedule(config['schedule'], config['T']),
+    )
+    if folder:
+        _claim_folder(folder, config, seed, ready, run.get('resume', True))
     net1, h1 = fit_stage1(ready['unit'], ready['table'], config, at('stage1'), seed, **run)
     nets, history = dict(stage1=net1), dict(stage1=h1)
     learned = dict(config=config, channels=max(map(len, ready['table'])))
-    ready['prediction'] = apply_stage1(net1, ready['unit'], ready['table'], config, next(net1.parameters()).device, run.get('quiet'))
+    ready['prediction'] = apply_stage1(
+        net1,
+        ready['unit'],
+        ready['table'],
+        config,
+        next(net1.parameters()).device,
+        run.get('quiet'),
+    )
     if not config['stage1_only']:
         ready['states'] = find_states(ready, ready['prediction'], config, schedule, mask, sigma)
-        nets['stage3'], history['stage3'] = fit_stage3(ready['unit'], ready['prediction'], ready['states'], [v for v, row in enumerate(ready['table']) if row], schedule, config, at('stage3'), seed, **run)
+        nets['stage3'], history['stage3'] = fit_stage3(
+            ready['unit'],
+            ready['prediction'],
+            ready['states'],
+            [v for v, row in enumerate(ready['table']) if row],
+            schedule,
+            config,
+            at('stage3'),
+            seed,
+            **run,
+        )
         learned['latest_state'] = float(ready['states'].times.max())
     return nets, learned, history, ready
 
+# %% ../../nbs/methods/42_ddm2.ipynb #f1c9ea74
 def apply_published(
-    nets:dict,     # stage1 and stage3
-    learned:dict,  # From `fit_published`
-    series,        # (X, Y, Z, V), image units
-    bvals,         # (V,) s/mm²
-    bvecs=None,    # (V, 3)
-    mask=None,     # (X, Y, Z)
-    sigma=None,    # As for `find_states`
-    seed=0,        # Of the walks
+    nets: dict,  # stage1 and stage3
+    learned: dict,  # From `fit_published`
+    series,  # (X, Y, Z, V), image units
+    bvals,  # (V,) s/mm²
+    bvecs=None,  # (V, 3)
+    mask=None,  # (X, Y, Z)
+    sigma=None,  # As for `find_states`
+    seed=0,  # Of the walks
     device='cpu',  # Where the networks run
-    quiet=None,    # No progress bar
-    ready=None,    # From `fit_published`, if this is the series it learned from
-    **changes,     # Settings of inference to change: sampler, sampling_steps, flips, samples, start, match, search, state_matching, stage1_only
-):                 # dict: denoised, prediction (image units), states, std or None, notes
+    quiet=None,  # No progress bar
+    ready=None,  # From `fit_published`, if this is the series it learned from
+    # Settings of inference to change: sampler, sampling_steps, flips, samples, start, match,
+    # search, state_matching, stage1_only
+    **changes,
+):  # dict: denoised, prediction (image units), states, std or None, notes
     "Denoise a series with trained stages: original order and scale, b0s included"
     config = ddm2_config(**learned['config'] | changes)
-    schedule, ready = make_schedule(config['schedule'], config['T']), ready or prepare_series(series, bvals, bvecs, config)
-    require(max(map(len, ready['table'])) == learned['channels'], f'ddm2: this series gives {max(map(len, ready["table"]))} inputs, the network was trained with {learned["channels"]}; was there a b0 then?')
-    prediction = ready['prediction'] if 'prediction' in ready else apply_stage1(nets['stage1'], ready['unit'], ready['table'], config, device, quiet)
+    schedule, ready = (
+        make_schedule(config['schedule'], config['T']),
+        ready or prepare_series(series, bvals, bvecs, config),
+    )
+    if max(map(len, ready['table'])) != learned['channels']:
+        raise InputError(
+            f'ddm2: this series gives {max(map(len, ready["table"]))} inputs, the network was '
+            f'trained with {learned["channels"]}; was there a b0 then?'
+        )
+    prediction = (
+        ready['prediction']
+        if 'prediction' in ready
+        else apply_stage1(nets['stage1'], ready['unit'], ready['table'], config, device, quiet)
+    )
     back, notes = lambda u: from_unit(u, ready['scales']), list(ready['notes'])
-    if config['stage1_only']: return dict(denoised=back(prediction), prediction=back(prediction), states=None, std=None, notes=notes)
+    if config['stage1_only']:
+        return dict(
+            denoised=back(prediction),
+            prediction=back(prediction),
+            states=None,
+            std=None,
+            notes=notes,
+        )
     reuse = 'states' in ready and not set(changes) & {'match', 'search', 'state_matching'}
-    states = ready['states'] if reuse else find_states(ready, prediction, config, schedule, mask, sigma)
-    reached = config['reach']*learned['latest_state'] if config['reach'] else schedule.T
-    if states.times.max() > reached: notes.append(f'matched states up to t = {states.times.max():.0f}; the network was trained up to {reached:.0f}')
-    out, std = apply_stage3(nets['stage3'], ready['unit'], states, schedule, config, generator(seed, device), device, quiet)
-    if std is not None: std = (std/2*ready['scales']).astype(np.float32)
-    return dict(denoised=_untouched(back(out), series, states), prediction=back(prediction), states=states, std=std, notes=notes + states.notes)
+    states = (
+        ready['states'] if reuse else find_states(ready, prediction, config, schedule, mask, sigma)
+    )
+    reached = config['reach'] * learned['latest_state'] if config['reach'] else schedule.T
+    if states.times.max() > reached:
+        notes.append(
+            f'matched states up to t = {states.times.max():.0f}; the network was trained up to '
+            f'{reached:.0f}'
+        )
+    out, std = apply_stage3(
+        nets['stage3'],
+        ready['unit'],
+        states,
+        schedule,
+        config,
+        generator(seed, device),
+        device,
+        quiet,
+    )
+    if std is not None:
+        std = (std / 2 * ready['scales']).astype(np.float32)
+    return dict(
+        denoised=_untouched(back(out), series, states),
+        prediction=back(prediction),
+        states=states,
+        std=std,
+        notes=notes + states.notes,
+    )
 
+# %% ../../nbs/methods/42_ddm2.ipynb #6cd34351
 def _untouched(denoised, series, states):
     "Slices that are no state of the chain keep their very values"
     same = (states.times <= 0).T  # (Z, V)
     denoised[:, :, same] = np.asarray(series, np.float32)[:, :, same]
     return denoised
 
+# %% ../../nbs/methods/42_ddm2.ipynb #8b79b9bb
 def apply_stage3(
-    net,               # Trained
-    unit,              # (X, Y, Z, V), scaled
-    states:States,     # Slices at time 0 are returned as they are
-    schedule:Schedule, # Chain of states
-    config,            # Settings
-    gen,               # torch.Generator on `device`
-    device='cpu',      # Where the network runs
-    quiet=None,        # No progress bar
-):                     # (X, Y, Z, V) denoised and std (or None), scaled
+    net,  # Trained
+    unit,  # (X, Y, Z, V), scaled
+    states: States,  # Slices at time 0 are returned as they are
+    schedule: Schedule,  # Chain of states
+    config,  # Settings
+    gen,  # torch.Generator on `device`
+    device='cpu',  # Where the network runs
+    quiet=None,  # No progress bar
+):  # (X, Y, Z, V) denoised and std (or None), scaled
     "Walk back from every slice's state, slices of similar times together"
     a, volumes = np.asarray(unit, np.float32).transpose(3, 2, 0, 1), config['dims'] == 3
     mean, std = a.copy(), np.zeros_like(a) if config['samples'] > 1 else None
-    jobs = sorted(((float(t), v, z) for (v, z), t in np.ndenumerate(states.times) if t > 0 and (z == 0 or not volumes)), reverse=True)
+    jobs = sorted(
+        (
+            (float(t), v, z)
+            for (v, z), t in np.ndenumerate(states.times)
+            if t > 0 and (z == 0 or not volumes)
+        ),
+        reverse=True,
+    )
     size = 1 if volumes else config['batch']
     net.eval().to(device)
     for k in progress(range(0, len(jobs), size), 'stage III', quiet=quiet):
-        t, v, z = (list(c) for c in zip(*jobs[k:k + size]))
-        x = torch.from_numpy(np.ascontiguousarray(a[v].transpose(0, 2, 3, 1) if volumes else a[v, z]))[:, None].to(device)
-        both = denoise_stage3(net, x, t, schedule, config['sampler'], config['sampling_steps'], config['flips'], config['samples'], gen, config['start'], config['skip'], config['patch'] if volumes else 0)
+        t, v, z = (list(c) for c in zip(*jobs[k : k + size]))
+        x = torch.from_numpy(
+            np.ascontiguousarray(a[v].transpose(0, 2, 3, 1) if volumes else a[v, z])
+        )[:, None].to(device)
+        both = denoise_stage3(
+            net,
+            x,
+            t,
+            schedule,
+            config['sampler'],
+            config['sampling_steps'],
+            config['flips'],
+            config['samples'],
+            gen,
+            config['start'],
+            config['skip'],
+            config['patch'] if volumes else 0,
+        )
         for out, got in zip((mean, std), both):
-            if got is None: continue
+            if got is None:
+                continue
             got = got[:, 0].cpu().numpy()
-            if volumes: out[v] = got.transpose(0, 3, 1, 2)
-            else: out[v, z] = got
+            if volumes:
+                out[v] = got.transpose(0, 3, 1, 2)
+            else:
+                out[v, z] = got
     return mean.transpose(2, 3, 1, 0), None if std is None else std.transpose(2, 3, 1, 0)
 
+# %% ../../nbs/methods/42_ddm2.ipynb #e00e6f9d
 def denoise_published(
-    series,           # (X, Y, Z, V), image units
-    bvals,            # (V,) s/mm²
-    bvecs=None,       # (V, 3)
-    mask=None,        # (X, Y, Z)
-    config=PUBLISHED, # Settings
-    folder=None,      # Checkpoints; the same call goes on from them
-    seed=0,           # All randomness
-    sigma=None,       # As for `find_states`
-    device='auto',    # 'auto', 'cpu', 'cuda'
-    quiet=None,       # No progress bar
-    resume=True,      # Go on from the folder's checkpoints
-):                    # dict: denoised, prediction, states, std, notes, nets, learned, history
+    series,  # (X, Y, Z, V), image units
+    bvals,  # (V,) s/mm²
+    bvecs=None,  # (V, 3)
+    mask=None,  # (X, Y, Z)
+    config=PUBLISHED,  # Settings
+    folder=None,  # Checkpoints; the same call goes on from them
+    seed=0,  # All randomness
+    sigma=None,  # As for `find_states`
+    device='auto',  # 'auto', 'cpu', 'cuda'
+    quiet=None,  # No progress bar
+    resume=True,  # Go on from the folder's checkpoints
+):  # dict: denoised, prediction, states, std, notes, nets, learned, history
     "DDM2 on one scan, all stages"
-    nets, learned, history, ready = fit_published(series, bvals, bvecs, mask, config, folder, seed, sigma, device=device, quiet=quiet, resume=resume)
+    nets, learned, history, ready = fit_published(
+        series,
+        bvals,
+        bvecs,
+        mask,
+        config,
+        folder,
+        seed,
+        sigma,
+        device=device,
+        quiet=quiet,
+        resume=resume,
+    )
     found = next(nets['stage1'].parameters()).device
-    return apply_published(nets, learned, series, bvals, bvecs, mask, sigma, seed, found, quiet, ready) | dict(nets=nets, learned=learned, history=history)
+    return apply_published(
+        nets, learned, series, bvals, bvecs, mask, sigma, seed, found, quiet, ready
+    ) | dict(nets=nets, learned=learned, history=history)
 
 # %% ../../nbs/methods/42_ddm2.ipynb #dbacb0ad
 @torch.no_grad()
 def sample_unconditional(
-    net,               # Stage III network, trained on all states
-    shape,             # (B, 1, ...) of the images
-    schedule:Schedule, # Chain of states
-    steps=0,           # 0: every state; k: k strides
-    gen=None,          # torch.Generator on the device of the network
-    prior=None,        # (B, 1, ...) or one image whose remainder sqrt(abar_T) is in the first state; None: N(0, I)
-    skip=False,        # As in training
-):                     # (B, 1, ...) new images, scaled
+    net,  # Stage III network, trained on all states
+    shape,  # (B, 1, ...) of the images
+    schedule: Schedule,  # Chain of states
+    steps=0,  # 0: every state; k: k strides
+    gen=None,  # torch.Generator on the device of the network
+    # (B, 1, ...) or one image whose remainder sqrt(abar_T) is in the first state; None: N(0, I)
+    prior=None,
+    skip=False,  # As in training
+):  # (B, 1, ...) new images, scaled
     "Walk from the last state of the chain (Appendix E)"
     device, a = next(net.parameters()).device, schedule.abar[-1]
     x = torch.randn(shape, generator=gen, device=device)
-    if prior is not None: x = float(a.sqrt())*prior.to(x) + float((1 - a).sqrt())*x
+    if prior is not None:
+        x = float(a.sqrt()) * prior.to(x) + float((1 - a).sqrt()) * x
     t = torch.full((shape[0],), float(schedule.T), dtype=torch.float64)
-    return walk_back(lambda s, times: predict_from(net, s, times, schedule, skip).clamp(-1, 1), x, t, schedule, 'ancestral', steps, gen=gen)
+    return walk_back(
+        lambda s, times: predict_from(net, s, times, schedule, skip).clamp(-1, 1),
+        x,
+        t,
+        schedule,
+        'ancestral',
+        steps,
+        gen=gen,
+    )
+
 
 def flat_walks(
-    trace,     # From `denoise_stage3`: (times (B,), change from the noisy slice (B,)) a step
-    std,       # (B,) residual's std at the matched states, scaled
-    least=.5,  # A walk that changes its slice by less than this times `std` is flat
-):             # (B,) True where little noise was removed
+    trace,  # From `denoise_stage3`: (times (B,), change from the noisy slice (B,)) a step
+    std,  # (B,) residual's std at the matched states, scaled
+    least=0.5,  # A walk that changes its slice by less than this times `std` is flat
+):  # (B,) True where little noise was removed
     "Poorly denoised slices, by the end of their curve (Appendix F)"
-    return np.asarray(trace[-1][1]) < least*np.asarray(std)
+    return np.asarray(trace[-1][1]) < least * np.asarray(std)

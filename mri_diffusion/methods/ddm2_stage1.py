@@ -7,133 +7,218 @@ __all__ = ['STAGE1', 'volume_scales', 'to_unit', 'from_unit', 'neighbour_table',
            'NeighbourSlices', 'padded', 'phi', 'predict_slice', 'fit_stage1', 'apply_stage1']
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #0b4f1eab
-import numpy as np, torch
+import numpy as np
+import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from ..core import progress, require
-from ..scans.patches import neighbours, shell_labels
+
+from ..core import InputError, progress
 from ..learn.infer import sliding_window
+from ..learn.train import fit
 from ..nets.unet import build_network
 from ..scans.nifti import B0_MAX
-from ..learn.train import fit
+from ..scans.patches import neighbours, shell_labels
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #6f70bedf
 def volume_scales(
-    series, # (X, Y, Z, V), image units
-):          # (V,) the largest value of each volume; 1 where a volume is empty
+    series,  # (X, Y, Z, V), image units
+):  # (V,) the largest value of each volume; 1 where a volume is empty
     "What each volume is divided by"
     a = np.asarray(series)
-    require(a.ndim == 4, f'ddm2: array of shape {a.shape}; give a series (X, Y, Z, V)')
-    require(np.isfinite(a).all(), 'ddm2: the series holds values that are not finite; mend or mask them first')
+    if a.ndim != 4:
+        raise InputError(f'ddm2: array of shape {a.shape}; give a series (X, Y, Z, V)')
+    if not np.isfinite(a).all():
+        raise InputError(
+            'ddm2: the series holds values that are not finite; mend or mask them first'
+        )
     top = a.reshape(-1, a.shape[3]).max(0).astype(np.float64)
-    return np.where(top > 0, top, 1.)
+    return np.where(top > 0, top, 1.0)
+
 
 def to_unit(
-    series, # (X, Y, Z, V), image units
-    scales, # (V,) from `volume_scales`
-):          # float32, 0 becomes -1 and each volume's scale becomes 1
+    series,  # (X, Y, Z, V), image units
+    scales,  # (V,) from `volume_scales`
+):  # float32, 0 becomes -1 and each volume's scale becomes 1
     "Image units to [-1, 1]"
-    return (2*np.asarray(series, np.float64)/scales - 1).astype(np.float32)
+    return (2 * np.asarray(series, np.float64) / scales - 1).astype(np.float32)
+
 
 def from_unit(
-    unit,   # (X, Y, Z, V), scaled
-    scales, # (V,)
-):          # float32, image units
+    unit,  # (X, Y, Z, V), scaled
+    scales,  # (V,)
+):  # float32, image units
     "Undo `to_unit`"
-    return ((np.asarray(unit, np.float64) + 1)/2*scales).astype(np.float32)
+    return ((np.asarray(unit, np.float64) + 1) / 2 * scales).astype(np.float32)
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #585a34e9
 def _check_series(bvals, how, shells, b0):
     "The gradient table's b-values, or one clear line"
     V = len(bvals)
-    require(V >= 3, f'ddm2: {V} volume{"s" if V > 1 else ""}; each is predicted from others, so at least 3 are needed')
-    require(how in ('acquisition', 'qspace'), f"ddm2: neighbours={how!r}; 'acquisition' or 'qspace'")
-    require(shells in ('one', 'apart', 'together') and b0 in ('auto', 'weighted', 'pass'), f"ddm2: shells={shells!r}, b0={b0!r}; shells is 'one', 'apart' or 'together', b0 is 'auto', 'weighted' or 'pass'")
+    if not V >= 3:
+        raise InputError(
+            f'ddm2: {V} volume{"s" if V > 1 else ""}; each is predicted from others, so at least '
+            f'3 are needed'
+        )
+    if how not in ('acquisition', 'qspace'):
+        raise InputError(f"ddm2: neighbours={how!r}; 'acquisition' or 'qspace'")
+    if shells not in ('one', 'apart', 'together') or b0 not in ('auto', 'weighted', 'pass'):
+        raise InputError(
+            f"ddm2: shells={shells!r}, b0={b0!r}; shells is 'one', 'apart' or 'together', b0 is "
+            f"'auto', 'weighted' or 'pass'"
+        )
     labels = shell_labels(bvals)
     found = sorted(set(labels[labels > 0]))
-    require(found, 'ddm2: every volume is a b0; there is no diffusion-weighted volume to learn from')
+    if not found:
+        raise InputError(
+            'ddm2: every volume is a b0; there is no diffusion-weighted volume to learn from'
+        )
     said = ', '.join(f'{b:.0f}' for b in found)
-    require(len(found) == 1 or shells != 'one', f"ddm2: {len(found)} shells (b = {said}); choose shells='apart' (neighbours from the own shell) or 'together' (one pool)")
-    return np.where(labels > 0, 1000., 0.) if shells == 'together' else labels
+    if len(found) != 1 and shells == 'one':
+        raise InputError(
+            f"ddm2: {len(found)} shells (b = {said}); choose shells='apart' (neighbours from the "
+            f"own shell) or 'together' (one pool)"
+        )
+    return np.where(labels > 0, 1000.0, 0.0) if shells == 'together' else labels
+
 
 def _b0_row(v, b0s, weighted, size, b0):
     "Inputs of a b0: the other b0s, nearest in acquisition first, in turn; of a single b0 none, or weighted volumes, evenly spread"
     others = sorted((k for k in b0s if k != v), key=lambda k: abs(k - v))
-    if b0 == 'pass' or (not others and b0 == 'auto'): return []
-    pool = others or [weighted[i] for i in np.linspace(0, len(weighted) - 1, size).round().astype(int)]
+    if b0 == 'pass' or (not others and b0 == 'auto'):
+        return []
+    pool = others or [
+        weighted[i] for i in np.linspace(0, len(weighted) - 1, size).round().astype(int)
+    ]
     return [int(pool[i % len(pool)]) for i in range(size)]
 
+# %% ../../nbs/methods/42_ddm2_stage1.ipynb #758728fe
 def neighbour_table(
-    bvals,             # (V,) s/mm²
-    bvecs=None,        # (V, 3) unit vectors; only 'qspace' needs them
-    n:int=2,           # Other volumes a prediction looks at
-    how='acquisition', # 'acquisition': as published; 'qspace': nearest directions, antipodes counted as equal, and a b0 where there is one
-    shells='one',      # 'one': refuse several shells; 'apart' or 'together'
-    b0='auto',         # 'auto': from other b0s, a single one is returned as it is; 'weighted': a single one from weighted volumes; 'pass': all are returned as they are
-    usable=None,       # (V,) False where a volume is empty; None: all are usable
-)->list:               # V lists of indices, equally long; [] where a volume is returned as it is
+    bvals,  # (V,) s/mm²
+    bvecs=None,  # (V, 3) unit vectors; only 'qspace' needs them
+    n: int = 2,  # Other volumes a prediction looks at
+    # 'acquisition': as published; 'qspace': nearest directions, antipodes counted as equal, and a
+    # b0 where there is one
+    how='acquisition',
+    shells='one',  # 'one': refuse several shells; 'apart' or 'together'
+    # 'auto': from other b0s, a single one is returned as it is; 'weighted': a single one from
+    # weighted volumes; 'pass': all are returned as they are
+    b0='auto',
+    usable=None,  # (V,) False where a volume is empty; None: all are usable
+) -> list:  # V lists of indices, equally long; [] where a volume is returned as it is
     "From which volumes each volume is predicted"
-    require(bvals is not None, 'ddm2: no b-values; give the .bval file of the series')
+    if bvals is None:
+        raise InputError('ddm2: no b-values; give the .bval file of the series')
     V = np.size(bvals)
     keep = np.flatnonzero(np.ones(V, bool) if usable is None else usable)
     label = _check_series(np.ravel(bvals)[keep], how, shells, b0)
-    require(how == 'acquisition' or np.shape(bvecs) == (V, 3), f"ddm2: neighbours='qspace' needs a direction for each volume; bvecs has shape {np.shape(bvecs)}, wanted ({V}, 3); give the .bvec file or choose 'acquisition'")
+    if how != 'acquisition' and np.shape(bvecs) != (V, 3):
+        raise InputError(
+            f"ddm2: neighbours='qspace' needs a direction for each volume; bvecs has shape "
+            f"{np.shape(bvecs)}, wanted ({V}, 3); give the .bvec file or choose 'acquisition'"
+        )
     vecs = None if how == 'acquisition' else np.asarray(bvecs, float)[keep]
-    b0s, weighted, table = np.flatnonzero(label == 0).tolist(), np.flatnonzero(label > 0).tolist(), [[] for _ in range(V)]
+    b0s, weighted, table = (
+        np.flatnonzero(label == 0).tolist(),
+        np.flatnonzero(label > 0).tolist(),
+        [[] for _ in range(V)],
+    )
     size = n + (how == 'qspace' and bool(b0s))
     for i in range(len(keep)):
         own = [k for k in weighted if label[k] == label[i]]
-        require(i not in own or 1 <= n < len(own), f'ddm2: n={n} other volumes asked for; volume {keep[i]} (b = {np.ravel(bvals)[keep[i]]:.0f}) has {len(own) - 1} of its kind; choose n from 1 to {len(own) - 1}')
-        row = [own[k] for k in neighbours(label[own], None if vecs is None else vecs[own], own.index(i), n, how)] if i in own else _b0_row(i, b0s, weighted, size, b0)
-        if i in own and size > n: row.append(min(b0s, key=lambda k: abs(k - i)))
+        if i in own and not 1 <= n < len(own):
+            raise InputError(
+                f'ddm2: n={n} other volumes asked for; volume {keep[i]} (b = '
+                f'{np.ravel(bvals)[keep[i]]:.0f}) has {len(own) - 1} of its kind; choose n from 1 '
+                f'to {len(own) - 1}'
+            )
+        row = (
+            [
+                own[k]
+                for k in neighbours(
+                    label[own], None if vecs is None else vecs[own], own.index(i), n, how
+                )
+            ]
+            if i in own
+            else _b0_row(i, b0s, weighted, size, b0)
+        )
+        if i in own and size > n:
+            row.append(min(b0s, key=lambda k: abs(k - i)))
         table[keep[i]] = [int(keep[k]) for k in row]
     return table
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #af941a0e
 def table_notes(
-    table, # From `neighbour_table`
-    bvals, # (V,) s/mm²
-):         # list of sentences
+    table,  # From `neighbour_table`
+    bvals,  # (V,) s/mm²
+):  # list of sentences
     "What the table does that a user should know"
     b0 = np.ravel(bvals) <= B0_MAX
     empty = [v for v, row in enumerate(table) if not row and not b0[v]]
-    notes = [f'volume {v} is empty: returned as it is, and not used to predict others' for v in empty]
-    if b0.sum() == 0: return notes
+    notes = [
+        f'volume {v} is empty: returned as it is, and not used to predict others' for v in empty
+    ]
+    if b0.sum() == 0:
+        return notes
     passed = [v for v in np.flatnonzero(b0) if not table[v]]
-    if passed: notes.append('the only b0 is returned as it is: there is no other to predict it from' if b0.sum() == 1 else f'b0 volumes {", ".join(map(str, passed))}: returned as they are')
+    if passed:
+        notes.append(
+            'the only b0 is returned as it is: there is no other to predict it from'
+            if b0.sum() == 1
+            else f'b0 volumes {", ".join(map(str, passed))}: returned as they are'
+        )
     lonely = [v for v in np.flatnonzero(b0) if table[v] and not any(b0[k] for k in table[v])]
-    if lonely: notes.append(f'b0 volume {lonely[0]}: the only one, so it is predicted from diffusion-weighted volumes')
+    if lonely:
+        notes.append(
+            f'b0 volume {lonely[0]}: the only one, so it is predicted from diffusion-weighted '
+            f'volumes'
+        )
     return notes
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #42fd4cdb
 class SeriesPatches(Dataset):
     "Slices, patches or blocks of one or more aligned series, flipped together; item `i` is fixed by (seed, i)"
-    def __init__(self,
-        arrays,     # dict name -> (X, Y, Z, V) scaled series
-        volumes,    # Indices of the volumes to draw from
-        patch=0,    # Side in voxels; 0: whole slices (2-D) or whole volumes (3-D)
-        dims=2,     # 2: slices along the third axis; 3: blocks
-        n=None,     # Number of items; None: each slice (volume) once
-        seed=0,     # Fixes places and flips
-        flips=True, # Flip at random along each axis
+
+    def __init__(
+        self,
+        arrays,  # dict name -> (X, Y, Z, V) scaled series
+        volumes,  # Indices of the volumes to draw from
+        patch=0,  # Side in voxels; 0: whole slices (2-D) or whole volumes (3-D)
+        dims=2,  # 2: slices along the third axis; 3: blocks
+        n=None,  # Number of items; None: each slice (volume) once
+        seed=0,  # Fixes places and flips
+        flips=True,  # Flip at random along each axis
         skip=None,  # (V, Z) True where a slice is left out (2-D)
     ):
-        self.arrays = {k: np.ascontiguousarray(np.asarray(a, np.float32).transpose(3, 2, 0, 1)) for k, a in arrays.items()}  # (V, Z, X, Y)
+        self.arrays = {
+            k: np.ascontiguousarray(np.asarray(a, np.float32).transpose(3, 2, 0, 1))
+            for k, a in arrays.items()
+        }  # (V, Z, X, Y)
         Z, X, Y = next(iter(self.arrays.values())).shape[1:]
-        self.where = [(v, z) for v in volumes for z in range(Z) if skip is None or not skip[v][z]] if dims == 2 else [(v, 0) for v in volumes]
-        require(self.where, 'ddm2: no slice is left to learn from')
+        self.where = (
+            [(v, z) for v in volumes for z in range(Z) if skip is None or not skip[v][z]]
+            if dims == 2
+            else [(v, 0) for v in volumes]
+        )
+        if not self.where:
+            raise InputError('ddm2: no slice is left to learn from')
         full = (X, Y) if dims == 2 else (X, Y, Z)
         self.full, self.size = full, tuple(min(patch, s) if patch else s for s in full)
         self.n, self.seed, self.flips = n or len(self.where), seed, flips
 
-    def __len__(self): return self.n
+    def __len__(self):
+        return self.n
 
     def place(self, i):
         "(volume, slice, corner, axes to flip) of item `i`"
-        if not 0 <= i < self.n: raise IndexError(i)
+        if not 0 <= i < self.n:
+            raise IndexError(i)
         rng = np.random.default_rng([self.seed, int(i)])
         corner = [int(rng.integers(f - s + 1)) for f, s in zip(self.full, self.size)]
-        return *self.where[i % len(self.where)], corner, [ax for ax in range(len(self.size)) if self.flips and rng.random() < .5]
+        return (
+            *self.where[i % len(self.where)],
+            corner,
+            [ax for ax in range(len(self.size)) if self.flips and rng.random() < 0.5],
+        )
 
     def cut(self, name, v, z, corner, flips):
         "One flipped piece of a series, (h, w) or (h, w, d)"
@@ -145,10 +230,12 @@ class SeriesPatches(Dataset):
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #c6e591da
 class NeighbourSlices(SeriesPatches):
     "A target and the same place in the volumes it is predicted from"
-    def __init__(self,
-        series,     # (X, Y, Z, V), scaled
-        table,      # From `neighbour_table`
-        **settings, # Of `SeriesPatches`
+
+    def __init__(
+        self,
+        series,  # (X, Y, Z, V), scaled
+        table,  # From `neighbour_table`
+        **settings,  # Of `SeriesPatches`
     ):
         super().__init__(dict(series=series), [v for v, row in enumerate(table) if row], **settings)
         self.table = table
@@ -156,14 +243,20 @@ class NeighbourSlices(SeriesPatches):
     def __getitem__(self, i):
         v, z, *where = self.place(i)
         piece = lambda k: self.cut('series', k, z, *where)
-        return dict(target=piece(v)[None], inputs=torch.stack([piece(k) for k in self.table[v]]), volume=v, slice=z, index=int(i))
+        return dict(
+            target=piece(v)[None],
+            inputs=torch.stack([piece(k) for k in self.table[v]]),
+            volume=v,
+            slice=z,
+            index=int(i),
+        )
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #e15bf020
 def padded(
-    net,       # Network with the call of ResidualDenoiser
-    x,         # (B, C, H, W) or (B, C, H, W, D), any size
-    *args,     # t and gain for it
-):             # (B, 1, ...) of the size of `x`
+    net,  # Network with the call of ResidualDenoiser
+    x,  # (B, C, H, W) or (B, C, H, W, D), any size
+    *args,  # t and gain for it
+):  # (B, 1, ...) of the size of `x`
     "Run a network on any size: repeat the edge up to its multiple, cut the result back"
     size, d = x.shape[2:], getattr(net, 'module', net).divisor
     pad = [p for s in reversed(size) for p in (0, -s % d)]
@@ -172,78 +265,130 @@ def padded(
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #45a98e6e
 def phi(
-    net,        # Stage I network
-    inputs,     # (B, n, ...) slices of other volumes, scaled
-    skip=False, # Predict the change from the mean of the inputs
-):              # (B, 1, ...) prediction of the slice
+    net,  # Stage I network
+    inputs,  # (B, n, ...) slices of other volumes, scaled
+    skip=False,  # Predict the change from the mean of the inputs
+):  # (B, 1, ...) prediction of the slice
     "Stage I: predict a slice from other volumes"
-    y = padded(net, inputs, None, 0.)
+    y = padded(net, inputs, None, 0.0)
     return y + inputs.mean(1, keepdim=True) if skip else y
 
+
 def predict_slice(
-    skip=False, # As for `phi`
-):              # objective(model, batch) -> loss
+    skip=False,  # As for `phi`
+):  # objective(model, batch) -> loss
     "Mean squared error of the prediction against the noisy slice (Eq. 2)"
-    def objective(model, batch): return F.mse_loss(phi(model, batch['inputs'], skip), batch['target'])
+
+    def objective(model, batch):
+        return F.mse_loss(phi(model, batch['inputs'], skip), batch['target'])
+
     return objective
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #d52ecd3d
 STAGE1 = dict(
-    n=2,                     # Other volumes that stage I looks at
-    neighbours='acquisition',# 'acquisition' or 'qspace'
-    shells='one',            # 'one', 'apart' or 'together'
-    b0='auto',               # 'auto', 'weighted' or 'pass'
-    size='ddm2',             # Size of the network
-    dims=2,                  # 2: slices; 3: blocks of a volume
-    patch=0,                 # Side of a patch; 0: whole slices
-    batch=32,                # Slices a step, and slices predicted at once
-    steps1=10_000,           # Steps of training
-    lr=1e-4,                 # Falls along a cosine to 1 %
-    ema=0.,                  # Averaging of weights; the authors use none
-    clip=0.,                 # Limit of the gradient; none
-    precision='no',          # 'no', 'bf16' or 'fp16'
-    workers=0,               # Processes that load data
-    checkpoint_every=500,    # Steps between checkpoints
-    log_every=10,            # Steps between rows of the history
-    skip=False)              # Predict the change from the mean of the inputs
+    n=2,  # Other volumes that stage I looks at
+    neighbours='acquisition',  # 'acquisition' or 'qspace'
+    shells='one',  # 'one', 'apart' or 'together'
+    b0='auto',  # 'auto', 'weighted' or 'pass'
+    size='ddm2',  # Size of the network
+    dims=2,  # 2: slices; 3: blocks of a volume
+    patch=0,  # Side of a patch; 0: whole slices
+    batch=32,  # Slices a step, and slices predicted at once
+    steps1=10_000,  # Steps of training
+    lr=1e-4,  # Falls along a cosine to 1 %
+    ema=0.0,  # Averaging of weights; the authors use none
+    clip=0.0,  # Limit of the gradient; none
+    precision='no',  # 'no', 'bf16' or 'fp16'
+    workers=0,  # Processes that load data
+    checkpoint_every=500,  # Steps between checkpoints
+    log_every=10,  # Steps between rows of the history
+    skip=False,
+)  # Predict the change from the mean of the inputs
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #d3bdd565
 def _training(config):
     "The settings handed to `fit` as they are"
-    return dict(warmup=0., weight_decay=0., **{k: config[k] for k in ('batch', 'ema', 'clip', 'precision', 'workers', 'checkpoint_every', 'log_every')})
+    return dict(
+        warmup=0.0,
+        weight_decay=0.0,
+        **{
+            k: config[k]
+            for k in (
+                'batch',
+                'ema',
+                'clip',
+                'precision',
+                'workers',
+                'checkpoint_every',
+                'log_every',
+            )
+        },
+    )
 
+# %% ../../nbs/methods/42_ddm2_stage1.ipynb #a6da57db
 def fit_stage1(
-    series,        # (X, Y, Z, V), scaled
-    table,         # From `neighbour_table`
-    config=STAGE1, # Settings, all of them
-    folder=None,   # Checkpoints go there
-    seed=0,        # Weights, order and flips
-    **run,         # device, quiet, resume for `fit`
-):                 # (network, history)
+    series,  # (X, Y, Z, V), scaled
+    table,  # From `neighbour_table`
+    config=STAGE1,  # Settings, all of them
+    folder=None,  # Checkpoints go there
+    seed=0,  # Weights, order and flips
+    **run,  # device, quiet, resume for `fit`
+):  # (network, history)
     "Train the predictor of slices"
     channels = max(len(row) for row in table)
     net = build_network('diffusion', config['size'], config['dims'], channels, seed)
-    data = NeighbourSlices(series, table, patch=config['patch'], dims=config['dims'], n=max(config['steps1']*config['batch'], 1), seed=seed)
-    history = fit(net, predict_slice(config['skip']), data, config['steps1'], config['lr'], folder, decay='cosine', **_training(config), seed=seed, **run)
+    data = NeighbourSlices(
+        series,
+        table,
+        patch=config['patch'],
+        dims=config['dims'],
+        n=max(config['steps1'] * config['batch'], 1),
+        seed=seed,
+    )
+    history = fit(
+        net,
+        predict_slice(config['skip']),
+        data,
+        config['steps1'],
+        config['lr'],
+        folder,
+        decay='cosine',
+        **_training(config),
+        seed=seed,
+        **run,
+    )
     return net, history
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #62031a98
 @torch.no_grad()
 def apply_stage1(
-    net,           # Trained
-    series,        # (X, Y, Z, V), scaled
-    table,         # From `neighbour_table`
-    config=STAGE1, # Settings the network was trained with
+    net,  # Trained
+    series,  # (X, Y, Z, V), scaled
+    table,  # From `neighbour_table`
+    config=STAGE1,  # Settings the network was trained with
     device='cpu',  # Where the network runs
-    quiet=None,    # No progress bar
-):                 # (X, Y, Z, V) predictions, scaled; where the table has no row, the volume itself
+    quiet=None,  # No progress bar
+):  # (X, Y, Z, V) predictions, scaled; where the table has no row, the volume itself
     "Predict every volume from its neighbours"
     series, out = np.asarray(series, np.float32), np.array(series, np.float32)
     net.eval().to(device)
-    def predict(x): return phi(net, x.to(device), config['skip']).cpu()
+
+    def predict(x):
+        return phi(net, x.to(device), config['skip']).cpu()
+
     for v in progress([v for v, row in enumerate(table) if row], 'stage I', quiet=quiet):
-        x = torch.from_numpy(np.ascontiguousarray(series[..., table[v]].transpose(2, 3, 0, 1)))  # (Z, n, X, Y)
-        if config['dims'] == 2: y = torch.cat([predict(b) for b in x.split(config['batch'])])
-        else: y = sliding_window(predict, x.permute(1, 2, 3, 0)[None], config['patch'] or x.shape[2:] + x.shape[:1], .5, net.divisor)[0].permute(3, 0, 1, 2)
+        x = torch.from_numpy(
+            np.ascontiguousarray(series[..., table[v]].transpose(2, 3, 0, 1))
+        )  # (Z, n, X, Y)
+        if config['dims'] == 2:
+            y = torch.cat([predict(b) for b in x.split(config['batch'])])
+        else:
+            y = sliding_window(
+                predict,
+                x.permute(1, 2, 3, 0)[None],
+                config['patch'] or x.shape[2:] + x.shape[:1],
+                0.5,
+                net.divisor,
+            )[0].permute(3, 0, 1, 2)
         out[..., v] = y[:, 0].permute(1, 2, 0).numpy()
     return out

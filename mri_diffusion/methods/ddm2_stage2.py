@@ -6,121 +6,179 @@
 __all__ = ['residual_mean_complement', 'States', 'residual_moments', 'match_states', 'show_states']
 
 # %% ../../nbs/methods/42_ddm2_stage2.ipynb #cacc3c52
-import numpy as np
 from dataclasses import dataclass, field
-from ..core import require
+
+import numpy as np
+
+from ..core import InputError
 from ..learn.schedule import Schedule, spread, time_of
 
 # %% ../../nbs/methods/42_ddm2_stage2.ipynb #a73d5922
 def residual_mean_complement(
-    noisy,      # (B, ...) x
-    prediction, # (B, ...) Stage I's y
-    lam1,       # (B,) or number: sqrt(abar) of the matched state
-    lam2=1.,    # (B,) or number: std by which the residual is divided; sqrt(1 - abar) standardises it
-):              # (calibrated y, residual of zero mean in units of lam2): x = lam1*y + lam2*residual
+    noisy,  # (B, ...) x
+    prediction,  # (B, ...) Stage I's y
+    lam1,  # (B,) or number: sqrt(abar) of the matched state
+    # (B,) or number: std by which the residual is divided; sqrt(1 - abar) standardises it
+    lam2=1.0,
+):  # (calibrated y, residual of zero mean in units of lam2): x = lam1*y + lam2*residual
     "Take the mean out of each image's residual and give it to the prediction (Eq. 4)"
     lam1, lam2 = spread(lam1, noisy), spread(lam2, noisy)
-    eps = (noisy - lam1*prediction)/lam2
+    eps = (noisy - lam1 * prediction) / lam2
     mu = eps.mean(tuple(range(1, eps.ndim)), keepdim=True)
-    return prediction + lam2*mu/lam1, eps - mu
+    return prediction + lam2 * mu / lam1, eps - mu
 
 # %% ../../nbs/methods/42_ddm2_stage2.ipynb #4e3727d1
 @dataclass
 class States:
     "Matched states of all slices"
-    times:np.ndarray       # (V, Z) matched times; 0 where the noise is too low to be a state
-    std:np.ndarray         # (V, Z) std of the residual there, scaled units
-    map:np.ndarray=None    # (X, Y, Z, V) time of each voxel, where a noise map was given
-    notes:list=field(default_factory=list) # What a user should know
 
+    times: np.ndarray  # (V, Z) matched times; 0 where the noise is too low to be a state
+    std: np.ndarray  # (V, Z) std of the residual there, scaled units
+    map: np.ndarray = None  # (X, Y, Z, V) time of each voxel, where a noise map was given
+    notes: list = field(default_factory=list)  # What a user should know
+
+# %% ../../nbs/methods/42_ddm2_stage2.ipynb #a8b2f05e
 def residual_moments(
-    noisy,       # (X, Y, Z, V), scaled
+    noisy,  # (X, Y, Z, V), scaled
     prediction,  # (X, Y, Z, V), scaled
-    per='slice', # Statistics over each 'slice', 'volume' or the 'series'
-    mask=None,   # (X, Y, Z) voxels that count; None: all
-    least=50,    # A slice with fewer voxels in the mask takes the statistics of its volume
-):               # variances of noisy and of prediction and their covariance, each (V, Z)
+    per='slice',  # Statistics over each 'slice', 'volume' or the 'series'
+    mask=None,  # (X, Y, Z) voxels that count; None: all
+    least=50,  # A slice with fewer voxels in the mask takes the statistics of its volume
+):  # variances of noisy and of prediction and their covariance, each (V, Z)
     "The three numbers that give the residual's std for every state"
-    require(per in ('slice', 'volume', 'series'), f"ddm2: match per {per!r}; 'slice', 'volume' or 'series'")
+    if per not in ('slice', 'volume', 'series'):
+        raise InputError(f"ddm2: match per {per!r}; 'slice', 'volume' or 'series'")
     inside = np.ones(noisy.shape[:3], bool) if mask is None else np.asarray(mask) > 0
-    require(inside.shape == noisy.shape[:3], f'ddm2: mask {inside.shape} for a series {noisy.shape}')
-    require(mask is None or inside.sum() >= least, f'ddm2: the mask holds {int(inside.sum())} voxels; at least {least} are needed to measure noise')
+    if inside.shape != noisy.shape[:3]:
+        raise InputError(f'ddm2: mask {inside.shape} for a series {noisy.shape}')
+    if mask is not None and not inside.sum() >= least:
+        raise InputError(
+            f'ddm2: the mask holds {int(inside.sum())} voxels; at least {least} are needed to '
+            f'measure noise'
+        )
     w, sums = inside.astype(np.float64), []
     for v in range(noisy.shape[3]):
         x, y = noisy[..., v].astype(np.float64), prediction[..., v].astype(np.float64)
-        sums.append([(f*w).sum((0, 1)) for f in (np.ones_like(x), x, y, x*x, y*y, x*y)])
+        sums.append([(f * w).sum((0, 1)) for f in (np.ones_like(x), x, y, x * x, y * y, x * y)])
     s = np.moveaxis(np.array(sums), 1, 0)  # (6, V, Z)
     volume = np.broadcast_to(s.sum(2, keepdims=True), s.shape)
-    if per == 'slice' and mask is not None: s = np.where(s[:1] < least, volume, s)
-    if per == 'volume': s = volume
-    if per == 'series': s = np.broadcast_to(s.sum((1, 2), keepdims=True), s.shape)
-    n, mx, my, xx, yy, xy = s[0], *(s[1:]/s[0])
-    return xx - mx**2, yy - my**2, xy - mx*my
+    if per == 'slice' and mask is not None:
+        s = np.where(s[:1] < least, volume, s)
+    if per == 'volume':
+        s = volume
+    if per == 'series':
+        s = np.broadcast_to(s.sum((1, 2), keepdims=True), s.shape)
+    n, mx, my, xx, yy, xy = s[0], *(s[1:] / s[0])
+    return xx - mx**2, yy - my**2, xy - mx * my
 
+# %% ../../nbs/methods/42_ddm2_stage2.ipynb #4a280c59
 def _scan_states(moments, schedule, search):
     "Time by the published linear scan (first rise of d_t) or by the least d_t, and the residual's std there"
     g, (vx, vy, c) = schedule.abar.sqrt().numpy(), [m[..., None] for m in moments]
-    std = np.sqrt(np.maximum(vx - 2*g*c + g**2*vy, 0))
+    std = np.sqrt(np.maximum(vx - 2 * g * c + g**2 * vy, 0))
     d = abs(np.sqrt(1 - g**2) - std)
-    t = d.argmin(-1) if search == 'global' else np.concatenate([np.diff(d) > 0, np.ones((*d.shape[:-1], 1), bool)], -1).argmax(-1)
+    t = (
+        d.argmin(-1)
+        if search == 'global'
+        else np.concatenate([np.diff(d) > 0, np.ones((*d.shape[:-1], 1), bool)], -1).argmax(-1)
+    )
     return t.astype(float), np.take_along_axis(std, t[..., None], -1)[..., 0]
+
 
 def _solve_states(moments, schedule):
     "Continuous time: the larger root of (1 + vy) g^2 - 2 c g + vx - 1 = 0"
     vx, vy, c = moments
-    root = c**2 - (1 + vy)*(vx - 1)
-    g = np.clip((c + np.sqrt(np.maximum(root, 0)))/(1 + vy), float(schedule.abar[-1])**.5, 1)
-    t = time_of(schedule, np.sqrt(1 - g**2)/g).numpy()
-    return t, np.sqrt(np.maximum(vx - 2*g*c + g**2*vy, 0))
+    root = c**2 - (1 + vy) * (vx - 1)
+    g = np.clip((c + np.sqrt(np.maximum(root, 0))) / (1 + vy), float(schedule.abar[-1]) ** 0.5, 1)
+    t = time_of(schedule, np.sqrt(1 - g**2) / g).numpy()
+    return t, np.sqrt(np.maximum(vx - 2 * g * c + g**2 * vy, 0))
 
+# %% ../../nbs/methods/42_ddm2_stage2.ipynb #9be38dab
 def match_states(
-    noisy,             # (X, Y, Z, V), scaled
-    prediction,        # (X, Y, Z, V), scaled
-    schedule:Schedule, # Chain of states
-    per='slice',       # 'slice' as published, 'volume' or 'series'
-    mask=None,         # (X, Y, Z) voxels that count; None: all, as published
-    sigma=None,        # Noise std in scaled units, (X, Y, Z, V) or anything that broadcasts to it: match to this instead of the residual
-    rule='state',      # 'state', or 'eq5' as the paper prints it
-    search='first',    # 'first' minimum as published, 'global' minimum, 'continuous' time
-)->States:
+    noisy,  # (X, Y, Z, V), scaled
+    prediction,  # (X, Y, Z, V), scaled
+    schedule: Schedule,  # Chain of states
+    per='slice',  # 'slice' as published, 'volume' or 'series'
+    mask=None,  # (X, Y, Z) voxels that count; None: all, as published
+    # Noise std in scaled units, (X, Y, Z, V) or anything that broadcasts to it: match to this
+    # instead of the residual
+    sigma=None,
+    rule='state',  # 'state', or 'eq5' as the paper prints it
+    search='first',  # 'first' minimum as published, 'global' minimum, 'continuous' time
+) -> States:
     "The state of the chain that each slice already is"
-    require(rule in ('state', 'eq5') and search in ('first', 'global', 'continuous'), f"ddm2: rule={rule!r}, search={search!r}; rules: state, eq5; searches: first, global, continuous")
-    if sigma is not None: times, std, every = _sigma_states(sigma, noisy.shape, schedule, mask)
+    if rule not in ('state', 'eq5') or search not in ('first', 'global', 'continuous'):
+        raise InputError(
+            f'ddm2: rule={rule!r}, search={search!r}; rules: state, eq5; searches: first, global, '
+            f'continuous'
+        )
+    if sigma is not None:
+        times, std, every = _sigma_states(sigma, noisy.shape, schedule, mask)
     else:
-        moments, every = residual_moments(np.asarray(noisy), np.asarray(prediction), per, mask), None
-        times, std = _solve_states(moments, schedule) if search == 'continuous' else _scan_states(moments, schedule, search)
-    if rule == 'eq5': times = 1. + abs(schedule.betas.sqrt().numpy() - std[..., None]).argmin(-1)
+        moments, every = (
+            residual_moments(np.asarray(noisy), np.asarray(prediction), per, mask),
+            None,
+        )
+        times, std = (
+            _solve_states(moments, schedule)
+            if search == 'continuous'
+            else _scan_states(moments, schedule, search)
+        )
+    if rule == 'eq5':
+        times = 1.0 + abs(schedule.betas.sqrt().numpy() - std[..., None]).argmin(-1)
     times, notes, low = times.copy(), [], times < 1
-    if low.any(): notes.append(f'{int(low.sum())} of {low.size} slices hold less noise than the first state of the chain (std {float((1 - schedule.abar[1])**.5):.2g} of a volume scaled to -1 .. 1): returned as they are')
-    if (times >= schedule.T).any(): notes.append(f'{int((times >= schedule.T).sum())} slices hold more noise than the last state of the chain')
+    if low.any():
+        notes.append(
+            f'{int(low.sum())} of {low.size} slices hold less noise than the first state of the '
+            f'chain (std {float((1 - schedule.abar[1]) ** 0.5):.2g} of a volume scaled to -1 .. '
+            f'1): returned as they are'
+        )
+    if (times >= schedule.T).any():
+        notes.append(
+            f'{int((times >= schedule.T).sum())} slices hold more noise than the last state of '
+            f'the chain'
+        )
     times[low] = 0
     return States(times, std, every, notes)
 
+# %% ../../nbs/methods/42_ddm2_stage2.ipynb #f1975843
 def _sigma_states(sigma, shape, schedule, mask):
     "Times from a noise map: of each voxel, and of each slice from the root mean square in the mask"
     s = np.broadcast_to(np.asarray(sigma, np.float64), shape)
-    require((s >= 0).all(), 'ddm2: the noise map has negative values')
+    if not (s >= 0).all():
+        raise InputError('ddm2: the noise map has negative values')
     inside = np.ones(shape[:3], bool) if mask is None else np.asarray(mask) > 0
-    w = np.where(inside.any((0, 1)), inside, True)[..., None]  # a slice outside the mask is taken whole
-    std = np.sqrt((s**2*w).sum((0, 1))/w.sum((0, 1))).T
-    to_time = lambda a: time_of(schedule, np.minimum(a, .9999)/np.sqrt(1 - np.minimum(a, .9999)**2)).numpy()
+    w = np.where(inside.any((0, 1)), inside, True)[
+        ..., None
+    ]  # a slice outside the mask is taken whole
+    std = np.sqrt((s**2 * w).sum((0, 1)) / w.sum((0, 1))).T
+    to_time = lambda a: time_of(
+        schedule, np.minimum(a, 0.9999) / np.sqrt(1 - np.minimum(a, 0.9999) ** 2)
+    ).numpy()
     return to_time(std), std, to_time(s).astype(np.float32)
 
 # %% ../../nbs/methods/42_ddm2_stage2.ipynb #7788fa12
 def show_states(
-    *states,     # States of one series, found in different ways
-    titles=None, # One each
-):               # Figure: volume x slice, one scale for all, and a histogram
+    *states,  # States of one series, found in different ways
+    titles=None,  # One each
+):  # Figure: volume x slice, one scale for all, and a histogram
     "Matched states as pictures"
     import matplotlib.pyplot as plt
+
     titles = titles or [f'match {k + 1}' for k in range(len(states))]
     top = max(max(float(s.times.max()) for s in states), 1)
-    fig, axes = plt.subplots(1, len(states) + 1, figsize=(2.6*(len(states) + 1), 2.6), layout='constrained')
+    fig, axes = plt.subplots(
+        1, len(states) + 1, figsize=(2.6 * (len(states) + 1), 2.6), layout='constrained'
+    )
     plt.close(fig)
     for ax, s, title in zip(axes, states, titles):
-        art = ax.imshow(s.times.T, aspect='auto', origin='lower', vmin=0, vmax=top, interpolation='nearest')
-        ax.set(xlabel='volume', ylabel='slice'); ax.set_title(f'{title}\nmedian t = {np.median(s.times):.0f}', fontsize=9)
+        art = ax.imshow(
+            s.times.T, aspect='auto', origin='lower', vmin=0, vmax=top, interpolation='nearest'
+        )
+        ax.set(xlabel='volume', ylabel='slice')
+        ax.set_title(f'{title}\nmedian t = {np.median(s.times):.0f}', fontsize=9)
         axes[-1].hist(s.times.ravel(), np.linspace(0, top, 30), histtype='step', label=title)
     fig.colorbar(art, ax=axes[-2], label='t')
-    axes[-1].set(xlabel='t', ylabel='slices'); axes[-1].legend(fontsize=7)
+    axes[-1].set(xlabel='t', ylabel='slices')
+    axes[-1].legend(fontsize=7)
     return fig

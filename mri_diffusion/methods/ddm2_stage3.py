@@ -9,7 +9,9 @@ __all__ = ['SAMPLERS', 'StateSlices', 'shuffle_noise', 'predict_from', 'ddm2_obj
 # %% ../../nbs/methods/42_ddm2_stage3.ipynb #cacc3c52
 import numpy as np
 import torch
-from ..core import require
+from torch.nn import functional as F
+
+from ..core import InputError
 from ..learn.infer import sliding_window, with_flips
 from ..learn.sample import reverse_step
 from ..learn.schedule import Schedule, abar_at, q_sample, spread
@@ -17,154 +19,259 @@ from ..learn.train import fit
 from .ddm2_stage1 import SeriesPatches, _training, padded
 from .ddm2_stage2 import States, residual_mean_complement
 from ..nets.unet import build_network
-from torch.nn import functional as F
 
 # %% ../../nbs/methods/42_ddm2_stage3.ipynb #ad5dabe9
 class StateSlices(SeriesPatches):
     "Noisy slices, stage I's prediction of them, and abar of their matched states"
-    def __init__(self,
-        noisy,             # (X, Y, Z, V), scaled
-        prediction,        # (X, Y, Z, V), scaled
-        times,             # (V, Z) matched times; slices at 0 are left out
-        schedule:Schedule, # Chain of states
-        volumes,           # Volumes to draw from
-        **settings,        # Of `SeriesPatches`
+
+    def __init__(
+        self,
+        noisy,  # (X, Y, Z, V), scaled
+        prediction,  # (X, Y, Z, V), scaled
+        times,  # (V, Z) matched times; slices at 0 are left out
+        schedule: Schedule,  # Chain of states
+        volumes,  # Volumes to draw from
+        **settings,  # Of `SeriesPatches`
     ):
         volumes = [v for v in volumes if (times[v] > 0).any()]
-        require(volumes, 'ddm2: every slice holds less noise than the first state of the chain; there is nothing to remove, or the volumes are copies of each other')
-        super().__init__(dict(noisy=noisy, prediction=prediction), volumes, skip=times <= 0, **settings)
+        if not volumes:
+            raise InputError(
+                'ddm2: every slice holds less noise than the first state of the chain; there is '
+                'nothing to remove, or the volumes are copies of each other'
+            )
+        super().__init__(
+            dict(noisy=noisy, prediction=prediction), volumes, skip=times <= 0, **settings
+        )
         self.times, self.abar = times, abar_at(schedule, times).float()
 
     def __getitem__(self, i):
         v, z, *where = self.place(i)
-        return dict(noisy=self.cut('noisy', v, z, *where)[None], prediction=self.cut('prediction', v, z, *where)[None], abar=self.abar[v, z], volume=v, slice=z, index=int(i))
+        return dict(
+            noisy=self.cut('noisy', v, z, *where)[None],
+            prediction=self.cut('prediction', v, z, *where)[None],
+            abar=self.abar[v, z],
+            volume=v,
+            slice=z,
+            index=int(i),
+        )
 
+# %% ../../nbs/methods/42_ddm2_stage3.ipynb #db3b9376
 def shuffle_noise(
-    eps,      # (B, 1, ...)
-    gen=None, # torch.Generator
-):            # Same shape
+    eps,  # (B, 1, ...)
+    gen=None,  # torch.Generator
+):  # Same shape
     "Move the voxels of all images of a batch to new places, the same for all (section 3.4)"
     flat = eps.flatten(2)
-    return flat[..., torch.randperm(flat.shape[2], generator=gen, device=gen.device if gen else None).to(eps.device)].view_as(eps)
+    return flat[
+        ...,
+        torch.randperm(flat.shape[2], generator=gen, device=gen.device if gen else None).to(
+            eps.device
+        ),
+    ].view_as(eps)
+
 
 def predict_from(
-    net,               # Stage III network
-    xt,                # (B, 1, ...) states
-    t,                 # (B,) their times, whole or not
-    schedule:Schedule, # Chain of states
-    skip=False,        # Predict the change from the state, brought to the image's units
-):                     # (B, 1, ...) predicted image
+    net,  # Stage III network
+    xt,  # (B, 1, ...) states
+    t,  # (B,) their times, whole or not
+    schedule: Schedule,  # Chain of states
+    skip=False,  # Predict the change from the state, brought to the image's units
+):  # (B, 1, ...) predicted image
     "F(S_t, t)"
-    gain = 1/spread(abar_at(schedule, t).sqrt(), xt) if skip else 0.
+    gain = 1 / spread(abar_at(schedule, t).sqrt(), xt) if skip else 0.0
     return padded(net, xt, t.to(xt.device, xt.dtype), gain)
 
+# %% ../../nbs/methods/42_ddm2_stage3.ipynb #c926e2bd
 def ddm2_objective(
-    schedule:Schedule,  # Chain of states
-    shuffle=True,       # Shuffled residuals as noise; False: Gaussian
+    schedule: Schedule,  # Chain of states
+    shuffle=True,  # Shuffled residuals as noise; False: Gaussian
     j_invariance=True,  # Target: the noisy slice; False: stage I's prediction
-    continuous=True,    # Levels between two states too
-    share_time=True,    # One time a batch, as published; False: one a slice
-    upto=None,          # Latest time to train on; None: T
-    skip=False,         # As for `predict_from`
-    gen=None,           # torch.Generator on the CPU; None: torch's own, which `fit` seeds and keeps with the checkpoint
-):                      # objective(model, batch) -> loss
+    continuous=True,  # Levels between two states too
+    share_time=True,  # One time a batch, as published; False: one a slice
+    upto=None,  # Latest time to train on; None: T
+    skip=False,  # As for `predict_from`
+    # torch.Generator on the CPU; None: torch's own, which `fit` seeds and keeps with the checkpoint
+    gen=None,
+):  # objective(model, batch) -> loss
     "Stage III: predict the noisy slice from a corrupted prediction of it (section 3.4)"
     top = int(min(upto or schedule.T, schedule.T))
+
     def objective(model, batch):
         x, abar = batch['noisy'], batch['abar']
         y, eps = residual_mean_complement(x, batch['prediction'], abar.sqrt(), (1 - abar).sqrt())
         eps = shuffle_noise(eps, gen) if shuffle else torch.randn(eps.shape, generator=gen).to(eps)
-        t = torch.randint(1, top + 1, (1 if share_time else len(x),), generator=gen).double().expand(len(x))
-        if continuous: t = t - torch.rand(len(x), generator=gen)
+        t = (
+            torch.randint(1, top + 1, (1 if share_time else len(x),), generator=gen)
+            .double()
+            .expand(len(x))
+        )
+        if continuous:
+            t = t - torch.rand(len(x), generator=gen)
         xt = q_sample(y, t, schedule, eps)
         return F.mse_loss(predict_from(model, xt, t, schedule, skip), x if j_invariance else y)
+
     return objective
 
 # %% ../../nbs/methods/42_ddm2_stage3.ipynb #d33a788f
 def fit_stage3(
-    series,            # (X, Y, Z, V), scaled
-    prediction,        # (X, Y, Z, V), from `apply_stage1`
-    states:States,     # From `match_states`
-    volumes,           # Volumes that have a prediction
-    schedule:Schedule, # Chain of states
-    config,            # Settings; see PUBLISHED
-    folder=None,       # Checkpoints go there
-    seed=0,            # Weights, order, flips, noise
-    **run,             # device, quiet, resume for `fit`
-):                     # (network, history)
+    series,  # (X, Y, Z, V), scaled
+    prediction,  # (X, Y, Z, V), from `apply_stage1`
+    states: States,  # From `match_states`
+    volumes,  # Volumes that have a prediction
+    schedule: Schedule,  # Chain of states
+    config,  # Settings; see PUBLISHED
+    folder=None,  # Checkpoints go there
+    seed=0,  # Weights, order, flips, noise
+    **run,  # device, quiet, resume for `fit`
+):  # (network, history)
     "Train the walk back"
     net = build_network('diffusion', config['size'], config['dims'], 1, seed + 1)
-    data = StateSlices(series, prediction, states.times, schedule, volumes, patch=config['patch'], dims=config['dims'], n=max(config['steps3']*config['batch'], 1), seed=seed)
-    upto = int(np.ceil(config['reach']*states.times.max())) if config['reach'] else None
-    objective = ddm2_objective(schedule, config['shuffle'], config['j_invariance'], config['continuous'], config['share_time'], upto, config['skip'])
-    return net, fit(net, objective, data, config['steps3'], config['lr'], folder, decay='constant', **_training(config), seed=seed, **run)
+    data = StateSlices(
+        series,
+        prediction,
+        states.times,
+        schedule,
+        volumes,
+        patch=config['patch'],
+        dims=config['dims'],
+        n=max(config['steps3'] * config['batch'], 1),
+        seed=seed,
+    )
+    upto = int(np.ceil(config['reach'] * states.times.max())) if config['reach'] else None
+    objective = ddm2_objective(
+        schedule,
+        config['shuffle'],
+        config['j_invariance'],
+        config['continuous'],
+        config['share_time'],
+        upto,
+        config['skip'],
+    )
+    return net, fit(
+        net,
+        objective,
+        data,
+        config['steps3'],
+        config['lr'],
+        folder,
+        decay='constant',
+        **_training(config),
+        seed=seed,
+        **run,
+    )
 
 # %% ../../nbs/methods/42_ddm2_stage3.ipynb #e149f7d4
 SAMPLERS = ('ancestral', 'ddim', 'one-step')
 
+
 def ancestral_step(
-    xt,                # (B, ...) states
-    x0,                # (B, ...) predictions
-    t,                 # (B,) their times
-    s,                 # (B,) earlier times
-    schedule:Schedule, # Chain of states
-    gen=None,          # torch.Generator on the device of `xt`
-):                     # (B, ...) states at times s
+    xt,  # (B, ...) states
+    x0,  # (B, ...) predictions
+    t,  # (B,) their times
+    s,  # (B,) earlier times
+    schedule: Schedule,  # Chain of states
+    gen=None,  # torch.Generator on the device of `xt`
+):  # (B, ...) states at times s
     "Posterior mean and variance of a stride (Ho et al. 2020, Eq. 7, doi:10.48550/arXiv.2006.11239)"
     at, as_ = abar_at(schedule, t), abar_at(schedule, s)
-    beta = 1 - at/as_
-    c0, c1, v = as_.sqrt()*beta/(1 - at), (1 - beta).sqrt()*(1 - as_)/(1 - at), (1 - as_)/(1 - at)*beta
+    beta = 1 - at / as_
+    c0, c1, v = (
+        as_.sqrt() * beta / (1 - at),
+        (1 - beta).sqrt() * (1 - as_) / (1 - at),
+        (1 - as_) / (1 - at) * beta,
+    )
     z = torch.randn(xt.shape, generator=gen, dtype=xt.dtype, device=xt.device)
-    return spread(c0, xt)*x0 + spread(c1, xt)*xt + spread(v.clamp(min=0).sqrt(), xt)*z
+    return spread(c0, xt) * x0 + spread(c1, xt) * xt + spread(v.clamp(min=0).sqrt(), xt) * z
 
+# %% ../../nbs/methods/42_ddm2_stage3.ipynb #d3535983
 def walk_back(
-    predict,           # predict(xt, t (B,)) -> expected image
-    noisy,             # (B, ...) noisy images, scaled
-    t,                 # (B,) matched times
-    schedule:Schedule, # Chain of states
-    how='ancestral',   # One of SAMPLERS
-    steps=0,           # 0: every state; k: k strides
-    start='raw',       # 'raw': the noisy image is the state; 'scaled': sqrt(abar) times it is
-    gen=None,          # torch.Generator for 'ancestral'
-    trace=None,        # A list that collects (times (B,), root mean square change from `noisy` (B,)) after each step
-):                     # (B, ...) denoised
+    predict,  # predict(xt, t (B,)) -> expected image
+    noisy,  # (B, ...) noisy images, scaled
+    t,  # (B,) matched times
+    schedule: Schedule,  # Chain of states
+    how='ancestral',  # One of SAMPLERS
+    steps=0,  # 0: every state; k: k strides
+    start='raw',  # 'raw': the noisy image is the state; 'scaled': sqrt(abar) times it is
+    gen=None,  # torch.Generator for 'ancestral'
+    # A list that collects (times (B,), root mean square change from `noisy` (B,)) after each step
+    trace=None,
+):  # (B, ...) denoised
     "From each image's own state to a clean image"
-    x = noisy.clone() if start == 'raw' else spread(abar_at(schedule, t).sqrt(), noisy)*noisy
-    if how == 'one-step': return predict(x, t)
+    x = noisy.clone() if start == 'raw' else spread(abar_at(schedule, t).sqrt(), noisy) * noisy
+    if how == 'one-step':
+        return predict(x, t)
     n = steps or int(np.ceil(float(t.max())))
     for k in range(n):
-        a, b = (t*(1 - k/n), t*(1 - (k + 1)/n)) if steps else ((t - k).clamp(min=0), (t - k - 1).clamp(min=0))
+        a, b = (
+            (t * (1 - k / n), t * (1 - (k + 1) / n))
+            if steps
+            else ((t - k).clamp(min=0), (t - k - 1).clamp(min=0))
+        )
         at = torch.nonzero(a > 0)[:, 0]
         live, a, b = at.to(x.device), a[at], b[at]
         x0 = predict(x[live], a)
-        x[live] = ancestral_step(x[live], x0, a, b, schedule, gen) if how == 'ancestral' else reverse_step(x[live], x0, a, b, schedule)
-        if trace is not None: trace.append(((t - k - 1).clamp(min=0) if not steps else t*(1 - (k + 1)/n), (x - noisy).square().flatten(1).mean(1).sqrt().cpu()))
+        x[live] = (
+            ancestral_step(x[live], x0, a, b, schedule, gen)
+            if how == 'ancestral'
+            else reverse_step(x[live], x0, a, b, schedule)
+        )
+        if trace is not None:
+            trace.append(
+                (
+                    (t - k - 1).clamp(min=0) if not steps else t * (1 - (k + 1) / n),
+                    (x - noisy).square().flatten(1).mean(1).sqrt().cpu(),
+                )
+            )
     return x
 
+# %% ../../nbs/methods/42_ddm2_stage3.ipynb #07010bfb
 @torch.no_grad()
 def denoise_stage3(
-    net,               # Stage III network
-    noisy,             # (B, 1, ...) noisy slices, scaled
-    t,                 # (B,) matched times, at least 1
-    schedule:Schedule, # Chain of states
-    how='ancestral',   # One of SAMPLERS
-    steps=0,           # 0: every state; k: k strides
-    flips=False,       # Average each prediction over all flips
-    samples=1,         # Walks
-    gen=None,          # torch.Generator on the device of `noisy`
-    start='raw',       # 'raw' as published, or 'scaled'
-    skip=False,        # As in training
-    window=0,          # Side of windows for a network trained on blocks; 0: the whole image at once
-    trace=None,        # As for `walk_back`
-):                     # (mean over the walks, their std or None)
+    net,  # Stage III network
+    noisy,  # (B, 1, ...) noisy slices, scaled
+    t,  # (B,) matched times, at least 1
+    schedule: Schedule,  # Chain of states
+    how='ancestral',  # One of SAMPLERS
+    steps=0,  # 0: every state; k: k strides
+    flips=False,  # Average each prediction over all flips
+    samples=1,  # Walks
+    gen=None,  # torch.Generator on the device of `noisy`
+    start='raw',  # 'raw' as published, or 'scaled'
+    skip=False,  # As in training
+    window=0,  # Side of windows for a network trained on blocks; 0: the whole image at once
+    trace=None,  # As for `walk_back`
+):  # (mean over the walks, their std or None)
     "Denoise slices from their matched states"
-    require(how in SAMPLERS and start in ('raw', 'scaled'), f"ddm2: sampler={how!r}, start={start!r}; samplers: {', '.join(SAMPLERS)}; starts: raw, scaled")
-    require(samples == 1 or how == 'ancestral', f'ddm2: {samples} samples by {how!r}, which draws nothing, would all be the same; choose ancestral')
+    if how not in SAMPLERS or start not in ('raw', 'scaled'):
+        raise InputError(
+            f'ddm2: sampler={how!r}, start={start!r}; samplers: {", ".join(SAMPLERS)}; starts: '
+            f'raw, scaled'
+        )
+    if samples != 1 and how != 'ancestral':
+        raise InputError(
+            f'ddm2: {samples} samples by {how!r}, which draws nothing, would all be the same; '
+            f'choose ancestral'
+        )
     t = torch.as_tensor(t, dtype=torch.float64).cpu().expand(len(noisy))
-    require(float(t.min()) >= 1, f'ddm2: a matched time is {float(t.min()):.3g}; below 1 there is no state to start from; return such slices as they are')
+    if not float(t.min()) >= 1:
+        raise InputError(
+            f'ddm2: a matched time is {float(t.min()):.3g}; below 1 there is no state to start '
+            f'from; return such slices as they are'
+        )
+
     def predict(x, times):
-        def once(w): return predict_from(net, w, times, schedule, skip)
+        def once(w):
+            return predict_from(net, w, times, schedule, skip)
+
         f = with_flips(once, tuple(range(2, x.ndim))) if flips else once
-        return (sliding_window(f, x, window, .5, net.divisor, device=x.device) if window else f(x)).clamp(-1, 1)
-    walks = torch.stack([walk_back(predict, noisy, t, schedule, how, steps, start, gen, trace) for _ in range(samples)])
+        return (
+            sliding_window(f, x, window, 0.5, net.divisor, device=x.device) if window else f(x)
+        ).clamp(-1, 1)
+
+    walks = torch.stack(
+        [
+            walk_back(predict, noisy, t, schedule, how, steps, start, gen, trace)
+            for _ in range(samples)
+        ]
+    )
     return walks.mean(0), walks.std(0) if samples > 1 else None

@@ -9,7 +9,9 @@ __all__ = ['BLIND_LOSS', 'BlindDenoiser', 'blind_likelihood', 'blind_l1', 'fit_b
 # %% ../../nbs/methods/43_diffdenoise.ipynb #fe1419b4
 import numpy as np
 import torch
-from ..core import generator, require
+from torch import nn
+
+from ..core import InputError, generator
 from ..learn.risk import DrawProbe, one_way
 from ..learn.sample import Pairs, reverse, symmetric_pairs
 from ..learn.schedule import abar_at, linear_schedule, q_sample, spread
@@ -19,102 +21,126 @@ from ..nets.blindspot import build_blind_spot
 from ..nets.nafnet import ScaledNAFNet
 from ..nets.unet import DiffusionUNet
 from ..scans.patches import PatchDataset
-from torch import nn
 
 # %% ../../nbs/methods/43_diffdenoise.ipynb #6e5eb4c7
 class BlindDenoiser(nn.Module):
     "Mean and variance of the noise-free value of every pixel, told by its surroundings"
-    def __init__(self,
-        net:nn.Module, # Blind-spot network with two outputs
-        top:float,     # A large value of the states, brings the input to order one
+
+    def __init__(
+        self,
+        net: nn.Module,  # Blind-spot network with two outputs
+        top: float,  # A large value of the states, brings the input to order one
     ):
         super().__init__()
         self.net = net
-        self.register_buffer('gain', torch.tensor(8/float(top)))
+        self.register_buffer('gain', torch.tensor(8 / float(top)))
 
-    def forward(self,
-        z, # (B, C, H, W) states; channel 0 is the image
-    ):     # (B, 1, H, W) mean, (B, 1, H, W) variance, in units of the noise
-        m, v = self.net(self.gain*z).chunk(2, 1)
-        return m/self.gain, nn.functional.softplus(v)
+    def forward(
+        self,
+        z,  # (B, C, H, W) states; channel 0 is the image
+    ):  # (B, 1, H, W) mean, (B, 1, H, W) variance, in units of the noise
+        m, v = self.net(self.gain * z).chunk(2, 1)
+        return m / self.gain, nn.functional.softplus(v)
+
 
 def blind_likelihood(
-    model, # BlindDenoiser
-    batch, # noisy (B, C, H, W) states
-):         # Loss
+    model,  # BlindDenoiser
+    batch,  # noisy (B, C, H, W) states
+):  # Loss
     "Negative log-likelihood of the noisy pixels, given their surroundings (noise of std one)"
     m, v = model(batch['noisy'])
-    return (((batch['noisy'][:, :1] - m).square()/(1 + v)) + (1 + v).log()).mean()/2
+    return (((batch['noisy'][:, :1] - m).square() / (1 + v)) + (1 + v).log()).mean() / 2
+
 
 def blind_l1(model, batch):
     "Mean absolute error of the noisy pixels: the published loss; the variance is not learned"
     return (batch['noisy'][:, :1] - model(batch['noisy'])[0]).abs().mean()
 
+
 BLIND_LOSS = dict(likelihood=blind_likelihood, l1=blind_l1)
 
+# %% ../../nbs/methods/43_diffdenoise.ipynb #bd528891
 def fit_blind_spot(
-    states,              # List of arrays (X, Y, Z) or (X, Y, Z, C): unit noise; channel 0 is the image
-    weights=None,        # List of (X, Y, Z) weights of patch centres; None: all alike
-    kind:str='dilated',  # 'dilated' or 'halfplane'
-    size:str='small',    # tiny, small or paper
-    side:int=1,          # Side of the blind square, pixels, odd
-    shuffle:int=1,       # Pixel-shuffle stride
-    loss:str='likelihood', # 'likelihood' or 'l1'
-    patch:int=64,        # Side of a patch, pixels
-    batch:int=8,         # Patches a step
-    steps:int=1000,      # Optimizer steps
-    lr:float=2e-3,       # Peak learning rate
-    seed:int=0,          # Weights, patches
-    folder=None,         # Checkpoints
-    **run,               # For `fit`
-)->tuple:                # (BlindDenoiser, history)
+    states,  # List of arrays (X, Y, Z) or (X, Y, Z, C): unit noise; channel 0 is the image
+    weights=None,  # List of (X, Y, Z) weights of patch centres; None: all alike
+    kind: str = 'dilated',  # 'dilated' or 'halfplane'
+    size: str = 'small',  # tiny, small or paper
+    side: int = 1,  # Side of the blind square, pixels, odd
+    shuffle: int = 1,  # Pixel-shuffle stride
+    loss: str = 'likelihood',  # 'likelihood' or 'l1'
+    patch: int = 64,  # Side of a patch, pixels
+    batch: int = 8,  # Patches a step
+    steps: int = 1000,  # Optimizer steps
+    lr: float = 2e-3,  # Peak learning rate
+    seed: int = 0,  # Weights, patches
+    folder=None,  # Checkpoints
+    **run,  # For `fit`
+) -> tuple:  # (BlindDenoiser, history)
     "Stage 1: learn every pixel from its surroundings, on the noisy images"
-    require(loss in BLIND_LOSS, f'diffdenoise: blind_loss={loss!r}; {" or ".join(BLIND_LOSS)}')
-    model = BlindDenoiser(build_blind_spot(kind, size, side, channels_of(states[0]), 2, seed, shuffle), top_of(states))
-    data = PatchDataset([dict(noisy=s) for s in states], patch_size(states, patch), steps*batch, seed, mask=weights)
-    return model, fit(model, BLIND_LOSS[loss], data, steps, lr, folder, batch=batch, seed=seed, **run)
+    if loss not in BLIND_LOSS:
+        raise InputError(f'diffdenoise: blind_loss={loss!r}; {" or ".join(BLIND_LOSS)}')
+    model = BlindDenoiser(
+        build_blind_spot(kind, size, side, channels_of(states[0]), 2, seed, shuffle), top_of(states)
+    )
+    data = PatchDataset(
+        [dict(noisy=s) for s in states],
+        patch_size(states, patch),
+        steps * batch,
+        seed,
+        mask=weights,
+    )
+    return model, fit(
+        model, BLIND_LOSS[loss], data, steps, lr, folder, batch=batch, seed=seed, **run
+    )
 
-
-
-
+# %% ../../nbs/methods/43_diffdenoise.ipynb #48f05d9c
 def blind_maps(
-    model,         # BlindDenoiser
-    states,        # (X, Y, Z[, C])
-    **how,         # window, batch, device, quiet of `apply_slices`
-)->tuple:          # mean, variance: (X, Y, Z), in units of the noise
+    model,  # BlindDenoiser
+    states,  # (X, Y, Z[, C])
+    **how,  # window, batch, device, quiet of `apply_slices`
+) -> tuple:  # mean, variance: (X, Y, Z), in units of the noise
     "What stage 1 says of every pixel"
     m = apply_slices(lambda x: torch.cat(model(x), 1), states, desc='blind spot', **how)
     return m[..., 0], m[..., 1]
 
 # %% ../../nbs/methods/43_diffdenoise.ipynb #764c68ea
 def reuse_pixel(
-    mean,   # (…) of the noise-free value, from the surroundings
-    var,    # (…) its variance, in units of the noise
-    states, # (…) noisy, noise of std one
-)->tuple:   # posterior mean, posterior std
+    mean,  # (…) of the noise-free value, from the surroundings
+    var,  # (…) its variance, in units of the noise
+    states,  # (…) noisy, noise of std one
+) -> tuple:  # posterior mean, posterior std
     "Join what the surroundings say with the pixel's own value (Laine et al. 2019, arXiv:1901.10277, Eq. 4)"
-    gain = var/(1 + var)
-    return mean + gain*(states - mean), np.sqrt(gain)
+    gain = var / (1 + var)
+    return mean + gain * (states - mean), np.sqrt(gain)
 
 # %% ../../nbs/methods/43_diffdenoise.ipynb #60af0784
 class ConditionalDiffusion(nn.Module):
     "A diffusion network for the noisy image, conditioned on what the blind-spot network says"
-    def __init__(self,
-        top:float,              # A large value of the states
+
+    def __init__(
+        self,
+        top: float,  # A large value of the states
         channels=(16, 32, 64),  # Features a level
-        blocks:int=1,           # Residual blocks a level
-        attention=(),           # Levels with self-attention
-        diffused:str='residual',# 'residual' or 'image'
-        output:str='v',         # 'v' or 'eps'
-        conditioned:bool=True,  # False: the condition is replaced by zeros
-        T:int=1000,             # States of the chain
-        seed:int=0,             # Of the random weights
+        blocks: int = 1,  # Residual blocks a level
+        attention=(),  # Levels with self-attention
+        diffused: str = 'residual',  # 'residual' or 'image'
+        output: str = 'v',  # 'v' or 'eps'
+        conditioned: bool = True,  # False: the condition is replaced by zeros
+        T: int = 1000,  # States of the chain
+        seed: int = 0,  # Of the random weights
     ):
         super().__init__()
-        require(diffused in ('residual', 'image'), f"diffdenoise: diffused={diffused!r}; 'residual' or 'image'")
-        require(output in ('v', 'eps'), f"diffdenoise: output={output!r}; 'v' or 'eps'")
-        self.diffused, self.output, self.conditioned, self.schedule = diffused, output, conditioned, linear_schedule(T)
-        self.divisor = 2**(len(channels) - 1)
+        if diffused not in ('residual', 'image'):
+            raise InputError(f"diffdenoise: diffused={diffused!r}; 'residual' or 'image'")
+        if output not in ('v', 'eps'):
+            raise InputError(f"diffdenoise: output={output!r}; 'v' or 'eps'")
+        self.diffused, self.output, self.conditioned, self.schedule = (
+            diffused,
+            output,
+            conditioned,
+            linear_schedule(T),
+        )
+        self.divisor = 2 ** (len(channels) - 1)
         self.register_buffer('top', torch.tensor(float(top)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -122,136 +148,229 @@ class ConditionalDiffusion(nn.Module):
 
     def diffusing(self, z, mean, var):
         "States as the chain sees them: (B, 1, H, W), of order one"
-        return (z - mean)/(1 + var).sqrt() if self.diffused == 'residual' else 2*z/self.top - 1
+        return (
+            (z - mean) / (1 + var).sqrt() if self.diffused == 'residual' else 2 * z / self.top - 1
+        )
 
     def states(self, a, mean, var):
         "Back to states"
-        return mean + (1 + var).sqrt()*a if self.diffused == 'residual' else (a + 1)/2*self.top
+        return (
+            mean + (1 + var).sqrt() * a if self.diffused == 'residual' else (a + 1) / 2 * self.top
+        )
 
     def condition(self, mean, var):
         "(B, 2, H, W) of order one"
-        c = torch.cat([2*mean/self.top - 1, (1 + var).log()/4 if self.diffused == 'residual' else torch.zeros_like(var)], 1)
+        c = torch.cat(
+            [
+                2 * mean / self.top - 1,
+                (1 + var).log() / 4 if self.diffused == 'residual' else torch.zeros_like(var),
+            ],
+            1,
+        )
         return c if self.conditioned else torch.zeros_like(c)
 
     def forward(self, xt, cond, t):
         "Predicted noise: (B, 1, H, W)"
         size = xt.shape[2:]
-        x = nn.functional.pad(torch.cat([xt, cond], 1), (0, -size[1] % self.divisor, 0, -size[0] % self.divisor), mode='replicate')
-        out = self.body(x, t)[:, :, :size[0], :size[1]]
-        if self.output == 'eps': return out
+        x = nn.functional.pad(
+            torch.cat([xt, cond], 1),
+            (0, -size[1] % self.divisor, 0, -size[0] % self.divisor),
+            mode='replicate',
+        )
+        out = self.body(x, t)[:, :, : size[0], : size[1]]
+        if self.output == 'eps':
+            return out
         a = spread(abar_at(self.schedule, t), xt)
-        return (1 - a).sqrt()*xt + a.sqrt()*out
+        return (1 - a).sqrt() * xt + a.sqrt() * out
 
     def clean(self, xt, cond, t):
         "Image behind a state: (B, 1, H, W)"
         a = spread(abar_at(self.schedule, t), xt)
-        x0 = (xt - (1 - a).sqrt()*self(xt, cond, t))/a.sqrt()
+        x0 = (xt - (1 - a).sqrt() * self(xt, cond, t)) / a.sqrt()
         return x0.clamp(-1.5, 1.5) if self.diffused == 'image' else x0.clamp(-30, 30)
 
 # %% ../../nbs/methods/43_diffdenoise.ipynb #9241f0e4
 class DrawNoise:
     "Adds a time 't' and unit noise 'eps' to a patch"
-    def __init__(self,
-        T:int=1000, # Times are drawn from 1..T
-    ): self.T = T
+
+    def __init__(
+        self,
+        T: int = 1000,  # Times are drawn from 1..T
+    ):
+        self.T = T
+
     def __call__(self, item, gen):
-        return dict(item, t=torch.randint(1, self.T + 1, (1,), generator=gen)[0].float(), eps=torch.randn(item['noisy'][:1].shape, generator=gen))
+        return dict(
+            item,
+            t=torch.randint(1, self.T + 1, (1,), generator=gen)[0].float(),
+            eps=torch.randn(item['noisy'][:1].shape, generator=gen),
+        )
+
 
 def noise_l1(
-    model, # ConditionalDiffusion
-    batch, # noisy, mean, var, eps (B, 1, H, W), t (B,)
-):         # Loss
+    model,  # ConditionalDiffusion
+    batch,  # noisy, mean, var, eps (B, 1, H, W), t (B,)
+):  # Loss
     "Mean absolute error of the predicted noise (DiffDenoise, arXiv:2504.00264)"
     net = getattr(model, 'module', model)
     a = net.diffusing(batch['noisy'][:, :1], batch['mean'], batch['var'])
     xt = q_sample(a, batch['t'], net.schedule, batch['eps'])
-    return (model(xt, net.condition(batch['mean'], batch['var']), batch['t']) - batch['eps']).abs().mean()
+    return (
+        (model(xt, net.condition(batch['mean'], batch['var']), batch['t']) - batch['eps'])
+        .abs()
+        .mean()
+    )
 
+# %% ../../nbs/methods/43_diffdenoise.ipynb #017ba91a
 def fit_conditional(
-    states,              # List of (X, Y, Z[, C]): unit noise
-    maps,                # List of (mean, var) from `blind_maps`
-    weights=None,        # As for `fit_blind_spot`
-    patch:int=64,        # Side of a patch
-    batch:int=8,         # Patches a step
-    steps:int=1000,      # Optimizer steps
-    lr:float=1e-3,       # Peak learning rate
-    seed:int=0,          # Weights, patches, times, noise
-    folder=None,         # Checkpoints
-    network=None,        # dict of further arguments of ConditionalDiffusion
-    **run,               # For `fit`
-)->tuple:                # (ConditionalDiffusion, history)
+    states,  # List of (X, Y, Z[, C]): unit noise
+    maps,  # List of (mean, var) from `blind_maps`
+    weights=None,  # As for `fit_blind_spot`
+    patch: int = 64,  # Side of a patch
+    batch: int = 8,  # Patches a step
+    steps: int = 1000,  # Optimizer steps
+    lr: float = 1e-3,  # Peak learning rate
+    seed: int = 0,  # Weights, patches, times, noise
+    folder=None,  # Checkpoints
+    network=None,  # dict of further arguments of ConditionalDiffusion
+    **run,  # For `fit`
+) -> tuple:  # (ConditionalDiffusion, history)
     "Stage 2: learn the noisy image, given what the blind-spot network says of it"
     model = ConditionalDiffusion(top_of(states), seed=seed, **(network or {}))
-    size = tuple(model.divisor*max(1, n//model.divisor) for n in patch_size(states, patch)[:2]) + (1,)
-    require(all(min(np.shape(s)[:2]) >= model.divisor for s in states), f'diffdenoise: slices of {np.shape(states[0])[:2]} pixels; the diffusion network needs at least {model.divisor}')
+    size = tuple(
+        model.divisor * max(1, n // model.divisor) for n in patch_size(states, patch)[:2]
+    ) + (1,)
+    if not all(min(np.shape(s)[:2]) >= model.divisor for s in states):
+        raise InputError(
+            f'diffdenoise: slices of {np.shape(states[0])[:2]} pixels; the diffusion network '
+            f'needs at least {model.divisor}'
+        )
     volumes = [dict(noisy=s, mean=m, var=v) for s, (m, v) in zip(states, maps)]
-    data = PatchDataset(volumes, size, steps*batch, seed, mask=weights, corrupt=DrawNoise(model.schedule.T))
+    data = PatchDataset(
+        volumes, size, steps * batch, seed, mask=weights, corrupt=DrawNoise(model.schedule.T)
+    )
     return model, fit(model, noise_l1, data, steps, lr, folder, batch=batch, seed=seed, **run)
 
 # %% ../../nbs/methods/43_diffdenoise.ipynb #b225f670
 def srds(
-    model,          # ConditionalDiffusion
-    mean, var,      # (X, Y, Z) from `blind_maps`
-    steps:int=10,   # Network passes of one sample
-    pairs:int=1,    # Symmetric pairs
-    seed:int=0,     # Of the starts
-    window:int=256, # Side of a window
-    batch:int=2,    # Slices at once
-    device='cpu',   # Where the network is
-    quiet=None,     # No progress bar
-)->Pairs:           # Arrays (X, Y, Z) in states
+    model,  # ConditionalDiffusion
+    mean,
+    var,  # (X, Y, Z) from `blind_maps`
+    steps: int = 10,  # Network passes of one sample
+    pairs: int = 1,  # Symmetric pairs
+    seed: int = 0,  # Of the starts
+    window: int = 256,  # Side of a window
+    batch: int = 2,  # Slices at once
+    device='cpu',  # Where the network is
+    quiet=None,  # No progress bar
+) -> Pairs:  # Arrays (X, Y, Z) in states
     "Stage 3: symmetric pairs of samples of the noisy image, given the condition, and their mean"
     model = model.eval().to(device)
+
     def walk(x):  # channels: start, mean, variance
         m, v = x[:, 1:2], x[:, 2:3]
         cond = model.condition(m, v)
-        return model.states(reverse(lambda xt, t: model.clean(xt, cond, t), x[:, :1], model.schedule.T, model.schedule, steps), m, v)
+        return model.states(
+            reverse(
+                lambda xt, t: model.clean(xt, cond, t),
+                x[:, :1],
+                model.schedule.T,
+                model.schedule,
+                steps,
+            ),
+            m,
+            v,
+        )
+
     def sample(eps):
-        return torch.from_numpy(apply_slices(walk, eps.cpu().numpy(), mean, var, window=window, batch=batch, device=device, quiet=quiet, desc='sampling'))
+        return torch.from_numpy(
+            apply_slices(
+                walk,
+                eps.cpu().numpy(),
+                mean,
+                var,
+                window=window,
+                batch=batch,
+                device=device,
+                quiet=quiet,
+                desc='sampling',
+            )
+        )
+
     found = symmetric_pairs(sample, np.shape(mean), pairs, generator(seed))
     return Pairs(**{k: v.numpy() if torch.is_tensor(v) else v for k, v in vars(found).items()})
 
 # %% ../../nbs/methods/43_diffdenoise.ipynb #31577caf
 def copy_teacher(
-    risk:float=0.,    # Weight of the unbiased risk, 0 to 1
-    loss:str='l2',    # Distance to the teacher: 'l2' or 'l1'
-    step:float=.05,   # Length of the probes, in units of the noise
-):                    # objective(model, batch); batch: noisy (B, C, H, W), target, probe (B, 1, H, W), and valid (B, 1, H, W) where not all pixels hold noise
+    risk: float = 0.0,  # Weight of the unbiased risk, 0 to 1
+    loss: str = 'l2',  # Distance to the teacher: 'l2' or 'l1'
+    step: float = 0.05,  # Length of the probes, in units of the noise
+    # objective(model, batch); batch: noisy (B, C, H, W), target, probe (B, 1, H, W), and valid (B,
+    # 1, H, W) where not all pixels hold noise
+):
     "Distance to the teacher, and Stein's estimate of the distance to the truth"
-    require(0 <= risk <= 1, f'diffdenoise: risk={risk}; 0 to 1')
-    require(loss in ('l1', 'l2'), f"diffdenoise: student_loss={loss!r}; 'l1' or 'l2'")
+    if not 0 <= risk <= 1:
+        raise InputError(f'diffdenoise: risk={risk}; 0 to 1')
+    if loss not in ('l1', 'l2'):
+        raise InputError(f"diffdenoise: student_loss={loss!r}; 'l1' or 'l2'")
+
     def objective(model, batch):
         z, out = batch['noisy'], model(batch['noisy'])
         off = out - batch['target']
-        total = (1 - risk)*(off.abs() if loss == 'l1' else off.square()).mean() if risk < 1 else 0.
-        if not risk: return total
+        total = (
+            (1 - risk) * (off.abs() if loss == 'l1' else off.square()).mean() if risk < 1 else 0.0
+        )
+        if not risk:
+            return total
         valid, probe = batch.get('valid'), batch['probe']
-        if valid is not None: probe = probe*valid
-        moved = model(torch.cat([z[:, :1] + step*probe, z[:, 1:]], 1))
-        each = (out - z[:, :1]).square() + 2*probe*(moved - out)/step
-        return total + risk*(each.mean() if valid is None else (each*valid).sum()/valid.sum().clamp(min=1))
+        if valid is not None:
+            probe = probe * valid
+        moved = model(torch.cat([z[:, :1] + step * probe, z[:, 1:]], 1))
+        each = (out - z[:, :1]).square() + 2 * probe * (moved - out) / step
+        return total + risk * (
+            each.mean() if valid is None else (each * valid).sum() / valid.sum().clamp(min=1)
+        )
+
     return objective
 
+# %% ../../nbs/methods/43_diffdenoise.ipynb #3220349e
 def fit_student(
-    states,              # List of (X, Y, Z[, C]): unit noise
-    targets,             # List of (X, Y, Z): the teacher's images in states (or clean ones: a supervised NAFNet)
-    weights=None,        # As for `fit_blind_spot`
-    size:str='small',    # Of NAFNet
-    risk:float=0.,       # Weight of the unbiased risk
-    loss:str='l2',       # Distance to the teacher
-    kernel=None,         # Autocorrelation of the noise, for the risk
-    valid=None,          # List of (X, Y, Z) bool: where there is noise, since the risk is wrong elsewhere; None: everywhere
-    patch:int=64,        # Side of a patch
-    batch:int=8,         # Patches a step
-    steps:int=1000,      # Optimizer steps
-    lr:float=2e-3,       # Peak learning rate
-    seed:int=0,          # Weights, patches, probes
-    folder=None,         # Checkpoints
-    **run,               # For `fit`
-)->tuple:                # (ScaledNAFNet, history)
+    states,  # List of (X, Y, Z[, C]): unit noise
+    # List of (X, Y, Z): the teacher's images in states (or clean ones: a supervised NAFNet)
+    targets,
+    weights=None,  # As for `fit_blind_spot`
+    size: str = 'small',  # Of NAFNet
+    risk: float = 0.0,  # Weight of the unbiased risk
+    loss: str = 'l2',  # Distance to the teacher
+    kernel=None,  # Autocorrelation of the noise, for the risk
+    # List of (X, Y, Z) bool: where there is noise, since the risk is wrong elsewhere; None:
+    # everywhere
+    valid=None,
+    patch: int = 64,  # Side of a patch
+    batch: int = 8,  # Patches a step
+    steps: int = 1000,  # Optimizer steps
+    lr: float = 2e-3,  # Peak learning rate
+    seed: int = 0,  # Weights, patches, probes
+    folder=None,  # Checkpoints
+    **run,  # For `fit`
+) -> tuple:  # (ScaledNAFNet, history)
     "Stage 4: one pass instead of a walk"
     model = ScaledNAFNet(size, top_of(states), channels_of(states[0]), seed)
     turns = 'flips' if risk and one_way(kernel) else True  # the probe is not turned with the patch
-    there = [{}]*len(states) if valid is None or not risk else [dict(valid=np.asarray(v, np.float32)) for v in valid]
-    data = PatchDataset([dict(noisy=s, target=t, **v) for s, t, v in zip(states, targets, there)], patch_size(states, patch), steps*batch, seed, mask=weights, augment=turns, corrupt=DrawProbe(kernel) if risk else None)
-    return model, fit(model, copy_teacher(risk, loss), data, steps, lr, folder, batch=batch, seed=seed, **run)
+    there = (
+        [{}] * len(states)
+        if valid is None or not risk
+        else [dict(valid=np.asarray(v, np.float32)) for v in valid]
+    )
+    data = PatchDataset(
+        [dict(noisy=s, target=t, **v) for s, t, v in zip(states, targets, there)],
+        patch_size(states, patch),
+        steps * batch,
+        seed,
+        mask=weights,
+        augment=turns,
+        corrupt=DrawProbe(kernel) if risk else None,
+    )
+    return model, fit(
+        model, copy_teacher(risk, loss), data, steps, lr, folder, batch=batch, seed=seed, **run
+    )

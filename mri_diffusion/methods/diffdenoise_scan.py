@@ -11,300 +11,721 @@ __all__ = ['FORMS', 'DIFFDENOISE_PRESETS', 'AT_INFERENCE', 'USES', 'LEAST', 'LIT
 import hashlib
 import json
 import math
-import numpy as np
-from ..core import InputError, atomic_path, require
-from ..learn.risk import probe_of, risk_weights, shows_noise
-from .diffdenoise import BlindDenoiser, ConditionalDiffusion, blind_maps, copy_teacher, fit_blind_spot, fit_conditional, fit_student, reuse_pixel, srds
-from .method import Method
-from .slicewise import apply_slices, as_slices, channels_of, from_slices, check_correlation, patch_size, unit_of, slice_weights
-from ..nets.blindspot import build_blind_spot
-from ..nets.nafnet import ScaledNAFNet
 from pathlib import Path
-from torch import nn
 from zipfile import BadZipFile
 
-# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #bed0c7a5
-FORMS = dict(reuse=dict(blind_loss='likelihood', diffused='residual', output='v', own_pixel='yes', student_loss='l2', std='posterior'),
-             published=dict(blind_loss='l1', diffused='image', output='eps', own_pixel='no', student_loss='l1', std='disagreement'))
-_BASE = dict(form='reuse', use='student', std='', noise='auto', n_coils=1, gate='refuse', side=0, context=0, blind='dilated', blind_size='small', shuffle=1, blind_loss='', steps1=1000, lr1=2e-3,
-             channels=(16, 32, 64), blocks=1, attention=(), diffused='', output='', conditioned=True, T=1000, steps2=400, lr2=1e-3, sampling_steps=10, pairs=1, own_pixel='',
-             student='small', risk=None, student_loss='', passes=50., steps=1500, lr=2e-3, patch=64, batch=8, window=256, ema=.99, precision='no', checkpoint_every=100)
-DIFFDENOISE_PRESETS = dict(
-    tiny=_BASE | dict(blind_size='tiny', steps1=12, channels=(8, 8), steps2=6, sampling_steps=2, student='tiny', steps=12, patch=16, batch=2),
-    laptop=dict(_BASE),
-    paper=_BASE | dict(form='published', blind_size='paper', steps1=20_000, lr1=1e-4, channels=(64, 128, 256, 256), blocks=2, attention=(3,), steps2=100_000, lr2=1e-4, sampling_steps=20,
-                       student='paper', steps=50_000, lr=1e-4, patch=128, batch=16, ema=.999, precision='bf16', checkpoint_every=1000))
-AT_INFERENCE = ('use', 'std', 'sampling_steps', 'pairs', 'window')
-USES = ('student', 'mean', 'sample')
-LEAST = dict(n_coils=1, shuffle=1, steps1=1, T=1, sampling_steps=1, pairs=1, steps=1, patch=1, batch=1, window=16, checkpoint_every=1, side=0, context=0, steps2=0, blocks=0, passes=0)
+import numpy as np
+from torch import nn
 
+from ..core import InputError, atomic_path
+from ..learn.risk import probe_of, risk_weights, shows_noise
+from mri_diffusion.methods.diffdenoise import (
+    BlindDenoiser,
+    ConditionalDiffusion,
+    blind_maps,
+    copy_teacher,
+    fit_blind_spot,
+    fit_conditional,
+    fit_student,
+    reuse_pixel,
+    srds,
+)
+from .method import Method
+from mri_diffusion.methods.slicewise import (
+    apply_slices,
+    as_slices,
+    channels_of,
+    check_correlation,
+    from_slices,
+    patch_size,
+    slice_weights,
+    unit_of,
+)
+from ..nets.blindspot import build_blind_spot
+from ..nets.nafnet import ScaledNAFNet
+
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #bed0c7a5
+FORMS = dict(
+    reuse=dict(
+        blind_loss='likelihood',
+        diffused='residual',
+        output='v',
+        own_pixel='yes',
+        student_loss='l2',
+        std='posterior',
+    ),
+    published=dict(
+        blind_loss='l1',
+        diffused='image',
+        output='eps',
+        own_pixel='no',
+        student_loss='l1',
+        std='disagreement',
+    ),
+)
+
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #6453d00e
+_BASE = dict(
+    form='reuse',
+    use='student',
+    std='',
+    noise='auto',
+    n_coils=1,
+    gate='refuse',
+    side=0,
+    context=0,
+    blind='dilated',
+    blind_size='small',
+    shuffle=1,
+    blind_loss='',
+    steps1=1000,
+    lr1=2e-3,
+    channels=(16, 32, 64),
+    blocks=1,
+    attention=(),
+    diffused='',
+    output='',
+    conditioned=True,
+    T=1000,
+    steps2=400,
+    lr2=1e-3,
+    sampling_steps=10,
+    pairs=1,
+    own_pixel='',
+    student='small',
+    risk=None,
+    student_loss='',
+    passes=50.0,
+    steps=1500,
+    lr=2e-3,
+    patch=64,
+    batch=8,
+    window=256,
+    ema=0.99,
+    precision='no',
+    checkpoint_every=100,
+)
+
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #5b3f6a2c
+DIFFDENOISE_PRESETS = dict(
+    tiny=_BASE
+    | dict(
+        blind_size='tiny',
+        steps1=12,
+        channels=(8, 8),
+        steps2=6,
+        sampling_steps=2,
+        student='tiny',
+        steps=12,
+        patch=16,
+        batch=2,
+    ),
+    laptop=dict(_BASE),
+    paper=_BASE
+    | dict(
+        form='published',
+        blind_size='paper',
+        steps1=20_000,
+        lr1=1e-4,
+        channels=(64, 128, 256, 256),
+        blocks=2,
+        attention=(3,),
+        steps2=100_000,
+        lr2=1e-4,
+        sampling_steps=20,
+        student='paper',
+        steps=50_000,
+        lr=1e-4,
+        patch=128,
+        batch=16,
+        ema=0.999,
+        precision='bf16',
+        checkpoint_every=1000,
+    ),
+)
+
+
+AT_INFERENCE = ('use', 'std', 'sampling_steps', 'pairs', 'window')
+
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #ae6333e2
+USES = ('student', 'mean', 'sample')
+
+
+LEAST = dict(
+    n_coils=1,
+    shuffle=1,
+    steps1=1,
+    T=1,
+    sampling_steps=1,
+    pairs=1,
+    steps=1,
+    patch=1,
+    batch=1,
+    window=16,
+    checkpoint_every=1,
+    side=0,
+    context=0,
+    steps2=0,
+    blocks=0,
+    passes=0,
+)
+
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #831b0910
 def chosen(
-    config:dict, # Settings; '' and None mean: as the form says
-    side:int=1,  # Side of the blind square in use
-)->dict:         # With every choice made
+    config: dict,  # Settings; '' and None mean: as the form says
+    side: int = 1,  # Side of the blind square in use
+) -> dict:  # With every choice made
     "Fill in what the form decides, and refuse what does not exist"
-    require(config['form'] in FORMS, f'diffdenoise: form={config["form"]!r}; {" or ".join(FORMS)}')
-    require(config['use'] in USES, f'diffdenoise: use={config["use"]!r}; {", ".join(USES)}')
-    require(config['gate'] in ('refuse', 'warn'), f"diffdenoise: gate={config['gate']!r}; 'refuse' or 'warn'")
-    require(config['noise'] in ('auto', 'magnitude', 'additive', 'curve'), f"diffdenoise: noise={config['noise']!r}; auto, magnitude, additive or curve")
-    for k, n in LEAST.items(): require(config[k] >= n, f'diffdenoise: {k}={config[k]}; at least {n}')
-    for k in ('lr1', 'lr2', 'lr'): require(0 < config[k] < math.inf, f'diffdenoise: {k}={config[k]}; give a number above 0')
-    require(config['side'] == 0 or config['side'] % 2 == 1, f'diffdenoise: side={config["side"]}; 0 (found by the check_correlation) or an odd number of pixels')
-    require(config['use'] == 'student' or config['steps2'] > 0, f'diffdenoise: use={config["use"]} needs the diffusion; set steps2 above 0')
+    if config['form'] not in FORMS:
+        raise InputError(f'diffdenoise: form={config["form"]!r}; {" or ".join(FORMS)}')
+    if config['use'] not in USES:
+        raise InputError(f'diffdenoise: use={config["use"]!r}; {", ".join(USES)}')
+    if config['gate'] not in ('refuse', 'warn'):
+        raise InputError(f"diffdenoise: gate={config['gate']!r}; 'refuse' or 'warn'")
+    if config['noise'] not in ('auto', 'magnitude', 'additive', 'curve'):
+        raise InputError(
+            f'diffdenoise: noise={config["noise"]!r}; auto, magnitude, additive or curve'
+        )
+    for k, n in LEAST.items():
+        if not config[k] >= n:
+            raise InputError(f'diffdenoise: {k}={config[k]}; at least {n}')
+    for k in ('lr1', 'lr2', 'lr'):
+        if not 0 < config[k] < math.inf:
+            raise InputError(f'diffdenoise: {k}={config[k]}; give a number above 0')
+    if config['side'] != 0 and config['side'] % 2 != 1:
+        raise InputError(
+            f'diffdenoise: side={config["side"]}; 0 (found by the check_correlation) or an odd '
+            f'number of pixels'
+        )
+    if config['use'] != 'student' and not config['steps2'] > 0:
+        raise InputError(
+            f'diffdenoise: use={config["use"]} needs the diffusion; set steps2 above 0'
+        )
     form = FORMS[config['form']]
     out = {k: form[k] if k in form and v == '' else v for k, v in config.items()}
-    try: out['attention'] = tuple(map(int, config['attention']))  # a command line gives text
-    except (ValueError, TypeError): raise InputError(f'diffdenoise: attention={config["attention"]}; levels of the diffusion network, counted from 0') from None
-    require(out['std'] in ('posterior', 'disagreement'), f"diffdenoise: std={out['std']!r}; 'posterior' or 'disagreement'")
-    require(out['own_pixel'] in ('yes', 'no'), f"diffdenoise: own_pixel={out['own_pixel']!r}; 'yes' or 'no'")
-    require(out['form'] == 'reuse' or out['steps2'] > 0, 'diffdenoise: the published form is the diffusion; set steps2 above 0')
-    if out['risk'] is None: out['risk'] = 0. if config['form'] == 'published' else .5 if side == 1 else 1.
+    try:
+        out['attention'] = tuple(map(int, config['attention']))  # a command line gives text
+    except (ValueError, TypeError):
+        raise InputError(
+            f'diffdenoise: attention={config["attention"]}; levels of the diffusion network, '
+            f'counted from 0'
+        ) from None
+    if out['std'] not in ('posterior', 'disagreement'):
+        raise InputError(f"diffdenoise: std={out['std']!r}; 'posterior' or 'disagreement'")
+    if out['own_pixel'] not in ('yes', 'no'):
+        raise InputError(f"diffdenoise: own_pixel={out['own_pixel']!r}; 'yes' or 'no'")
+    if out['form'] != 'reuse' and not out['steps2'] > 0:
+        raise InputError('diffdenoise: the published form is the diffusion; set steps2 above 0')
+    if out['risk'] is None:
+        out['risk'] = 0.0 if config['form'] == 'published' else 0.5 if side == 1 else 1.0
     return out
 
 # %% ../../nbs/methods/43_diffdenoise_scan.ipynb #eac68d16
 def with_context(
-    states,     # (X, Y, Z*V)
-    n:int,      # Slices on each side that the networks may see
-    depth:int,  # Z: slices of one volume
-):              # (X, Y, Z*V, 1 + 2n), or `states` for n = 0
+    states,  # (X, Y, Z*V)
+    n: int,  # Slices on each side that the networks may see
+    depth: int,  # Z: slices of one volume
+):  # (X, Y, Z*V, 1 + 2n), or `states` for n = 0
     "Neighbouring slices as further channels; beyond the ends those of the other side"
-    if n == 0 or depth == 1: return states
-    require(n < depth, f'diffdenoise: context={n} slices on each side of {depth}')
+    if n == 0 or depth == 1:
+        return states
+    if n >= depth:
+        raise InputError(f'diffdenoise: context={n} slices on each side of {depth}')
     z = np.arange(depth)
+
     def at(k):
         j = z + k
         return np.where((j < 0) | (j >= depth), z - k, j)
+
     blocks = states.reshape(*states.shape[:2], -1, depth)
-    return np.stack([blocks[..., at(k)].reshape(states.shape) for k in (0, *[s*d for d in range(1, n + 1) for s in (-1, 1)])], -1)
+    return np.stack(
+        [
+            blocks[..., at(k)].reshape(states.shape)
+            for k in (0, *[s * d for d in range(1, n + 1) for s in (-1, 1)])
+        ],
+        -1,
+    )
 
 # %% ../../nbs/methods/43_diffdenoise_scan.ipynb #bf6c935b
-LITTLE = .05 # Samples that get less weight are not drawn for the teacher
+LITTLE = 0.05  # Samples that get less weight are not drawn for the teacher
 
 
 def guesses(
-    nets,        # blind, and conditional where there is one
-    states,      # (X, Y, Z[, C]) unit noise
-    config:dict, # From `chosen`
-    seed:int,    # Of the starts
-    **how,       # window, device, quiet
-)->dict:         # mean, var, own (what the pixel's own value adds), said (what the samples add), pair
+    nets,  # blind, and conditional where there is one
+    states,  # (X, Y, Z[, C]) unit noise
+    config: dict,  # From `chosen`
+    seed: int,  # Of the starts
+    **how,  # window, device, quiet
+) -> dict:  # mean, var, own (what the pixel's own value adds), said (what the samples add), pair
     "All that the teacher is made of"
     z = states if states.ndim == 3 else states[..., 0]
     mean, var = blind_maps(nets['blind'], states, **how)
     out = dict(mean=mean, var=var, own=reuse_pixel(mean, var, z)[0] - mean)
-    if 'conditional' not in nets: return out
-    small = dict(how, window=min(how.get('window', 96), 96))  # whole slices need much more memory, which costs a CPU more time than the arithmetic
-    pair = srds(nets['conditional'], mean, var, config['sampling_steps'], config['pairs'], seed, **small)
+    if 'conditional' not in nets:
+        return out
+    small = dict(
+        how, window=min(how.get('window', 96), 96)
+    )  # whole slices need much more memory, which costs a CPU more time than the arithmetic
+    pair = srds(
+        nets['conditional'], mean, var, config['sampling_steps'], config['pairs'], seed, **small
+    )
     return out | dict(said=pair.mean - mean, pair=pair)
 
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #f2876a56
 def teacher_weights(
-    nets,        # As for `guesses`
-    states,      # (X, Y, Z[, C])
-    config:dict, # From `chosen`
-    kernel=None, # Autocorrelation of the noise
-    seed:int=0,  # Of probes and starts
-    slices:int=4,# Slices that are looked at
-    step:float=.1, # Length of the probe
+    nets,  # As for `guesses`
+    states,  # (X, Y, Z[, C])
+    config: dict,  # From `chosen`
+    kernel=None,  # Autocorrelation of the noise
+    seed: int = 0,  # Of probes and starts
+    slices: int = 4,  # Slices that are looked at
+    step: float = 0.1,  # Length of the probe
     valid=None,  # (X, Y, Z) bool: where there is noise; None: everywhere
-    **how,       # window, device, quiet
-)->dict:         # own, said: weights
+    **how,  # window, device, quiet
+) -> dict:  # own, said: weights
     "How much of each guess is right, by the unbiased risk"
     at = np.unique(np.linspace(0, states.shape[2] - 1, slices).round().astype(int))
     z = states if states.ndim == 3 else states[..., 0]
     part, b = states[:, :, at].copy(), probe_of((*states.shape[:2], len(at)), kernel, seed + 1)
-    share, inside = (1., None) if valid is None else (max(valid[:, :, at].mean(), 1e-6), valid[:, :, at])
-    if valid is not None: b = b*inside
+    share, inside = (
+        (1.0, None) if valid is None else (max(valid[:, :, at].mean(), 1e-6), valid[:, :, at])
+    )
+    if valid is not None:
+        b = b * inside
     here = guesses(nets, part, config, seed, **how)
     names = [k for k in ('own', 'said') if k in here]
-    if part.ndim == 3: part += np.float32(step)*b
-    else: part[..., 0] += np.float32(step)*b
+    if part.ndim == 3:
+        part += np.float32(step) * b
+    else:
+        part[..., 0] += np.float32(step) * b
     moved = guesses(nets, part, config, seed, **how)
-    trace = [float((b*(moved[k] - here[k])).mean()/step/share) for k in ['mean', *names]]
-    return dict(zip(names, risk_weights(z[:, :, at], here['mean'], [here[k] for k in names], trace, inside, bounds=[dict(own=(0, 2), said=(-1, 1))[k] for k in names]).tolist()))
+    trace = [float((b * (moved[k] - here[k])).mean() / step / share) for k in ['mean', *names]]
+    return dict(
+        zip(
+            names,
+            risk_weights(
+                z[:, :, at],
+                here['mean'],
+                [here[k] for k in names],
+                trace,
+                inside,
+                bounds=[dict(own=(0, 2), said=(-1, 1))[k] for k in names],
+            ).tolist(),
+        )
+    )
 
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #7968436a
 def teacher_of(found, config, weights):
     "The teacher's image in states"
-    if config['own_pixel'] == 'no': return found['pair'].mean if 'pair' in found else found['mean']
-    return found['mean'] + sum(weights[k]*found[k] for k in weights if k in found)
+    if config['own_pixel'] == 'no':
+        return found['pair'].mean if 'pair' in found else found['mean']
+    return found['mean'] + sum(weights[k] * found[k] for k in weights if k in found)
 
 # %% ../../nbs/methods/43_diffdenoise_scan.ipynb #fbdd7be3
 def prepare_image(data, facts, config):
     "Unit scale, check_correlation and weights of one scan"
     shape = np.shape(data)
-    require(min(shape[:2]) >= 16, f'diffdenoise: slices of {shape[0]} x {shape[1]} pixels; at least 16 x 16')
-    require(np.max(data) > np.min(data), 'diffdenoise: the scan is constant; there is nothing to learn from')
+    if min(shape[:2]) < 16:
+        raise InputError(f'diffdenoise: slices of {shape[0]} x {shape[1]} pixels; at least 16 x 16')
+    if not np.max(data) > np.min(data):
+        raise InputError('diffdenoise: the scan is constant; there is nothing to learn from')
     mask, bvals = facts.get('mask'), facts.get('bvals')
     side, kernel, notes = check_correlation(data, config, mask, bvals, facts.get('kernel'))
-    require(side < min(shape[:2]), f'diffdenoise: side={side} for slices of {shape[0]} x {shape[1]} pixels; give a smaller one')
+    if side >= min(shape[:2]):
+        raise InputError(
+            f'diffdenoise: side={side} for slices of {shape[0]} x {shape[1]} pixels; give a '
+            f'smaller one'
+        )
     unit, _ = unit_of(data, facts.get('sigma'), config, mask, bvals, kernel)
     states = unit.states(as_slices(data))
-    require(np.isfinite(states).all(), 'diffdenoise: the scan does not fit its noise level; check --sigma')
-    return dict(unit=unit, side=side, kernel=kernel, notes=notes, states=with_context(states, config['context'], shape[2]), weights=slice_weights(data, mask))
+    if not np.isfinite(states).all():
+        raise InputError('diffdenoise: the scan does not fit its noise level; check --sigma')
+    return dict(
+        unit=unit,
+        side=side,
+        kernel=kernel,
+        notes=notes,
+        states=with_context(states, config['context'], shape[2]),
+        weights=slice_weights(data, mask),
+    )
 
-
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #42b0504c
 def student_steps(
-    states,      # List of (X, Y, Z[, C])
-    config:dict, # From `chosen`
-)->int:
+    states,  # List of (X, Y, Z[, C])
+    config: dict,  # From `chosen`
+) -> int:
     "Optimizer steps of the student: the unbiased risk is so only for what was not fitted to it, so a small scan is not seen too often"
     c = config
-    if not c['risk'] or not c['passes']: return c['steps']
-    voxels, seen = sum(np.prod(np.shape(s)[:3]) for s in states), c['batch']*np.prod(patch_size(states, c['patch']))
-    return min(c['steps'], max(1, int(c['passes']/c['risk']*voxels/seen)))
+    if not c['risk'] or not c['passes']:
+        return c['steps']
+    voxels, seen = (
+        sum(np.prod(np.shape(s)[:3]) for s in states),
+        c['batch'] * np.prod(patch_size(states, c['patch'])),
+    )
+    return min(c['steps'], max(1, int(c['passes'] / c['risk'] * voxels / seen)))
+
 
 def _kept(path, key, make):
     "Arrays that were made before with the same key, or made now and kept whole"
     if path is not None and path.is_file():
         try:
             with np.load(path, allow_pickle=False) as f:
-                if str(f['key']) == key: return [f[f'a{k}'] for k in range(len(f.files) - 1)]
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile): pass  # damaged: made again
+                if str(f['key']) == key:
+                    return [f[f'a{k}'] for k in range(len(f.files) - 1)]
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+            pass  # damaged: made again
     arrays = make()
     if path is not None:
-        with atomic_path(path, force=True) as p, open(p, 'wb') as f: np.savez(f, key=key, **{f'a{k}': a for k, a in enumerate(arrays)})
+        with atomic_path(path, force=True) as p, open(p, 'wb') as f:
+            np.savez(f, key=key, **{f'a{k}': a for k, a in enumerate(arrays)})
     return arrays
+
 
 def _key(config, seed, white, nets):
     "What a teacher's image depends on besides the scans"
     sha = hashlib.sha256(json.dumps([config, seed, white], default=str, sort_keys=True).encode())
     for net in nets.values():
-        for p in net.state_dict().values(): sha.update(p.detach().cpu().numpy().tobytes())
+        for p in net.state_dict().values():
+            sha.update(p.detach().cpu().numpy().tobytes())
     return sha.hexdigest()
 
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #e5dc3bee
 def _check(config):
     "Refuse, before any work, what a later stage would refuse"
     c = chosen(config)
     copy_teacher(c['risk'], c['student_loss'])
-    try: build_diffdenoise(config, dict(side=1, channels=1, top=32.))
-    except InputError: raise
-    except ValueError as e: raise InputError(f'diffdenoise: channels={c["channels"]}: {e}') from None
+    try:
+        build_diffdenoise(config, dict(side=1, channels=1, top=32.0))
+    except InputError:
+        raise
+    except ValueError as e:
+        raise InputError(f'diffdenoise: channels={c["channels"]}: {e}') from None
 
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #7a10204e
 def fit_diffdenoise(
-    noisy,          # List of arrays (X, Y, Z) or (X, Y, Z, V), image units
-    clean,          # Must be None
-    config:dict,    # Settings; see DIFFDENOISE_PRESETS
-    folder=None,    # Checkpoints
-    seed:int=0,     # All randomness
-    callbacks=(),   # For the student
-    facts=None,     # List of dicts mask, sigma, bvals, and kernel if the noise's correlation is known: one a scan
-    **run,          # device, quiet, resume for `fit`
-):                  # (networks, what must be remembered, history of the student)
+    noisy,  # List of arrays (X, Y, Z) or (X, Y, Z, V), image units
+    clean,  # Must be None
+    config: dict,  # Settings; see DIFFDENOISE_PRESETS
+    folder=None,  # Checkpoints
+    seed: int = 0,  # All randomness
+    callbacks=(),  # For the student
+    # List of dicts mask, sigma, bvals, and kernel if the noise's correlation is known: one a scan
+    facts=None,
+    **run,  # device, quiet, resume for `fit`
+):  # (networks, what must be remembered, history of the student)
     "Train DiffDenoise on the noisy scans themselves"
     _check(config)
-    ready = [prepare_image(x, f, config) for x, f in zip(noisy, facts or [{}]*len(noisy))]
+    ready = [prepare_image(x, f, config) for x, f in zip(noisy, facts or [{}] * len(noisy))]
     side = max(r['side'] for r in ready)
-    kernel = next((r['kernel'] for r in ready if r['side'] == side and r['kernel'] is not None), None)
-    c, states, weights = chosen(config, side), [r['states'] for r in ready], [r['weights'] for r in ready]
-    at = lambda name: None if folder is None else Path(folder)/name
-    common = dict(weights=weights, patch=c['patch'], batch=c['batch'], seed=seed, ema=c['ema'], precision=c['precision'], checkpoint_every=c['checkpoint_every'], **run)
+    kernel = next(
+        (r['kernel'] for r in ready if r['side'] == side and r['kernel'] is not None), None
+    )
+    c, states, weights = (
+        chosen(config, side),
+        [r['states'] for r in ready],
+        [r['weights'] for r in ready],
+    )
+    at = lambda name: None if folder is None else Path(folder) / name
+    common = dict(
+        weights=weights,
+        patch=c['patch'],
+        batch=c['batch'],
+        seed=seed,
+        ema=c['ema'],
+        precision=c['precision'],
+        checkpoint_every=c['checkpoint_every'],
+        **run,
+    )
     how = dict(window=c['window'], device=run.get('device', 'cpu'), quiet=run.get('quiet'))
-    nets = dict(blind=fit_blind_spot(states, kind=c['blind'], size=c['blind_size'], side=side, shuffle=c['shuffle'], loss=c['blind_loss'], steps=c['steps1'], lr=c['lr1'], folder=at('stage1'), **common)[0])
+    nets = dict(
+        blind=fit_blind_spot(
+            states,
+            kind=c['blind'],
+            size=c['blind_size'],
+            side=side,
+            shuffle=c['shuffle'],
+            loss=c['blind_loss'],
+            steps=c['steps1'],
+            lr=c['lr1'],
+            folder=at('stage1'),
+            **common,
+        )[0]
+    )
     nets['blind'].eval().to(how['device'])
     if c['steps2']:
         maps = [blind_maps(nets['blind'], s, **how) for s in states]
-        network = {k: c[k] for k in ('channels', 'blocks', 'attention', 'diffused', 'output', 'conditioned', 'T')}
-        nets['conditional'] = fit_conditional(states, maps, steps=c['steps2'], lr=c['lr2'], folder=at('stage2'), network=network, **common)[0]
+        network = {
+            k: c[k]
+            for k in ('channels', 'blocks', 'attention', 'diffused', 'output', 'conditioned', 'T')
+        }
+        nets['conditional'] = fit_conditional(
+            states,
+            maps,
+            steps=c['steps2'],
+            lr=c['lr2'],
+            folder=at('stage2'),
+            network=network,
+            **common,
+        )[0]
     valid = [shows_noise(s if s.ndim == 3 else s[..., 0]) for s in states]
+
     def teach():
-        w = teacher_weights(nets, states[0], c, kernel, seed, valid=valid[0], **how) if c['own_pixel'] == 'yes' else {}
-        asked = {'blind': nets['blind']} if abs(w.get('said', 1.)) < LITTLE else nets
-        return [np.array([w.get(k, np.nan) for k in ('own', 'said')]), *[teacher_of(guesses(asked, s, c, seed, **how), c, w) for s in states]]
-    told, *targets = _kept(None if folder is None else Path(folder)/'teacher.npz', _key(c, seed, kernel is None, nets), teach)
+        w = (
+            teacher_weights(nets, states[0], c, kernel, seed, valid=valid[0], **how)
+            if c['own_pixel'] == 'yes'
+            else {}
+        )
+        asked = {'blind': nets['blind']} if abs(w.get('said', 1.0)) < LITTLE else nets
+        return [
+            np.array([w.get(k, np.nan) for k in ('own', 'said')]),
+            *[teacher_of(guesses(asked, s, c, seed, **how), c, w) for s in states],
+        ]
+
+    told, *targets = _kept(
+        None if folder is None else Path(folder) / 'teacher.npz',
+        _key(c, seed, kernel is None, nets),
+        teach,
+    )
     steps = student_steps(states, c)
-    holds = None if all(v is None for v in valid) else [np.ones(s.shape[:3], bool) if v is None else v for v, s in zip(valid, states)]
-    nets['student'], history = fit_student(states, targets, valid=holds, size=c['student'], risk=c['risk'], loss=c['student_loss'], kernel=kernel, steps=steps, lr=c['lr'], folder=at('stage4'), callbacks=callbacks, **common)
+    holds = (
+        None
+        if all(v is None for v in valid)
+        else [np.ones(s.shape[:3], bool) if v is None else v for v, s in zip(valid, states)]
+    )
+    nets['student'], history = fit_student(
+        states,
+        targets,
+        valid=holds,
+        size=c['student'],
+        risk=c['risk'],
+        loss=c['student_loss'],
+        kernel=kernel,
+        steps=steps,
+        lr=c['lr'],
+        folder=at('stage4'),
+        callbacks=callbacks,
+        **common,
+    )
     unit = ready[0]['unit']
-    learned = dict(side=side, kernel=kernel, channels=channels_of(states[0]), kind=unit.kind, curve=unit.curve, risk=c['risk'], weights={k: float(v) for k, v in zip(('own', 'said'), told) if np.isfinite(v)},
-                   top=float(32/nets['student'].gain), notes=ready[0]['notes'] + ([f'student: {steps} of {c["steps"]} steps, since the scan is small and its risk must not be fitted to its noise'] if steps < c['steps'] else []))
+    learned = dict(
+        side=side,
+        kernel=kernel,
+        channels=channels_of(states[0]),
+        kind=unit.kind,
+        curve=unit.curve,
+        risk=c['risk'],
+        weights={k: float(v) for k, v in zip(('own', 'said'), told) if np.isfinite(v)},
+        top=float(32 / nets['student'].gain),
+        notes=ready[0]['notes']
+        + (
+            [
+                f'student: {steps} of {c["steps"]} steps, since the scan is small and its risk '
+                f'must not be fitted to its noise'
+            ]
+            if steps < c['steps']
+            else []
+        ),
+    )
     return nn.ModuleDict(nets), learned, history
 
 # %% ../../nbs/methods/43_diffdenoise_scan.ipynb #0780870f
 def denoise_diffdenoise(
-    data,          # (X, Y, Z) or (X, Y, Z, V) image units
-    sigma,         # Noise std as given, or None: measured
-    config:dict,   # Settings
-    net=None,      # From `fit_diffdenoise`
+    data,  # (X, Y, Z) or (X, Y, Z, V) image units
+    sigma,  # Noise std as given, or None: measured
+    config: dict,  # Settings
+    net=None,  # From `fit_diffdenoise`
     learned=None,  # From `fit_diffdenoise`
-    mask=None,     # (X, Y, Z)
-    bvals=None,    # (V,)
-    seed:int=0,    # Of samples
+    mask=None,  # (X, Y, Z)
+    bvals=None,  # (V,)
+    seed: int = 0,  # Of samples
     device='cpu',  # Where the networks run
-    quiet=None,    # No progress bar
-    **facts,       # bvecs, voxel size: not used
-)->dict:           # denoised, std, sigma_found, notes, pictures
+    quiet=None,  # No progress bar
+    **facts,  # bvecs, voxel size: not used
+) -> dict:  # denoised, std, sigma_found, notes, pictures
     "Denoise with trained stages"
     c, shape = chosen(config, learned['side']), np.shape(data)
-    require(min(shape[:2]) >= 16, f'diffdenoise: slices of {shape[0]} x {shape[1]} pixels; at least 16 x 16')
-    require(learned['channels'] == 1 or shape[2] > (learned['channels'] - 1)//2, f'diffdenoise: trained with {learned["channels"]//2} slices on each side; the scan has {shape[2]} in all')
+    if min(shape[:2]) < 16:
+        raise InputError(f'diffdenoise: slices of {shape[0]} x {shape[1]} pixels; at least 16 x 16')
+    if learned['channels'] != 1 and not shape[2] > (learned['channels'] - 1) // 2:
+        raise InputError(
+            f'diffdenoise: trained with {learned["channels"] // 2} slices on each side; the scan '
+            f'has {shape[2]} in all'
+        )
     kernel = None if learned['kernel'] is None else np.asarray(learned['kernel'], np.float32)
-    unit, notes = unit_of(data, sigma, {**config, 'noise': learned['kind']}, mask, bvals, kernel, learned['curve'])
-    states = with_context(unit.states(as_slices(data)), (learned['channels'] - 1)//2, shape[2])
+    unit, notes = unit_of(
+        data, sigma, {**config, 'noise': learned['kind']}, mask, bvals, kernel, learned['curve']
+    )
+    states = with_context(unit.states(as_slices(data)), (learned['channels'] - 1) // 2, shape[2])
     net, how = net.eval().to(device), dict(window=c['window'], device=device, quiet=quiet)
     z = states if states.ndim == 3 else states[..., 0]
-    notes += _story(learned, c, float(max(np.percentile(np.abs(z), 99.9), 1))/learned['top'])
+    notes += _story(learned, c, float(max(np.percentile(np.abs(z), 99.9), 1)) / learned['top'])
     student = apply_slices(net['student'], states, **how) if c['use'] == 'student' else None
     sampled = c['use'] != 'student'
     found = guesses(net if sampled else {'blind': net['blind']}, states, c, seed, **how)
-    out = student if student is not None else teacher_of(found, c, learned['weights']) if c['use'] == 'mean' else found['pair'].one
-    spread = reuse_pixel(found['mean'], found['var'], z)[1] if c['std'] == 'posterior' else found['pair'].disagreement if sampled else None
-    if sampled and 'pair' in found and found['pair'].rho is not None: notes.append(f'{c["pairs"]} symmetric pairs: correlation within pairs {found["pair"].rho:+.2f}, standard error of the mean {float(found["pair"].error.mean()):.3g} of the noise')
+    out = (
+        student
+        if student is not None
+        else teacher_of(found, c, learned['weights'])
+        if c['use'] == 'mean'
+        else found['pair'].one
+    )
+    spread = (
+        reuse_pixel(found['mean'], found['var'], z)[1]
+        if c['std'] == 'posterior'
+        else found['pair'].disagreement
+        if sampled
+        else None
+    )
+    if sampled and 'pair' in found and found['pair'].rho is not None:
+        notes.append(
+            f'{c["pairs"]} symmetric pairs: correlation within pairs {found["pair"].rho:+.2f}, '
+            f'standard error of the mean {float(found["pair"].error.mean()):.3g} of the noise'
+        )
     inside = slice_weights(data, mask) == 1
     notes += doubt_sigma(found['var'], inside) if c['blind_loss'] == 'likelihood' else []
-    removed = float(np.sqrt(((z - out)[inside]**2).mean())) if inside.any() else 0.
-    if removed > 1.5 and not sampled: notes.append(f'{removed:.1f} times as much as the noise was removed: more than noise is missing; look at the residual, and compare with --set use mean')
+    removed = float(np.sqrt(((z - out)[inside] ** 2).mean())) if inside.any() else 0.0
+    if removed > 1.5 and not sampled:
+        notes.append(
+            f'{removed:.1f} times as much as the noise was removed: more than noise is missing; '
+            f'look at the residual, and compare with --set use mean'
+        )
     nonnegative = unit.kind == 'magnitude' or np.min(data) >= 0
     image = from_slices(unit.image(out), shape)
-    return dict(denoised=np.maximum(image, 0) if nonnegative else image, std=None if spread is None else from_slices(unit.std(out, spread), shape), sigma_found=_level(unit, out, shape), notes=notes,
-                pictures=_pictures(found, z, out, sampled))
+    return dict(
+        denoised=np.maximum(image, 0) if nonnegative else image,
+        std=None if spread is None else from_slices(unit.std(out, spread), shape),
+        sigma_found=_level(unit, out, shape),
+        notes=notes,
+        pictures=_pictures(found, z, out, sampled),
+    )
 
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #e8898e49
 def doubt_sigma(
-    var,    # (X, Y, Z) variance of the noise-free value as stage 1 tells it, in units of the noise
-    inside, # (X, Y, Z) bool: the object
-)->list:    # One line, or none
+    var,  # (X, Y, Z) variance of the noise-free value as stage 1 tells it, in units of the noise
+    inside,  # (X, Y, Z) bool: the object
+) -> list:  # One line, or none
     "If the surroundings explain no part of the object as well as the noise level says they must, the level is doubtful"
-    if not inside.any(): return []
+    if not inside.any():
+        return []
     most = float(np.sqrt(1 + np.percentile(var[inside], 2)))
-    return [f'noise level in doubt: even where the surroundings explain the image best, {most:.2f} times as much noise is left; measure it (repeats, a noise scan) and give --sigma'] if most > 1.3 else []
+    return (
+        [
+            f'noise level in doubt: even where the surroundings explain the image best, '
+            f'{most:.2f} times as much noise is left; measure it (repeats, a noise scan) and give '
+            f'--sigma'
+        ]
+        if most > 1.3
+        else []
+    )
+
 
 def _level(unit, out, shape):
     "Noise std in image units: as given or measured, or that of the curve"
-    if unit.kind == 'curve': return from_slices(unit._std(unit.image(out)).astype(np.float32), shape)
+    if unit.kind == 'curve':
+        return from_slices(unit._std(unit.image(out)).astype(np.float32), shape)
     return unit.sigma if np.ndim(unit.sigma) == 0 else from_slices(unit.sigma, shape)
 
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #9f6f9fc5
 def _story(learned, c, ratio):
     "Notes: how the model was made, and whether the scan is like those it knows"
     notes = list(learned['notes'])
-    if learned['weights']: notes.append('weights of least risk: ' + ', '.join(f'{dict(own="the own pixel", said="the samples")[k]} {v:.2f}' for k, v in learned['weights'].items()))
-    if c['use'] == 'student' and c['form'] == 'reuse': notes.append(f'student corrected by the unbiased risk with weight {learned["risk"]:g}')
-    if not .75 < ratio < 1.33: notes.append(f'signal over noise is {ratio:.2f} times that of the training: look at the residual, or train on this scan')
+    if learned['weights']:
+        notes.append(
+            'weights of least risk: '
+            + ', '.join(
+                f'{dict(own="the own pixel", said="the samples")[k]} {v:.2f}'
+                for k, v in learned['weights'].items()
+            )
+        )
+    if c['use'] == 'student' and c['form'] == 'reuse':
+        notes.append(f'student corrected by the unbiased risk with weight {learned["risk"]:g}')
+    if not 0.75 < ratio < 1.33:
+        notes.append(
+            f'signal over noise is {ratio:.2f} times that of the training: look at the residual, '
+            f'or train on this scan'
+        )
     return notes
 
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #efd71505
 def _pictures(found, z, out, sampled):
     "How the method worked, in the middle slice"
     import matplotlib.pyplot as plt
-    k = z.shape[2]//2
+
+    k = z.shape[2] // 2
     maps = dict(noisy=z, blind=found['mean'], uncertainty=np.sqrt(found['var']), denoised=out)
-    if sampled and 'pair' in found: maps |= {'one sample': found['pair'].one, 'disagreement': found['pair'].disagreement}
-    fig, axes = plt.subplots(1, len(maps), figsize=(2.4*len(maps), 2.8), layout='constrained')
+    if sampled and 'pair' in found:
+        maps |= {'one sample': found['pair'].one, 'disagreement': found['pair'].disagreement}
+    fig, axes = plt.subplots(1, len(maps), figsize=(2.4 * len(maps), 2.8), layout='constrained')
     for ax, (name, m) in zip(axes, maps.items()):
         same = name not in ('uncertainty', 'disagreement')
-        lo, hi = np.percentile(z[..., k], [1, 99.5]) if same else (0, max(np.percentile(m[..., k], 99.5), 1e-6))
-        ax.imshow(m[..., k].T, origin='lower', cmap='gray' if same else 'magma', vmin=lo, vmax=hi); ax.set_title(f'{name}\n{lo:.3g} to {hi:.3g} sigma', fontsize=8); ax.axis('off')
+        lo, hi = (
+            np.percentile(z[..., k], [1, 99.5])
+            if same
+            else (0, max(np.percentile(m[..., k], 99.5), 1e-6))
+        )
+        ax.imshow(m[..., k].T, origin='lower', cmap='gray' if same else 'magma', vmin=lo, vmax=hi)
+        ax.set_title(f'{name}\n{lo:.3g} to {hi:.3g} sigma', fontsize=8)
+        ax.axis('off')
     plt.close(fig)
     return {'Stages, middle slice, in units of the noise': fig}
 
 # %% ../../nbs/methods/43_diffdenoise_scan.ipynb #19c7d9f9
 def build_diffdenoise(
-    config:dict,  # Settings
-    learned:dict, # From `fit_diffdenoise`
-)->nn.ModuleDict:
+    config: dict,  # Settings
+    learned: dict,  # From `fit_diffdenoise`
+) -> nn.ModuleDict:
     "The networks that a model folder holds, with random weights"
     c, top = chosen(config, learned['side']), learned['top']
-    nets = dict(blind=BlindDenoiser(build_blind_spot(c['blind'], c['blind_size'], learned['side'], learned['channels'], 2, shuffle=c['shuffle']), top))
-    if c['steps2']: nets['conditional'] = ConditionalDiffusion(top, **{k: c[k] for k in ('channels', 'blocks', 'attention', 'diffused', 'output', 'conditioned', 'T')})
+    nets = dict(
+        blind=BlindDenoiser(
+            build_blind_spot(
+                c['blind'],
+                c['blind_size'],
+                learned['side'],
+                learned['channels'],
+                2,
+                shuffle=c['shuffle'],
+            ),
+            top,
+        )
+    )
+    if c['steps2']:
+        nets['conditional'] = ConditionalDiffusion(
+            top,
+            **{
+                k: c[k]
+                for k in (
+                    'channels',
+                    'blocks',
+                    'attention',
+                    'diffused',
+                    'output',
+                    'conditioned',
+                    'T',
+                )
+            },
+        )
     return nn.ModuleDict(nets | dict(student=ScaledNAFNet(c['student'], top, learned['channels'])))
 
-def _std_needs(config): return '--set use mean' if config['use'] == 'student' and chosen(config)['std'] == 'disagreement' else ''
+# %% ../../nbs/methods/43_diffdenoise_scan.ipynb #0ac0518b
+def _std_needs(config):
+    return (
+        '--set use mean'
+        if config['use'] == 'student' and chosen(config)['std'] == 'disagreement'
+        else ''
+    )
 
-DIFFDENOISE = Method('diffdenoise', 'One image, slices or a volume, nothing clean; learns from the scan itself', 'scan', 'ten to twenty minutes of training on a CPU (laptop), then one pass', denoise_diffdenoise,
-                     gives_std=True, std_needs=_std_needs, presets=DIFFDENOISE_PRESETS, fit=fit_diffdenoise, build=build_diffdenoise, at_inference=AT_INFERENCE)
+
+DIFFDENOISE = Method(
+    'diffdenoise',
+    'One image, slices or a volume, nothing clean; learns from the scan itself',
+    'scan',
+    'ten to twenty minutes of training on a CPU (laptop), then one pass',
+    denoise_diffdenoise,
+    gives_std=True,
+    std_needs=_std_needs,
+    presets=DIFFDENOISE_PRESETS,
+    fit=fit_diffdenoise,
+    build=build_diffdenoise,
+    at_inference=AT_INFERENCE,
+)

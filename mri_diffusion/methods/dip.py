@@ -7,76 +7,90 @@ __all__ = ['DIP_PRESETS', 'DIP', 'random_code', 'Prior', 'Twins', 'draw_both', '
            'fit_dip', 'denoise_dip']
 
 # %% ../../nbs/methods/44_dip.ipynb #e20d1123
-import copy, hashlib
+import copy
+import hashlib
 
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import nn
-from ..core import require
-from ..scans.patches import SliceDataset
-from ..learn.risk import unbiased_risk
-from .slicewise import apply_slices, top_of
-from ..learn.risk import probe_of
-from .method import Method
-from ..nets.unet import PlainUNet
-from .selfsup import check_settings
-from .slicewise import image_of, ready
+
+from ..core import InputError
+from ..learn.risk import probe_of, unbiased_risk
 from ..learn.train import fit, validation
+from .method import Method
+from .selfsup import check_settings
+from .slicewise import apply_slices, image_of, ready, top_of
+from ..nets.unet import PlainUNet
+from ..scans.patches import SliceDataset
 
 # %% ../../nbs/methods/44_dip.ipynb #cfded5b0
 def random_code(
-    shape,         # (X, Y, Z) slices along the third axis
-    channels:int,  # Of the input
-    seed:int=0,    # Of the draw
-    width:float=2.,# Smoothness from slice to slice, std in slices
-):                 # (X, Y, Z, channels), std one
+    shape,  # (X, Y, Z) slices along the third axis
+    channels: int,  # Of the input
+    seed: int = 0,  # Of the draw
+    width: float = 2.0,  # Smoothness from slice to slice, std in slices
+):  # (X, Y, Z, channels), std one
     "The input of the network: unrelated within a slice, similar in neighbouring slices"
     from scipy.ndimage import gaussian_filter1d
+
     a = np.random.default_rng(seed).standard_normal((*shape, channels)).astype(np.float32)
     a = gaussian_filter1d(a, width, axis=2)
-    return a/a.std((0, 1, 2), keepdims=True)
+    return a / a.std((0, 1, 2), keepdims=True)
+
 
 class Prior(nn.Module):
     "A plain UNet from a random code to an image in states"
-    def __init__(self,
-        channels=(16, 32, 64, 128, 128), # Features a level
-        inputs:int=8,  # Channels of the code
-        top:float=32., # A large value of the states
-        seed:int=0,    # Of the random weights
+
+    def __init__(
+        self,
+        channels=(16, 32, 64, 128, 128),  # Features a level
+        inputs: int = 8,  # Channels of the code
+        top: float = 32.0,  # A large value of the states
+        seed: int = 0,  # Of the random weights
     ):
         super().__init__()
-        self.divisor = 2**(len(channels) - 2)
-        self.register_buffer('scale', torch.tensor(float(top)/4))
+        self.divisor = 2 ** (len(channels) - 2)
+        self.register_buffer('scale', torch.tensor(float(top) / 4))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = PlainUNet(2, inputs, 1, tuple(channels), 0)
 
     def forward(self, c):
         size = c.shape[2:]
-        c = nn.functional.pad(c, (0, -size[1] % self.divisor, 0, -size[0] % self.divisor), mode='replicate')
-        return self.scale*self.net(c)[:, :, :size[0], :size[1]]
+        c = nn.functional.pad(
+            c, (0, -size[1] % self.divisor, 0, -size[0] % self.divisor), mode='replicate'
+        )
+        return self.scale * self.net(c)[:, :, : size[0], : size[1]]
 
 # %% ../../nbs/methods/44_dip.ipynb #9fd38fdd
 class Twins(nn.Module):
     "The prior, its twin that is fitted to slightly different data, and the weights of least risk so far"
-    def __init__(self,
-        prior:Prior, # With its first weights
+
+    def __init__(
+        self,
+        prior: Prior,  # With its first weights
     ):
         super().__init__()
         self.first, self.second = prior, copy.deepcopy(prior)
-        self.register_buffer('kept', nn.utils.parameters_to_vector(prior.parameters()).detach().clone())  # buffers are in the checkpoint
+        self.register_buffer(
+            'kept', nn.utils.parameters_to_vector(prior.parameters()).detach().clone()
+        )  # buffers are in the checkpoint
         self.register_buffer('risk', torch.tensor(float('inf')))
         self.register_buffer('looks', torch.zeros((), dtype=torch.long))
         self.register_buffer('best', torch.zeros((), dtype=torch.long))
 
-    def forward(self, c): return self.first(c), self.second(c)
+    def forward(self, c):
+        return self.first(c), self.second(c)
 
-    def note(self,
-        risk:float, # Of the weights as they are
+    def note(
+        self,
+        risk: float,  # Of the weights as they are
     ):
         "Keep these weights if no others had less"
         self.looks += 1
         if risk < float(self.risk):
-            self.risk.fill_(risk); self.best.copy_(self.looks)
+            self.risk.fill_(risk)
+            self.best.copy_(self.looks)
             self.kept.copy_(nn.utils.parameters_to_vector(self.first.parameters()).detach())
 
     def chosen(self):
@@ -84,105 +98,230 @@ class Twins(nn.Module):
         nn.utils.vector_to_parameters(self.kept.clone(), self.first.parameters())
         return self.first
 
+# %% ../../nbs/methods/44_dip.ipynb #5c7623da
 def draw_both(
-    step:float=.1, # Length of the probe, in units of the noise
-):                 # objective(model, batch); batch: code (B, C, H, W), noisy and probe (B, 1, H, W)
+    step: float = 0.1,  # Length of the probe, in units of the noise
+):  # objective(model, batch); batch: code (B, C, H, W), noisy and probe (B, 1, H, W)
     "Squared error of both networks, each to its own data"
+
     def objective(model, batch):
         a, b = model(batch['code'])
-        return (a - batch['noisy']).square().mean() + (b - batch['noisy'] - step*batch['probe']).square().mean()
+        return (a - batch['noisy']).square().mean() + (
+            b - batch['noisy'] - step * batch['probe']
+        ).square().mean()
+
     return objective
 
+
 def risk_of(
-    twins:Twins, # As they are
-    code,        # (X, Y, Z, C)
-    states,      # (X, Y, Z) noisy, noise of std one
-    probe,       # (X, Y, Z) that the twin's data have in addition, times `step`
-    step:float,  # In units of the noise
-    inside=None, # (X, Y, Z) bool where it is wanted; None: everywhere
-    device='cpu',# Where the networks are
-)->tuple:        # risk in units of the noise variance, image (X, Y, Z)
+    twins: Twins,  # As they are
+    code,  # (X, Y, Z, C)
+    states,  # (X, Y, Z) noisy, noise of std one
+    probe,  # (X, Y, Z) that the twin's data have in addition, times `step`
+    step: float,  # In units of the noise
+    inside=None,  # (X, Y, Z) bool where it is wanted; None: everywhere
+    device='cpu',  # Where the networks are
+) -> tuple:  # risk in units of the noise variance, image (X, Y, Z)
     "Stein's estimate of the error of the fit so far"
-    both = apply_slices(lambda c: torch.cat(twins(c), 1), code, window=max(code.shape[:2]), device=device, quiet=True)
+    both = apply_slices(
+        lambda c: torch.cat(twins(c), 1),
+        code,
+        window=max(code.shape[:2]),
+        device=device,
+        quiet=True,
+    )
     inside = np.ones(states.shape, bool) if inside is None else inside
-    trace = float((probe*(both[..., 1] - both[..., 0]))[inside].mean()/step)
+    trace = float((probe * (both[..., 1] - both[..., 0]))[inside].mean() / step)
     return unbiased_risk(both[..., 0], states, trace, inside), both[..., 0]
 
 # %% ../../nbs/methods/44_dip.ipynb #114a3263
-_BASE = dict(noise='auto', n_coils=1, channels=(16, 32, 64, 128, 128), inputs=8, step=.1, look=50, slices=16, steps=1200, lr=3e-3, batch=8, ema=.98, precision='no', checkpoint_every=100)
-DIP_PRESETS = dict(tiny=_BASE | dict(channels=(8, 16, 16), inputs=4, look=4, slices=2, steps=12, batch=2), laptop=dict(_BASE),
-                   paper=_BASE | dict(channels=(128, 128, 128, 128, 128), inputs=32, steps=20_000, lr=1e-2, look=100, checkpoint_every=1000))
+_BASE = dict(
+    noise='auto',
+    n_coils=1,
+    channels=(16, 32, 64, 128, 128),
+    inputs=8,
+    step=0.1,
+    look=50,
+    slices=16,
+    steps=1200,
+    lr=3e-3,
+    batch=8,
+    ema=0.98,
+    precision='no',
+    checkpoint_every=100,
+)
+
+
+DIP_PRESETS = dict(
+    tiny=_BASE | dict(channels=(8, 16, 16), inputs=4, look=4, slices=2, steps=12, batch=2),
+    laptop=dict(_BASE),
+    paper=_BASE
+    | dict(
+        channels=(128, 128, 128, 128, 128),
+        inputs=32,
+        steps=20_000,
+        lr=1e-2,
+        look=100,
+        checkpoint_every=1000,
+    ),
+)
+
 
 def hash_of(
-    data, # Array
-)->str:
+    data,  # Array
+) -> str:
     "What tells one scan from another"
     a = np.ascontiguousarray(data, np.float32)
     return hashlib.sha256(str(a.shape).encode() + a.tobytes()).hexdigest()
 
+# %% ../../nbs/methods/44_dip.ipynb #0a055ed0
 def build_dip(
-    config:dict,  # Settings
-    learned:dict, # From `fit_dip`
-)->Prior:
+    config: dict,  # Settings
+    learned: dict,  # From `fit_dip`
+) -> Prior:
     "The network that a model folder holds, with random weights"
     return Prior(config['channels'], config['inputs'], learned['top'], learned['seed'])
+
 
 def check_dip(config):
     "Refuse settings that cannot be"
     check_settings('dip', config)
-    for k in ('inputs', 'look', 'slices'): require(config[k] >= 1, f'dip: {k}={config[k]}; at least 1')
-    require(config['step'] > 0, f"dip: step={config['step']}; above 0")
-    require(len(config['channels']) >= 3 and all(c >= 8 and c % 8 == 0 for c in config['channels']), f"dip: channels={config['channels']}; three levels or more, each a multiple of 8")
+    for k in ('inputs', 'look', 'slices'):
+        if not config[k] >= 1:
+            raise InputError(f'dip: {k}={config[k]}; at least 1')
+    if not config['step'] > 0:
+        raise InputError(f'dip: step={config["step"]}; above 0')
+    if len(config['channels']) < 3 or not all(c >= 8 and c % 8 == 0 for c in config['channels']):
+        raise InputError(
+            f'dip: channels={config["channels"]}; three levels or more, each a multiple of 8'
+        )
 
+# %% ../../nbs/methods/44_dip.ipynb #d05be7b7
 def fit_dip(
-    noisy,         # List of one array (X, Y, Z), image units
-    clean,         # Must be None
-    config:dict,   # Settings; see DIP_PRESETS
-    folder=None,   # Checkpoints
-    seed:int=0,    # Code, weights, probe
+    noisy,  # List of one array (X, Y, Z), image units
+    clean,  # Must be None
+    config: dict,  # Settings; see DIP_PRESETS
+    folder=None,  # Checkpoints
+    seed: int = 0,  # Code, weights, probe
     callbacks=(),  # For `fit`
-    facts=None,    # List of one dict mask, sigma, and kernel if the noise's correlation is known
-    **run,         # device, quiet, resume for `fit`
-):                 # (network, what must be remembered, history with the risk)
+    facts=None,  # List of one dict mask, sigma, and kernel if the noise's correlation is known
+    **run,  # device, quiet, resume for `fit`
+):  # (network, what must be remembered, history with the risk)
     "Fit a network to one scan and keep the weights of least risk"
     check_dip(config)
-    require(len(noisy) == 1, f'dip: {len(noisy)} scans; each network is fitted to one: give them one at a time')
-    require(np.ndim(noisy[0]) == 3, f'dip: a scan of shape {np.shape(noisy[0])}; give one volume (X, Y, Z)')
+    if len(noisy) != 1:
+        raise InputError(
+            f'dip: {len(noisy)} scans; each network is fitted to one: give them one at a time'
+        )
+    if np.ndim(noisy[0]) != 3:
+        raise InputError(f'dip: a scan of shape {np.shape(noisy[0])}; give one volume (X, Y, Z)')
     part = ready('dip', noisy[0], (facts or [{}])[0], config)
     z, top = part['states'], top_of([part['states']])
-    code, probe = random_code(z.shape, config['inputs'], seed), probe_of(z.shape, part['kernel'], seed + 1)
-    learned = dict(top=top, kind=part['unit'].kind, curve=part['unit'].curve, seed=seed, sha=hash_of(noisy[0]))
-    twins, at = Twins(build_dip(config, learned)), np.unique(np.linspace(0, z.shape[2] - 1, config['slices']).round().astype(int))
+    code, probe = (
+        random_code(z.shape, config['inputs'], seed),
+        probe_of(z.shape, part['kernel'], seed + 1),
+    )
+    learned = dict(
+        top=top, kind=part['unit'].kind, curve=part['unit'].curve, seed=seed, sha=hash_of(noisy[0])
+    )
+    twins, at = (
+        Twins(build_dip(config, learned)),
+        np.unique(np.linspace(0, z.shape[2] - 1, config['slices']).round().astype(int)),
+    )
     inside = part['weights'][:, :, at] == 1
+
     def measure(net):
-        risk, _ = risk_of(net, code[:, :, at], z[:, :, at], probe[:, :, at], config['step'], inside if inside.any() else None, next(net.parameters()).device)
+        risk, _ = risk_of(
+            net,
+            code[:, :, at],
+            z[:, :, at],
+            probe[:, :, at],
+            config['step'],
+            inside if inside.any() else None,
+            next(net.parameters()).device,
+        )
         net.note(risk)
         return dict(risk=risk)
-    data = SliceDataset([dict(noisy=z, probe=probe, code=code)], axis=2)
-    history = fit(twins, draw_both(config['step']), data, config['steps'], config['lr'], folder, [validation(measure, config['look']), *callbacks], batch=config['batch'], seed=seed, clip=0.,
-                  ema=config['ema'], precision=config['precision'], checkpoint_every=config['checkpoint_every'], **run)
-    stop = min(int(twins.best)*config['look'], config['steps'])
-    return twins.chosen(), learned | dict(risk=float(twins.risk), stop=stop, steps=config['steps']), history
 
+    data = SliceDataset([dict(noisy=z, probe=probe, code=code)], axis=2)
+    history = fit(
+        twins,
+        draw_both(config['step']),
+        data,
+        config['steps'],
+        config['lr'],
+        folder,
+        [validation(measure, config['look']), *callbacks],
+        batch=config['batch'],
+        seed=seed,
+        clip=0.0,
+        ema=config['ema'],
+        precision=config['precision'],
+        checkpoint_every=config['checkpoint_every'],
+        **run,
+    )
+    stop = min(int(twins.best) * config['look'], config['steps'])
+    return (
+        twins.chosen(),
+        learned | dict(risk=float(twins.risk), stop=stop, steps=config['steps']),
+        history,
+    )
+
+# %% ../../nbs/methods/44_dip.ipynb #55d1669f
 def denoise_dip(
-    data,         # (X, Y, Z), image units: the scan of the fit
-    sigma,        # Noise std as given in the fit, or None: measured
-    config:dict,  # Settings
-    net=None,     # From `fit_dip`
-    learned=None, # From `fit_dip`
-    device='cpu', # Where the network runs
-    quiet=None,   # No progress bar
-    **facts,      # mask
-)->dict:          # denoised, sigma_found, notes
+    data,  # (X, Y, Z), image units: the scan of the fit
+    sigma,  # Noise std as given in the fit, or None: measured
+    config: dict,  # Settings
+    net=None,  # From `fit_dip`
+    learned=None,  # From `fit_dip`
+    device='cpu',  # Where the network runs
+    quiet=None,  # No progress bar
+    **facts,  # mask
+) -> dict:  # denoised, sigma_found, notes
     "What the network draws; of the scan it was fitted to, and no other"
-    require(hash_of(data) == learned['sha'], 'dip: this model was fitted to another scan and knows no other; leave --model out (or train again) to fit this one')
-    part = ready('dip', data, dict(facts, sigma=sigma), {**config, 'noise': learned['kind']}, learned['curve'])
-    require(abs(top_of([part['states']])/learned['top'] - 1) < 1e-3, 'dip: this model was fitted with another noise level; denoise with the --sigma and the --mask of its training')
+    if hash_of(data) != learned['sha']:
+        raise InputError(
+            'dip: this model was fitted to another scan and knows no other; leave --model out (or '
+            'train again) to fit this one'
+        )
+    part = ready(
+        'dip',
+        data,
+        dict(facts, sigma=sigma),
+        {**config, 'noise': learned['kind']},
+        learned['curve'],
+    )
+    if not abs(top_of([part['states']]) / learned['top'] - 1) < 1e-3:
+        raise InputError(
+            'dip: this model was fitted with another noise level; denoise with the --sigma and '
+            'the --mask of its training'
+        )
     code = random_code(data.shape, config['inputs'], learned['seed'])
-    out = apply_slices(net.eval().to(device), code, window=max(data.shape[:2]), device=device, quiet=quiet)
-    late = ['the risk was still falling at the last step: more steps may help'] if learned['stop'] >= learned['steps'] else []
-    notes = [f'weights of step {learned["stop"]} of {learned["steps"]}, where the unbiased risk is least: {learned["risk"]:.3g} of the noise variance within the object', *late]
+    out = apply_slices(
+        net.eval().to(device), code, window=max(data.shape[:2]), device=device, quiet=quiet
+    )
+    late = (
+        ['the risk was still falling at the last step: more steps may help']
+        if learned['stop'] >= learned['steps']
+        else []
+    )
+    notes = [
+        f'weights of step {learned["stop"]} of {learned["steps"]}, where the unbiased risk is '
+        f'least: {learned["risk"]:.3g} of the noise variance within the object',
+        *late,
+    ]
     return dict(image_of(out, part['unit'], data), notes=part['notes'] + notes)
 
-DIP = Method('dip', 'One volume, white noise of known level; a network fitted to this scan and useless for any other', 'scan', 'five minutes on a CPU (laptop) for every scan', denoise_dip,
-             dims=(3,), presets=DIP_PRESETS, fit=fit_dip, build=build_dip)
+# %% ../../nbs/methods/44_dip.ipynb #50725cd2
+DIP = Method(
+    'dip',
+    'One volume, white noise of known level; a network fitted to this scan and useless for any '
+    'other',
+    'scan',
+    'five minutes on a CPU (laptop) for every scan',
+    denoise_dip,
+    dims=(3,),
+    presets=DIP_PRESETS,
+    fit=fit_dip,
+    build=build_dip,
+)

@@ -8,72 +8,125 @@ __all__ = ['NEEDS', 'PRESET_NAMES', 'FACTS', 'GIVES', 'Method', 'make_config', '
 # %% ../../nbs/methods/32_method.ipynb #2b60629d
 from dataclasses import dataclass, field
 
-from ..core import InputError, require
+from ..core import InputError
 
 # %% ../../nbs/methods/32_method.ipynb #28aaf0eb
-NEEDS = dict(nothing='nothing', pairs='pairs of noisy and clean scans', scan='the noisy scan itself')
-PRESET_NAMES = ('tiny', 'laptop', 'paper')
-FACTS = dict(bvals='(V,) s/mm2', bvecs='(V, 3) unit vectors', mask='(X, Y, Z) bool', sigma='number, (V,) or map, image units', voxel_size='(3,) mm') # What `fit` is told about each scan
-GIVES = dict(denoised='shape of the scan', std='uncertainty, image units: shape of the scan, or (X, Y, Z)', sigma_found='noise std, if the method finds it itself',
-             notes='list of lines', pictures='name -> matplotlib figure or PNG bytes') # What `denoise` may return; the first it must
+NEEDS = dict(
+    nothing='nothing', pairs='pairs of noisy and clean scans', scan='the noisy scan itself'
+)
 
+
+PRESET_NAMES = ('tiny', 'laptop', 'paper')
+
+
+FACTS = dict(
+    bvals='(V,) s/mm2',
+    bvecs='(V, 3) unit vectors',
+    mask='(X, Y, Z) bool',
+    sigma='number, (V,) or map, image units',
+    voxel_size='(3,) mm',
+)  # What `fit` is told about each scan
+
+
+GIVES = dict(
+    denoised='shape of the scan',
+    std='uncertainty, image units: shape of the scan, or (X, Y, Z)',
+    sigma_found='noise std, if the method finds it itself',
+    notes='list of lines',
+    pictures='name -> matplotlib figure or PNG bytes',
+)  # What `denoise` may return; the first it must
+
+# %% ../../nbs/methods/32_method.ipynb #ad1f7cac
 @dataclass
 class Method:
     "A way of denoising; see the page that makes it"
-    name:str              # As the command line knows it
-    use:str               # When to use it, one line
-    needs:str             # One of NEEDS
-    cost:str              # What it costs, in words
-    denoise:callable      # denoise(data, sigma, mask=, bvals=, bvecs=, voxel_size=, config=, net=, learned=, seed=, device=, quiet=) -> dict; see GIVES
-    needs_sigma:bool=False # The inference rule must be given the noise level
-    dims:tuple=(3, 4)     # Numbers of axes of the scans it takes
-    gives_std:bool=False  # It can give an uncertainty map
-    presets:dict=field(default_factory=lambda: {p: {} for p in PRESET_NAMES}) # name -> dict of settings
-    fit:callable=None     # fit(noisy, clean, config=, folder=, seed=, device=, quiet=, resume=, callbacks=[, facts=]) -> (net, learned dict, history); facts where needs is 'scan'
-    build:callable=None   # build(config, learned) -> network with random weights
-    std_needs:callable=None # config -> what must be set for an uncertainty map, '' if it gives one; None: always if `gives_std`
-    at_inference:tuple=() # Settings that may be changed once the network is trained; any, if a method of pairs names none
-    stages:callable=None  # config -> names of the settings that count its optimizer steps; None: all named steps, steps1, steps2, …
+
+    name: str  # As the command line knows it
+    use: str  # When to use it, one line
+    needs: str  # One of NEEDS
+    cost: str  # What it costs, in words
+    # denoise(data, sigma, mask=, bvals=, bvecs=, voxel_size=, config=, net=, learned=, seed=,
+    # device=, quiet=) -> dict; see GIVES
+    denoise: callable
+    needs_sigma: bool = False  # The inference rule must be given the noise level
+    dims: tuple = (3, 4)  # Numbers of axes of the scans it takes
+    gives_std: bool = False  # It can give an uncertainty map
+    presets: dict = field(
+        default_factory=lambda: {p: {} for p in PRESET_NAMES}
+    )  # name -> dict of settings
+    # fit(noisy, clean, config=, folder=, seed=, device=, quiet=, resume=, callbacks=[, facts=]) ->
+    # (net, learned dict, history); facts where needs is 'scan'
+    fit: callable = None
+    build: callable = None  # build(config, learned) -> network with random weights
+    # config -> what must be set for an uncertainty map, '' if it gives one; None: always if
+    # `gives_std`
+    std_needs: callable = None
+    # Settings that may be changed once the network is trained; any, if a method of pairs names none
+    at_inference: tuple = ()
+    # config -> names of the settings that count its optimizer steps; None: all named steps, steps1,
+    # steps2, …
+    stages: callable = None
 
     def __post_init__(self):
-        require(self.needs in NEEDS, f'method {self.name}: needs={self.needs!r}; one of {", ".join(NEEDS)}')
+        if self.needs not in NEEDS:
+            raise InputError(f'method {self.name}: needs={self.needs!r}; one of {", ".join(NEEDS)}')
         names = {p: sorted(v) for p, v in self.presets.items()}
-        require(len(set(map(tuple, names.values()))) == 1, f'method {self.name}: presets name different settings: {names}')
+        if len(set(map(tuple, names.values()))) != 1:
+            raise InputError(f'method {self.name}: presets name different settings: {names}')
         unknown = sorted(set(self.at_inference) - set(next(iter(names.values()))))
-        require(not unknown, f'method {self.name}: at_inference names {", ".join(unknown)}, which no preset has')
+        if unknown:
+            raise InputError(
+                f'method {self.name}: at_inference names {", ".join(unknown)}, which no preset has'
+            )
 
     def check_std(self, config):
         "Refuse an uncertainty map that these settings do not give"
-        require(self.gives_std, f'{self.name}: gives no uncertainty map; leave --std out')
+        if not self.gives_std:
+            raise InputError(f'{self.name}: gives no uncertainty map; leave --std out')
         lacking = self.std_needs(config) if self.std_needs else ''
-        require(not lacking, f'{self.name}: gives an uncertainty map only with {lacking}')
+        if lacking:
+            raise InputError(f'{self.name}: gives an uncertainty map only with {lacking}')
 
     @property
-    def learns(self): return self.fit is not None
+    def learns(self):
+        return self.fit is not None
 
 # %% ../../nbs/methods/32_method.ipynb #f956605c
 def make_config(
-    method:Method, # Whose settings
-    preset:str,    # tiny, laptop or paper
-    **overrides,   # Settings to change
-)->dict:           # All settings
+    method: Method,  # Whose settings
+    preset: str,  # tiny, laptop or paper
+    **overrides,  # Settings to change
+) -> dict:  # All settings
     "The settings of a preset with some of them changed"
-    require(preset in method.presets, f'preset {preset!r}: unknown; choose from {", ".join(method.presets)}')
+    if preset not in method.presets:
+        raise InputError(f'preset {preset!r}: unknown; choose from {", ".join(method.presets)}')
     config = dict(method.presets[preset])
     unknown = sorted(set(overrides) - set(config))
-    require(not unknown, f'{method.name}: unknown setting {", ".join(unknown)}; known: {", ".join(config) or "none"}')
+    if unknown:
+        raise InputError(
+            f'{method.name}: unknown setting {", ".join(unknown)}; known: '
+            f'{", ".join(config) or "none"}'
+        )
     return config | {k: as_type_of(config[k], v, k) for k, v in overrides.items()}
+
 
 def as_type_of(
     example,  # A value of the wanted type; None takes anything
-    value,    # The value, or text for it
-    name:str, # Said in the error
-):            # `value` with the type of `example`
+    value,  # The value, or text for it
+    name: str,  # Said in the error
+):  # `value` with the type of `example`
     "Read text as the type an example has"
-    if not isinstance(value, str) or isinstance(example, str): return value
+    if not isinstance(value, str) or isinstance(example, str):
+        return value
     try:
-        if isinstance(example, bool): return dict(true=True, false=False)[value.lower()]
-        if isinstance(example, (tuple, list)): return type(example)(as_type_of(example[0] if example else '', v, name) for v in value.split(','))
-        if example is None: return float(value)
+        if isinstance(example, bool):
+            return dict(true=True, false=False)[value.lower()]
+        if isinstance(example, (tuple, list)):
+            return type(example)(
+                as_type_of(example[0] if example else '', v, name) for v in value.split(',')
+            )
+        if example is None:
+            return float(value)
         return type(example)(value)
-    except (ValueError, KeyError): raise InputError(f'{name}={value!r}: expected a value like {example!r}') from None
+    except (ValueError, KeyError):
+        raise InputError(f'{name}={value!r}: expected a value like {example!r}') from None

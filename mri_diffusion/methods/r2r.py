@@ -9,424 +9,843 @@ __all__ = ['DDM2_PRESETS', 'INFERENCE', 'DDM2', 'usable_volumes', 'block_weights
            'check_protocol', 'denoise_series', 'fit_ddm2', 'denoise_ddm2', 'excess_notes', 'build_ddm2']
 
 # %% ../../nbs/methods/42_r2r.ipynb #232fe24a
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import nn
-from .ddm2_stage1 import volume_scales
-from ..core import InputError, generator, progress, require
-from ..scans.patches import PatchDataset
-from .ddm2 import PUBLISHED, apply_published, fit_published
-from .ddm2_stage2 import show_states
-from ..learn.infer import fit_window, sliding_window, with_flips
-from .method import Method
-from ..noise.components import FEW, Components, autocorrelation, draw_noise, find_components, from_states, local_wiener, series_sigma, to_states, white_if_small, wiener
-from ..nets.unet import PlainUNet, build_network
-from ..scans.nifti import B0_MAX, auto_mask
+
+from ..core import InputError, generator, progress
+from ..learn.infer import sliding_window, with_flips
 from ..learn.schedule import make_schedule, time_of
 from ..learn.train import fit
+from .ddm2 import PUBLISHED, apply_published, fit_published
+from .ddm2_stage1 import volume_scales
+from .ddm2_stage2 import show_states
+from .method import Method
+from ..nets.unet import PlainUNet, build_network
+from mri_diffusion.noise.components import (
+    FEW,
+    Components,
+    autocorrelation,
+    draw_noise,
+    find_components,
+    from_states,
+    local_wiener,
+    series_sigma,
+    to_states,
+    white_if_small,
+    wiener,
+)
+from ..scans.nifti import B0_MAX, auto_mask
+from ..scans.patches import PatchDataset
 
 # %% ../../nbs/methods/42_r2r.ipynb #62f36c0f
 def usable_volumes(
-    series, # (X, Y, Z, V)
-)->np.ndarray: # (V,) bool
+    series,  # (X, Y, Z, V)
+) -> np.ndarray:  # (V,) bool
     "Volumes that are not constant"
     flat = np.asarray(series).reshape(-1, np.shape(series)[-1])
     use = flat.max(0) > flat.min(0)
-    require(use.any(), 'ddm2: every volume of the series is constant')
+    if not use.any():
+        raise InputError('ddm2: every volume of the series is constant')
     return use
 
+
 def block_weights(
-    series,    # (X, Y, Z, V)
-    mask=None, # (X, Y, Z) object given by the user, or None
-    air=.1,    # Weight of voxels outside the object
-)->tuple:      # (X, Y, Z) weights: 1 object, `air` outside, 0 blanked or not wanted; and the object's mask
+    series,  # (X, Y, Z, V)
+    mask=None,  # (X, Y, Z) object given by the user, or None
+    air=0.1,  # Weight of voxels outside the object
+    # (X, Y, Z) weights: 1 object, `air` outside, 0 blanked or not wanted; and the object's mask
+) -> tuple:
     "Which voxels count, and how much"
     x = np.asarray(series)
     there = (x != 0).any(-1)
-    if mask is not None: return (there & np.asarray(mask, bool)).astype(np.float32), there & np.asarray(mask, bool)
+    if mask is not None:
+        return (there & np.asarray(mask, bool)).astype(np.float32), there & np.asarray(mask, bool)
     inside = there & auto_mask(x.mean(-1))
     return np.where(inside, 1, np.where(there, air, 0)).astype(np.float32), inside
 
+# %% ../../nbs/methods/42_r2r.ipynb #070c7da7
 def decompose_series(
-    series,        # (X, Y, Z, V) image units
-    bvals=None,    # (V,) s/mm2; helps to estimate sigma in short series
-    mask=None,     # (X, Y, Z) object; None: Otsu's, and all voxels are denoised
-    sigma=None,    # Noise std: number, (X, Y, Z), or None: estimated
-    n_coils:int=1, # Coils of a sum-of-squares magnitude
-    modes=None,    # Components of an earlier training; None: found here
-    K:int=0,       # Components kept; 0: those above the noise
-)->dict:           # series facts: use, weights, mask, sigma, states, modes, amplitudes, notes
+    series,  # (X, Y, Z, V) image units
+    bvals=None,  # (V,) s/mm2; helps to estimate sigma in short series
+    mask=None,  # (X, Y, Z) object; None: Otsu's, and all voxels are denoised
+    sigma=None,  # Noise std: number, (X, Y, Z), or None: estimated
+    n_coils: int = 1,  # Coils of a sum-of-squares magnitude
+    modes=None,  # Components of an earlier training; None: found here
+    K: int = 0,  # Components kept; 0: those above the noise
+) -> dict:  # series facts: use, weights, mask, sigma, states, modes, amplitudes, notes
     "Stages I and II: bring a series to its modes at unit noise"
     x = np.asarray(series, np.float32)
     use, (weights, inside), notes = usable_volumes(x), block_weights(x, mask), []
-    if not use.all(): notes.append(f'volume {", ".join(map(str, np.flatnonzero(~use)))}: constant, returned as it was')
+    if not use.all():
+        notes.append(
+            f'volume {", ".join(map(str, np.flatnonzero(~use)))}: constant, returned as it was'
+        )
     x, b = x[..., use], None if bvals is None else np.asarray(bvals)[use]
-    require(inside.sum() > 1, f'ddm2: the mask holds {inside.sum()} voxel; at least two are needed')
-    if sigma is None: sigma, said = series_sigma(x, inside, n_coils, b); notes += said
+    if not inside.sum() > 1:
+        raise InputError(f'ddm2: the mask holds {inside.sum()} voxel; at least two are needed')
+    if sigma is None:
+        sigma, said = series_sigma(x, inside, n_coils, b)
+        notes += said
     sigma = np.broadcast_to(_without_zeros(sigma, inside), x.shape[:3])
     states = to_states(x, sigma, n_coils)
     modes = modes or find_components(states, inside, K or None)
-    return dict(use=use, weights=weights, mask=inside, sigma=sigma, states=states, modes=modes, amplitudes=modes.amplitudes(states)*(weights > 0)[..., None], notes=notes, magnitude=bool(x.min() >= 0))
+    return dict(
+        use=use,
+        weights=weights,
+        mask=inside,
+        sigma=sigma,
+        states=states,
+        modes=modes,
+        amplitudes=modes.amplitudes(states) * (weights > 0)[..., None],
+        notes=notes,
+        magnitude=bool(x.min() >= 0),
+    )
 
+# %% ../../nbs/methods/42_r2r.ipynb #eed1695e
 def _without_zeros(sigma, mask):
     "A map of sigma that is zero outside the object, as estimators write it, filled by its median"
     s = np.asarray(sigma, np.float32)
-    require(s.ndim in (0, 3), f'ddm2: sigma of shape {s.shape}; give a number or a map (X, Y, Z)')
-    return s if s.ndim == 0 or (s > 0).all() else np.where(s > 0, s, np.median(s[mask & (s > 0)]) if (mask & (s > 0)).any() else 0)
+    if s.ndim not in (0, 3):
+        raise InputError(f'ddm2: sigma of shape {s.shape}; give a number or a map (X, Y, Z)')
+    return (
+        s
+        if s.ndim == 0 or (s > 0).all()
+        else np.where(s > 0, s, np.median(s[mask & (s > 0)]) if (mask & (s > 0)).any() else 0)
+    )
 
 # %% ../../nbs/methods/42_r2r.ipynb #99873624
 def slice_levels(
-    ready:dict, # From `decompose_series`
-)->np.ndarray:  # (V, Z) root mean square of the noise that the modes leave, in units of sigma; NaN where a slice has no object
+    ready: dict,  # From `decompose_series`
+    # (V, Z) root mean square of the noise that the modes leave, in units of sigma; NaN where a
+    # slice has no object
+) -> np.ndarray:
     "Noise found in every slice of every volume, as a multiple of what sigma says"
     modes, inside = ready['modes'], ready['mask'][..., None]
     rest = ready['states'] - modes.states(modes.amplitudes(ready['states']))
     n = inside.sum((0, 1)).astype(float)
     share = np.maximum(1 - (modes.basis**2).sum(1), 1e-6)[:, None]
-    with np.errstate(all='ignore'): return np.sqrt(((rest**2)*inside).sum((0, 1)).T/np.where(n > 20, n, np.nan).T/share)
+    with np.errstate(all='ignore'):
+        return np.sqrt(((rest**2) * inside).sum((0, 1)).T / np.where(n > 20, n, np.nan).T / share)
+
 
 def matched_time(
-    ready:dict,                # From `decompose_series`
-    schedule='reverse_warmup', # Name of a schedule
-    T:int=1000,                # Its states
-)->float:                      # Time, 0..T
+    ready: dict,  # From `decompose_series`
+    schedule='reverse_warmup',  # Name of a schedule
+    T: int = 1000,  # Its states
+) -> float:  # Time, 0..T
     "Where the scan lies on a chain whose images are scaled to [-1, 1], as DDM2's are"
     top = np.percentile(ready['states'][ready['mask']], 99.9)
-    return float(time_of(make_schedule(schedule, T), 2/top))
+    return float(time_of(make_schedule(schedule, T), 2 / top))
+
 
 def level_notes(
-    levels,     # From `slice_levels`
-    use,        # (V,) volumes of the scan that `levels` speaks of
-)->list:        # Lines; none if all is as it should be
+    levels,  # From `slice_levels`
+    use,  # (V,) volumes of the scan that `levels` speaks of
+) -> list:  # Lines; none if all is as it should be
     "What the noise found says against sigma, or against a slice"
     m = float(np.nanmedian(levels))
-    notes = [f'the noise found is {m:.2f} times what sigma says'] if abs(m - 1) > .2 else []
-    odd = np.argwhere(np.nan_to_num(levels) > 1.5*m)
-    if not len(odd): return notes
+    notes = [f'the noise found is {m:.2f} times what sigma says'] if abs(m - 1) > 0.2 else []
+    odd = np.argwhere(np.nan_to_num(levels) > 1.5 * m)
+    if not len(odd):
+        return notes
     some = ', '.join(f'volume {np.flatnonzero(use)[v]} slice {z}' for v, z in odd[:3])
-    return notes + [f'{len(odd)} slices differ from what the other volumes predict by more than noise ({some}{", ..." if len(odd) > 3 else ""}): dropout, spike or motion?']
+    return notes + [
+        f'{len(odd)} slices differ from what the other volumes predict by more than noise '
+        f'({some}{", ..." if len(odd) > 3 else ""}): dropout, spike or motion?'
+    ]
 
+# %% ../../nbs/methods/42_r2r.ipynb #14956b5f
 def outlier_volumes(
-    modes:Components,    # Of the series
-    use,            # (V,) volumes of the scan that the modes speak of
-    bvals=None,     # (V,) s/mm2; b0s, which have a contrast of their own, are left out
-    limit:float=.45,# Largest share of a mode that one volume of many may have
-)->list:            # Line naming them, or none
+    modes: Components,  # Of the series
+    use,  # (V,) volumes of the scan that the modes speak of
+    bvals=None,  # (V,) s/mm2; b0s, which have a contrast of their own, are left out
+    limit: float = 0.45,  # Largest share of a mode that one volume of many may have
+) -> list:  # Line naming them, or none
     "Volumes that fill a mode almost alone: nothing in the others explains them"
     share, volumes = (modes.basis**2).max(1), np.flatnonzero(use)
     judged = np.ones(len(volumes), bool) if bvals is None else np.asarray(bvals)[volumes] > B0_MAX
     lone = [int(v) for v, s, j in zip(volumes, share, judged) if j and s > limit]
-    if judged.sum() < FEW or modes.K == len(modes.mean) or not lone: return []
-    return [f'volume {", ".join(map(str, lone))}: has a mode of its own, which nothing in the other volumes explains (dropout, spike, motion?); it is kept as if it were signal: look at it, or leave it out']
+    if judged.sum() < FEW or len(modes.mean) == modes.K or not lone:
+        return []
+    return [
+        f'volume {", ".join(map(str, lone))}: has a mode of its own, which nothing in the other '
+        f'volumes explains (dropout, spike, motion?); it is kept as if it were signal: look at '
+        f'it, or leave it out'
+    ]
+
 
 def show_levels(
-    levels, # From `slice_levels`
-    time,   # From `matched_time`
-):          # Figure
+    levels,  # From `slice_levels`
+    time,  # From `matched_time`
+):  # Figure
     "Noise of every slice against the one state that the series is matched to"
     import matplotlib.pyplot as plt
+
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.4), layout='constrained')
-    im = axes[0].imshow(levels, aspect='auto', vmin=.5, vmax=1.5, cmap='RdBu_r', interpolation='nearest')
-    axes[0].set(xlabel='slice', ylabel='volume', title='noise found / sigma'); fig.colorbar(im, ax=axes[0])
-    axes[1].hist(levels[np.isfinite(levels)], 40, range=(.5, 1.5)); axes[1].axvline(1, color='C1')
-    axes[1].set(xlabel='noise found / sigma', ylabel='slices', title=f'matched state: t = {time:.0f}')
+    im = axes[0].imshow(
+        levels, aspect='auto', vmin=0.5, vmax=1.5, cmap='RdBu_r', interpolation='nearest'
+    )
+    axes[0].set(xlabel='slice', ylabel='volume', title='noise found / sigma')
+    fig.colorbar(im, ax=axes[0])
+    axes[1].hist(levels[np.isfinite(levels)], 40, range=(0.5, 1.5))
+    axes[1].axvline(1, color='C1')
+    axes[1].set(
+        xlabel='noise found / sigma', ylabel='slices', title=f'matched state: t = {time:.0f}'
+    )
     plt.close(fig)
     return fig
 
 # %% ../../nbs/methods/42_r2r.ipynb #2cb815e2
 class SeriesNet(nn.Module):
     "Posterior mean of all modes at once: a Wiener gain for each mode, plus what a 3-D UNet without normalisation adds"
-    def __init__(self,
-        V:int,                     # Volumes of the series
-        K:int,                     # Components that are denoised
-        features=(32, 32, 48, 64), # Features a level
-        blocks:int=1,              # Residual units a level
-        seed:int=0,                # Of the random weights
+
+    def __init__(
+        self,
+        V: int,  # Volumes of the series
+        K: int,  # Components that are denoised
+        features=(32, 32, 48, 64),  # Features a level
+        blocks: int = 1,  # Residual units a level
+        seed: int = 0,  # Of the random weights
     ):
         super().__init__()
-        for name, shape in dict(mean=(V,), axes=(V, V), power=(V,)).items(): self.register_buffer(name, torch.zeros(shape))
-        self.K, self.divisor = K, 2**(len(features) - 2)
+        for name, shape in dict(mean=(V,), axes=(V, V), power=(V,)).items():
+            self.register_buffer(name, torch.zeros(shape))
+        self.K, self.divisor = K, 2 ** (len(features) - 2)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.body = PlainUNet(3, K + 2, K, tuple(features), blocks, groups=0)
 
     def set_modes(self, modes):
         "Remember the modes that the network belongs to"
-        for name in ('mean', 'axes', 'power'): getattr(self, name).copy_(torch.as_tensor(np.array(getattr(modes, name))))
+        for name in ('mean', 'axes', 'power'):
+            getattr(self, name).copy_(torch.as_tensor(np.array(getattr(modes, name))))
         return self
 
-    def modes(self): return Components(*(getattr(self, n).cpu().numpy() for n in ('mean', 'axes', 'power')), self.K)
+    def modes(self):
+        return Components(
+            *(getattr(self, n).cpu().numpy() for n in ('mean', 'axes', 'power')), self.K
+        )
 
-    def forward(self,
-        z,       # (B, K, X, Y, Z) amplitudes
-        level,   # (B,) std of the noise in them
-        weights, # (B, 1, X, Y, Z) as from `block_weights`
-    ):           # (B, K, X, Y, Z) expected noise-free amplitudes
-        signal = (self.power[:self.K] - 1).clamp(min=1e-3).view(1, -1, 1, 1, 1)
+    def forward(
+        self,
+        z,  # (B, K, X, Y, Z) amplitudes
+        level,  # (B,) std of the noise in them
+        weights,  # (B, 1, X, Y, Z) as from `block_weights`
+    ):  # (B, K, X, Y, Z) expected noise-free amplitudes
+        signal = (self.power[: self.K] - 1).clamp(min=1e-3).view(1, -1, 1, 1, 1)
         l = level.to(z).view(-1, 1, 1, 1, 1)
         total = signal + l**2
-        return z*signal/total + self.body(torch.cat([z/total.sqrt(), (l - 1).expand_as(weights), weights], 1))
+        return z * signal / total + self.body(
+            torch.cat([z / total.sqrt(), (l - 1).expand_as(weights), weights], 1)
+        )
 
 # %% ../../nbs/methods/42_r2r.ipynb #069c33cb
 class Recorruption:
     "Moves a block of amplitudes to a later state; `recorruption(item, gen)` adds 'later' and 'extra'"
-    def __init__(self,
-        kernel,         # Autocorrelation of the noise, from `modes.autocorrelation`
-        reach:float=1.6,# Largest std of the added noise, in units of the scan's
+
+    def __init__(
+        self,
+        kernel,  # Autocorrelation of the noise, from `modes.autocorrelation`
+        reach: float = 1.6,  # Largest std of the added noise, in units of the scan's
     ):
-        require(reach > 0, f'ddm2: reach={reach}; the added noise must be positive')
+        if not reach > 0:
+            raise InputError(f'ddm2: reach={reach}; the added noise must be positive')
         self.kernel, self.reach = kernel, reach
 
     def __call__(self, item, gen):
-        tau = self.reach*(.1 + .9*torch.rand(1, generator=gen))[0]
-        return dict(item, extra=tau, later=item['noisy'] + tau*draw_noise(item['noisy'].shape, self.kernel, gen)*(item['weights'] > 0))
+        tau = self.reach * (0.1 + 0.9 * torch.rand(1, generator=gen))[0]
+        return dict(
+            item,
+            extra=tau,
+            later=item['noisy']
+            + tau * draw_noise(item['noisy'].shape, self.kernel, gen) * (item['weights'] > 0),
+        )
+
 
 def predict_noisy(
-    model, # SeriesNet
-    batch, # noisy (B, K, ...), later, extra (B,), weights (B, 1, ...)
-):         # Loss
+    model,  # SeriesNet
+    batch,  # noisy (B, K, ...), later, extra (B,), weights (B, 1, ...)
+):  # Loss
     "Squared error of the series predicted from a later state of itself"
-    t2 = batch['extra'].view(-1, 1, 1, 1, 1)**2
-    truth = model(batch['later'], (1 + batch['extra']**2).sqrt(), batch['weights'])
-    error = (batch['later'] + t2*truth)/(1 + t2) - batch['noisy']
-    w = batch['weights']*(1 + t2)/t2
-    return (w*error**2).sum()/(batch['weights'].sum()*error.shape[1]).clamp(min=1)
+    t2 = batch['extra'].view(-1, 1, 1, 1, 1) ** 2
+    truth = model(batch['later'], (1 + batch['extra'] ** 2).sqrt(), batch['weights'])
+    error = (batch['later'] + t2 * truth) / (1 + t2) - batch['noisy']
+    w = batch['weights'] * (1 + t2) / t2
+    return (w * error**2).sum() / (batch['weights'].sum() * error.shape[1]).clamp(min=1)
 
 # %% ../../nbs/methods/42_r2r.ipynb #4bf781ca
 def _padded(a, divisor):
     "Zeros after the last voxel of each axis, up to a multiple of `divisor`"
-    return np.pad(a, [(0, -n % divisor) for n in a.shape[:3]] + [(0, 0)]*(a.ndim - 3))
+    return np.pad(a, [(0, -n % divisor) for n in a.shape[:3]] + [(0, 0)] * (a.ndim - 3))
 
+# %% ../../nbs/methods/42_r2r.ipynb #722a851a
 def fit_series(
-    series,         # List of arrays (X, Y, Z, V) of one protocol, image units
-    facts,          # List of dicts bvals, bvecs, mask, sigma: one a scan
-    config:dict,    # Settings; see DDM2_PRESETS
-    folder=None,    # Checkpoints and metrics.csv go there
-    seed:int=0,     # Weights, blocks, noise
-    callbacks=(),   # For `fit`
-    **run,          # device, quiet, resume for `fit`
-):                  # (network, what must be remembered, history)
+    series,  # List of arrays (X, Y, Z, V) of one protocol, image units
+    facts,  # List of dicts bvals, bvecs, mask, sigma: one a scan
+    config: dict,  # Settings; see DDM2_PRESETS
+    folder=None,  # Checkpoints and metrics.csv go there
+    seed: int = 0,  # Weights, blocks, noise
+    callbacks=(),  # For `fit`
+    **run,  # device, quiet, resume for `fit`
+):  # (network, what must be remembered, history)
     "Train on the noisy scans themselves"
-    ready = [decompose_series(series[0], facts[0]['bvals'], facts[0]['mask'], facts[0]['sigma'], config['n_coils'], K=config['modes'])]
+    ready = [
+        decompose_series(
+            series[0],
+            facts[0]['bvals'],
+            facts[0]['mask'],
+            facts[0]['sigma'],
+            config['n_coils'],
+            K=config['modes'],
+        )
+    ]
     modes = ready[0]['modes']
     for x, f in zip(series[1:], facts[1:]):
-        check_protocol(dict(use=ready[0]['use'], bvals=facts[0]['bvals'], bvecs=facts[0]['bvecs']), np.shape(x), f['bvals'], f['bvecs'])
-        require((usable_volumes(x) == ready[0]['use']).all(), 'ddm2: the scans have other volumes constant; leave those volumes out of all of them')
-        ready.append(decompose_series(x, f['bvals'], f['mask'], f['sigma'], config['n_coils'], modes))
-    require(config['noise'] in ('measured', 'white'), f"ddm2: noise={config['noise']!r}; 'measured' or 'white'")
-    kernel = scores_kernel(ready[0]) if config['noise'] == 'measured' else np.ones((1, 1, 1), np.float32)
-    net = SeriesNet(len(modes.mean), modes.K, config['features'], config['blocks'], seed).set_modes(modes)
-    blocks = [{k: _padded(v, net.divisor) for k, v in dict(noisy=r['amplitudes'], weights=r['weights']).items()} for r in ready]
-    size = tuple(net.divisor*max(1, min(s, *(b['weights'].shape[ax] for b in blocks))//net.divisor) for ax, s in enumerate(config['block']))
-    data = PatchDataset(blocks, size, config['steps']*config['series_batch'], seed, mask=[b['weights'] for b in blocks], augment='flips' if config['flip_blocks'] else False, corrupt=Recorruption(kernel, config['reach_later']))
-    history = fit(net, predict_noisy, data, config['steps'], config['series_lr'], folder, callbacks, batch=config['series_batch'], ema=config['series_ema'], clip=1., seed=seed,
-                  **{k: config[k] for k in ('precision', 'workers', 'checkpoint_every')}, **run)
-    learned = dict(form='series', V=len(modes.mean), K=modes.K, bvals=facts[0]['bvals'], bvecs=facts[0]['bvecs'], use=ready[0]['use'], kernel=kernel, size=size, signal=signal_level(ready[0]), correlation=float(np.sort(np.abs(kernel).ravel())[-2]) if kernel.size > 1 else 0., notes=ready[0]['notes'])
+        check_protocol(
+            dict(use=ready[0]['use'], bvals=facts[0]['bvals'], bvecs=facts[0]['bvecs']),
+            np.shape(x),
+            f['bvals'],
+            f['bvecs'],
+        )
+        if not (usable_volumes(x) == ready[0]['use']).all():
+            raise InputError(
+                'ddm2: the scans have other volumes constant; leave those volumes out of all of '
+                'them'
+            )
+        ready.append(
+            decompose_series(x, f['bvals'], f['mask'], f['sigma'], config['n_coils'], modes)
+        )
+    if config['noise'] not in ('measured', 'white'):
+        raise InputError(f"ddm2: noise={config['noise']!r}; 'measured' or 'white'")
+    kernel = (
+        scores_kernel(ready[0]) if config['noise'] == 'measured' else np.ones((1, 1, 1), np.float32)
+    )
+    net = SeriesNet(len(modes.mean), modes.K, config['features'], config['blocks'], seed).set_modes(
+        modes
+    )
+    blocks = [
+        {
+            k: _padded(v, net.divisor)
+            for k, v in dict(noisy=r['amplitudes'], weights=r['weights']).items()
+        }
+        for r in ready
+    ]
+    size = tuple(
+        net.divisor * max(1, min(s, *(b['weights'].shape[ax] for b in blocks)) // net.divisor)
+        for ax, s in enumerate(config['block'])
+    )
+    data = PatchDataset(
+        blocks,
+        size,
+        config['steps'] * config['series_batch'],
+        seed,
+        mask=[b['weights'] for b in blocks],
+        augment='flips' if config['flip_blocks'] else False,
+        corrupt=Recorruption(kernel, config['reach_later']),
+    )
+    history = fit(
+        net,
+        predict_noisy,
+        data,
+        config['steps'],
+        config['series_lr'],
+        folder,
+        callbacks,
+        batch=config['series_batch'],
+        ema=config['series_ema'],
+        clip=1.0,
+        seed=seed,
+        **{k: config[k] for k in ('precision', 'workers', 'checkpoint_every')},
+        **run,
+    )
+    learned = dict(
+        form='series',
+        V=len(modes.mean),
+        K=modes.K,
+        bvals=facts[0]['bvals'],
+        bvecs=facts[0]['bvecs'],
+        use=ready[0]['use'],
+        kernel=kernel,
+        size=size,
+        signal=signal_level(ready[0]),
+        correlation=float(np.sort(np.abs(kernel).ravel())[-2]) if kernel.size > 1 else 0.0,
+        notes=ready[0]['notes'],
+    )
     return net, learned, history
 
+# %% ../../nbs/methods/42_r2r.ipynb #6aaf722b
 def scores_kernel(
-    ready:dict,     # From `decompose_series`
-)->np.ndarray:      # Autocorrelation, a single one where the noise is white or cannot be seen
+    ready: dict,  # From `decompose_series`
+) -> np.ndarray:  # Autocorrelation, a single one where the noise is white or cannot be seen
     "Correlation of the scan's noise between voxels, from the modes without signal"
     modes, one = ready['modes'], np.ones((1, 1, 1), np.float32)
-    if modes.K == len(modes.mean): return one
+    if len(modes.mean) == modes.K:
+        return one
     noise = modes.noise(ready['states'])
-    return white_if_small(autocorrelation(noise, ready['mask']), ready['mask'].sum()*noise.shape[-1])
+    return white_if_small(
+        autocorrelation(noise, ready['mask']), ready['mask'].sum() * noise.shape[-1]
+    )
+
 
 def signal_level(
-    ready:dict,     # From `decompose_series`
-)->float:           # Median over the object of the mean over volumes, in units of sigma
+    ready: dict,  # From `decompose_series`
+) -> float:  # Median over the object of the mean over volumes, in units of sigma
     "How strong the signal is against the noise"
     return float(np.median(ready['states'].mean(-1)[ready['mask']]))
 
 # %% ../../nbs/methods/42_r2r.ipynb #7f50b87d
 @torch.no_grad()
 def denoise_amplitudes(
-    net:SeriesNet,   # Trained
-    amplitudes,      # (X, Y, Z, K)
-    weights,         # (X, Y, Z)
-    size,            # Window, voxels
-    level:float=1.,  # Std of the noise in the amplitudes
+    net: SeriesNet,  # Trained
+    amplitudes,  # (X, Y, Z, K)
+    weights,  # (X, Y, Z)
+    size,  # Window, voxels
+    level: float = 1.0,  # Std of the noise in the amplitudes
     ensemble=False,  # Average over flips of the first two axes
-    device='cpu',    # Where the network runs
-)->np.ndarray:       # (X, Y, Z, K)
+    device='cpu',  # Where the network runs
+) -> np.ndarray:  # (X, Y, Z, K)
     "Posterior mean of the amplitudes, in overlapping windows"
-    x = torch.as_tensor(np.concatenate([amplitudes, weights[..., None]], -1)).movedim(-1, 0)[None].contiguous()
+    x = (
+        torch.as_tensor(np.concatenate([amplitudes, weights[..., None]], -1))
+        .movedim(-1, 0)[None]
+        .contiguous()
+    )
+
     def predict(w):
         w = w.to(device)
         return net(w[:, :-1], torch.full((len(w),), level, device=device), w[:, -1:])
-    return sliding_window(with_flips(predict, (2, 3)) if ensemble else predict, x, tuple(size), .25, net.divisor, device=device)[0].movedim(0, -1).numpy()
 
+    return (
+        sliding_window(
+            with_flips(predict, (2, 3)) if ensemble else predict,
+            x,
+            tuple(size),
+            0.25,
+            net.divisor,
+            device=device,
+        )[0]
+        .movedim(0, -1)
+        .numpy()
+    )
+
+# %% ../../nbs/methods/42_r2r.ipynb #0282d77c
 def posterior_std(
-    predict,         # Amplitudes (X, Y, Z, K) -> denoised amplitudes
-    amplitudes,      # (X, Y, Z, K)
-    modes:Components,     # Where they came from
-    probes:int=4,    # Random directions
-    seed:int=0,      # Of these
-    kernel=None,     # Autocorrelation of the noise between voxels; None: white
-    eps:float=.1,    # Their length, in units of sigma
-    width:float=1.,  # Std of the Gaussian over which the estimate is averaged, voxels
-)->np.ndarray:       # (X, Y, Z, V) in units of sigma
+    predict,  # Amplitudes (X, Y, Z, K) -> denoised amplitudes
+    amplitudes,  # (X, Y, Z, K)
+    modes: Components,  # Where they came from
+    probes: int = 4,  # Random directions
+    seed: int = 0,  # Of these
+    kernel=None,  # Autocorrelation of the noise between voxels; None: white
+    eps: float = 0.1,  # Their length, in units of sigma
+    width: float = 1.0,  # Std of the Gaussian over which the estimate is averaged, voxels
+) -> np.ndarray:  # (X, Y, Z, V) in units of sigma
     "Standard deviation of the truth given the scan: root of the diagonal of dF/dz times the covariance of the noise"
     from scipy.ndimage import gaussian_filter
-    rng, gen, total, denoised, V = np.random.default_rng(seed), generator(seed), 0., predict(amplitudes), len(modes.mean)
+
+    rng, gen, total, denoised, V = (
+        np.random.default_rng(seed),
+        generator(seed),
+        0.0,
+        predict(amplitudes),
+        len(modes.mean),
+    )
     for _ in range(probes):
-        if kernel is None or np.size(kernel) == 1: b = rng.choice(np.float32([-1, 1]), amplitudes.shape[:3] + (V,))
-        else: b = draw_noise((V, *amplitudes.shape[:3]), np.asarray(kernel, np.float32), gen).movedim(0, -1).numpy()
-        total = total + b*((predict(amplitudes + eps*b@modes.basis) - denoised)@modes.basis.T)/eps
-    return np.sqrt(np.clip(gaussian_filter(total/probes, [width]*3 + [0]), 0, None)).astype(np.float32)
+        if kernel is None or np.size(kernel) == 1:
+            b = rng.choice(np.float32([-1, 1]), amplitudes.shape[:3] + (V,))
+        else:
+            b = (
+                draw_noise((V, *amplitudes.shape[:3]), np.asarray(kernel, np.float32), gen)
+                .movedim(0, -1)
+                .numpy()
+            )
+        total = (
+            total
+            + b * ((predict(amplitudes + eps * b @ modes.basis) - denoised) @ modes.basis.T) / eps
+        )
+    return np.sqrt(np.clip(gaussian_filter(total / probes, [width] * 3 + [0]), 0, None)).astype(
+        np.float32
+    )
 
 # %% ../../nbs/methods/42_r2r.ipynb #e61c4944
 def check_protocol(
-    learned:dict,      # From `fit_series`
-    shape,             # Of the scan
-    bvals=None,        # (V,), not compared if None
-    bvecs=None,        # (V, 3), not compared if None
-    degrees:float=25,  # Largest angle between the axis of a volume then and now
+    learned: dict,  # From `fit_series`
+    shape,  # Of the scan
+    bvals=None,  # (V,), not compared if None
+    bvecs=None,  # (V, 3), not compared if None
+    degrees: float = 25,  # Largest angle between the axis of a volume then and now
 ):
     "Refuse a scan whose volumes are not those that the model learned from"
-    require(len(learned['use']) == shape[3], f'ddm2: the model was trained on {len(learned["use"])} volumes, the scan has {shape[3]}; train on this scan (another --model folder)')
+    if len(learned['use']) != shape[3]:
+        raise InputError(
+            f'ddm2: the model was trained on {len(learned["use"])} volumes, the scan has '
+            f'{shape[3]}; train on this scan (another --model folder)'
+        )
     old = learned['bvals']
-    if bvals is None or old is None: return
-    far = np.flatnonzero(np.abs(np.asarray(bvals) - old) > 50 + .05*np.asarray(old))
-    require(not len(far), f'ddm2: volume {far[0] if len(far) else 0} was trained at b = {old[far[0]] if len(far) else 0:g}, the scan has b = {bvals[far[0]] if len(far) else 0:g}; train on this scan (another --model folder)')
-    if bvecs is None or learned['bvecs'] is None: return
-    cos = np.abs((np.asarray(bvecs)*np.asarray(learned['bvecs'])).sum(1))
+    if bvals is None or old is None:
+        return
+    far = np.flatnonzero(np.abs(np.asarray(bvals) - old) > 50 + 0.05 * np.asarray(old))
+    if len(far):
+        raise InputError(
+            f'ddm2: volume {far[0] if len(far) else 0} was trained at b = '
+            f'{old[far[0]] if len(far) else 0:g}, the scan has b = '
+            f'{bvals[far[0]] if len(far) else 0:g}; train on this scan (another --model folder)'
+        )
+    if bvecs is None or learned['bvecs'] is None:
+        return
+    cos = np.abs((np.asarray(bvecs) * np.asarray(learned['bvecs'])).sum(1))
     off = np.flatnonzero((np.asarray(bvals) > B0_MAX) & (cos < np.cos(np.radians(degrees))))
-    require(not len(off), f'ddm2: volume {off[0] if len(off) else 0} points elsewhere than in training, as do {len(off)} in all; train on this scan (another --model folder)')
+    if len(off):
+        raise InputError(
+            f'ddm2: volume {off[0] if len(off) else 0} points elsewhere than in training, as do '
+            f'{len(off)} in all; train on this scan (another --model folder)'
+        )
 
+# %% ../../nbs/methods/42_r2r.ipynb #02b4731f
 def denoise_series(
-    data,          # (X, Y, Z, V) image units
-    sigma,         # Noise std, a number or a map, or None: estimated
-    config:dict,   # Settings
-    net=None,      # SeriesNet
+    data,  # (X, Y, Z, V) image units
+    sigma,  # Noise std, a number or a map, or None: estimated
+    config: dict,  # Settings
+    net=None,  # SeriesNet
     learned=None,  # From `fit_series`
-    mask=None,     # (X, Y, Z)
-    bvals=None,    # (V,)
-    bvecs=None,    # (V, 3)
-    seed:int=0,    # Of the probes
+    mask=None,  # (X, Y, Z)
+    bvals=None,  # (V,)
+    bvecs=None,  # (V, 3)
+    seed: int = 0,  # Of the probes
     device='cpu',  # Where the network runs
-    quiet=None,    # No progress bar
-)->dict:           # denoised, std, sigma_found, notes, pictures
+    quiet=None,  # No progress bar
+) -> dict:  # denoised, std, sigma_found, notes, pictures
     "Denoise a series with a trained network: one pass, plus one for each probe of the uncertainty"
     check_protocol(learned, np.shape(data), bvals, bvecs)
     net, K = net.eval().to(device), learned['K']
     ready = decompose_series(data, bvals, mask, sigma, config['n_coils'], net.modes())
     use, notes = ready['use'], list(ready['notes'])
-    require((use == np.asarray(learned['use'])).all(), 'ddm2: other volumes are constant than in training; train on this scan (another --model folder)')
-    ratio = signal_level(ready)/learned['signal']
+    if not (use == np.asarray(learned['use'])).all():
+        raise InputError(
+            'ddm2: other volumes are constant than in training; train on this scan (another '
+            '--model folder)'
+        )
+    ratio = signal_level(ready) / learned['signal']
     level, modes, a = _brought(ready, ratio, notes, config['reach_later'])
-    bar = progress(None, 'denoising', total=1 + (config['probes'] and 1 + config['probes']), quiet=quiet)
+    bar = progress(
+        None, 'denoising', total=1 + (config['probes'] and 1 + config['probes']), quiet=quiet
+    )
+
     def predict(x, flips=False):
         out = denoise_amplitudes(net, x, ready['weights'], learned['size'], level, flips, device)
-        bar.update(); return out
+        bar.update()
+        return out
+
     with bar:
         out = predict(a, config['ensemble'])
-        spread = level*posterior_std(predict, a, modes, config['probes'], seed, learned['kernel'], eps=.1*level) if config['probes'] else None
-    back = lambda states: from_states(states/level, ready['sigma'], config['n_coils'], ready['magnitude'])
+        spread = (
+            level
+            * posterior_std(
+                predict, a, modes, config['probes'], seed, learned['kernel'], eps=0.1 * level
+            )
+            if config['probes']
+            else None
+        )
+    back = lambda states: from_states(
+        states / level, ready['sigma'], config['n_coils'], ready['magnitude']
+    )
     states, x = modes.states(out), np.asarray(data, np.float32)
     denoised, keep = x.copy(), (ready['weights'] > 0)[..., None]
     denoised[..., use] = np.where(keep, back(states), x[..., use])
     std = None
     if spread is not None:
         std = np.zeros_like(x)
-        std[..., use] = np.where(keep, (back(states + spread) - back(states - spread))/2, 0)
+        std[..., use] = np.where(keep, (back(states + spread) - back(states - spread)) / 2, 0)
     time, levels = matched_time(ready), slice_levels(ready)
-    if K < len(modes.mean): notes += level_notes(levels, use) + outlier_volumes(find_components(ready['states'], ready['mask']), use, bvals)
-    else: notes.append('all modes are kept, so the correlation of the noise between voxels cannot be seen: it was taken as white')
-    if bvals is None or learned['bvals'] is None: notes.append('b-values were not compared with those of the training')
-    notes += [f'{K} of {len(modes.mean)} modes hold signal; the series is one state of the chain (t = {time:.0f} of 1000)'] + ([f'noise correlated between voxels, up to {learned["correlation"]:.2f}: noise of the same kind was added in training'] if learned['correlation'] else [])
-    return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes, pictures={'Noise of every slice, and the state it is matched to': show_levels(levels, time)} if K < len(modes.mean) else {})
+    if len(modes.mean) > K:
+        notes += level_notes(levels, use) + outlier_volumes(
+            find_components(ready['states'], ready['mask']), use, bvals
+        )
+    else:
+        notes.append(
+            'all modes are kept, so the correlation of the noise between voxels cannot be seen: '
+            'it was taken as white'
+        )
+    if bvals is None or learned['bvals'] is None:
+        notes.append('b-values were not compared with those of the training')
+    notes += [
+        f'{K} of {len(modes.mean)} modes hold signal; the series is one state of the chain (t = '
+        f'{time:.0f} of 1000)'
+    ] + (
+        [
+            f'noise correlated between voxels, up to {learned["correlation"]:.2f}: noise of the '
+            f'same kind was added in training'
+        ]
+        if learned['correlation']
+        else []
+    )
+    return dict(
+        denoised=denoised,
+        std=std,
+        sigma_found=ready['sigma'],
+        notes=notes,
+        pictures={'Noise of every slice, and the state it is matched to': show_levels(levels, time)}
+        if len(modes.mean) > K
+        else {},
+    )
 
+# %% ../../nbs/methods/42_r2r.ipynb #e137d375
 def _brought(ready, ratio, notes, reach):
     "Noise level, modes and amplitudes that the network understands, for a scan whose signal is `ratio` times that of the training"
     modes = ready['modes']
-    if abs(ratio - 1) < .1: return 1., modes, ready['amplitudes']
-    level = 1/ratio
-    notes.append(f'signal {ratio:.2f} times that of the training scan: brought to its brightness, noise level {level:.2f}')
-    if not .9 <= level <= (1 + reach**2)**.5: notes.append(f'the network was trained for noise levels 1 to {(1 + reach**2)**.5:.2f}: look at the residual, or train on this scan')
-    return level, modes, ((ready['states']*level - modes.mean)@modes.basis).astype(np.float32)*(ready['weights'] > 0)[..., None]
+    if abs(ratio - 1) < 0.1:
+        return 1.0, modes, ready['amplitudes']
+    level = 1 / ratio
+    notes.append(
+        f'signal {ratio:.2f} times that of the training scan: brought to its brightness, noise '
+        f'level {level:.2f}'
+    )
+    if not 0.9 <= level <= (1 + reach**2) ** 0.5:
+        notes.append(
+            f'the network was trained for noise levels 1 to {(1 + reach**2) ** 0.5:.2f}: look at '
+            f'the residual, or train on this scan'
+        )
+    return (
+        level,
+        modes,
+        ((ready['states'] * level - modes.mean) @ modes.basis).astype(np.float32)
+        * (ready['weights'] > 0)[..., None],
+    )
 
 # %% ../../nbs/methods/42_r2r.ipynb #3f5c8e23
-_SERIES = dict(form='series', modes=0, features=(32, 32, 48, 64), blocks=1, block=(32, 32, 16), steps=800, series_batch=2, series_lr=2e-3, series_ema=.995, reach_later=1.6, noise='measured', n_coils=1, flip_blocks=True, probes=4, ensemble=True)
-_SHORT = dict(size='tiny', n=6, neighbours='qspace', batch=4, lr=2e-3, ema=.99, clip=1., skip=True, checkpoint_every=100)
+_SERIES = dict(
+    form='series',
+    modes=0,
+    features=(32, 32, 48, 64),
+    blocks=1,
+    block=(32, 32, 16),
+    steps=800,
+    series_batch=2,
+    series_lr=2e-3,
+    series_ema=0.995,
+    reach_later=1.6,
+    noise='measured',
+    n_coils=1,
+    flip_blocks=True,
+    probes=4,
+    ensemble=True,
+)
+
+
+_SHORT = dict(
+    size='tiny',
+    n=6,
+    neighbours='qspace',
+    batch=4,
+    lr=2e-3,
+    ema=0.99,
+    clip=1.0,
+    skip=True,
+    checkpoint_every=100,
+)
+
+# %% ../../nbs/methods/42_r2r.ipynb #c88f1488
 DDM2_PRESETS = dict(
-    tiny=PUBLISHED | _SERIES | _SHORT | dict(features=(8, 8, 16), block=(16, 16, 8), steps=8, probes=1, n=2, steps1=6, steps3=6, batch=2, sampling_steps=2, flips=False),
-    laptop=PUBLISHED | _SERIES | _SHORT | dict(steps1=1000, steps3=1500, reach=1.5, sampling_steps=10),
-    paper=PUBLISHED | _SERIES | dict(form='published', precision='bf16', features=(64, 96, 128, 192), series_batch=8, steps=20_000))
+    tiny=PUBLISHED
+    | _SERIES
+    | _SHORT
+    | dict(
+        features=(8, 8, 16),
+        block=(16, 16, 8),
+        steps=8,
+        probes=1,
+        n=2,
+        steps1=6,
+        steps3=6,
+        batch=2,
+        sampling_steps=2,
+        flips=False,
+    ),
+    laptop=PUBLISHED
+    | _SERIES
+    | _SHORT
+    | dict(steps1=1000, steps3=1500, reach=1.5, sampling_steps=10),
+    paper=PUBLISHED
+    | _SERIES
+    | dict(
+        form='published',
+        precision='bf16',
+        features=(64, 96, 128, 192),
+        series_batch=8,
+        steps=20_000,
+    ),
+)
 
+# %% ../../nbs/methods/42_r2r.ipynb #d922d846
 def fit_ddm2(
-    noisy,            # List of arrays (X, Y, Z, V)
-    clean,            # Must be None
-    config:dict,      # Settings; see DDM2_PRESETS
-    folder=None,      # Checkpoints
-    seed:int=0,       # All randomness
-    callbacks=(),     # For the series form
-    facts=None,       # List of dicts bvals, bvecs, mask, sigma
-    **run,            # device, quiet, resume
-):                    # (network, what must be remembered, history)
+    noisy,  # List of arrays (X, Y, Z, V)
+    clean,  # Must be None
+    config: dict,  # Settings; see DDM2_PRESETS
+    folder=None,  # Checkpoints
+    seed: int = 0,  # All randomness
+    callbacks=(),  # For the series form
+    facts=None,  # List of dicts bvals, bvecs, mask, sigma
+    **run,  # device, quiet, resume
+):  # (network, what must be remembered, history)
     "Train DDM2 on the scan itself, in the form that the settings name"
-    require(config['form'] in ('series', 'published'), f"ddm2: form={config['form']!r}; 'series' or 'published'")
-    if config['form'] == 'series': return fit_series(noisy, facts, config, folder, seed, callbacks, **run)
-    require(len(noisy) == 1, f'ddm2: the published form learns from one scan, {len(noisy)} were given')
-    require(np.min(noisy[0]) >= 0, 'ddm2: the published form divides each volume by its maximum and needs magnitudes, but the series has negative values; use form=series')
-    require(config['match'] not in ('mask', 'sigma') or facts[0]['mask'] is None or np.sum(facts[0]['mask']) >= 50, f"ddm2: match={config['match']!r} measures noise in the mask, which holds {np.sum(facts[0]['mask'])} voxels; at least 50 are needed")
+    if config['form'] not in ('series', 'published'):
+        raise InputError(f"ddm2: form={config['form']!r}; 'series' or 'published'")
+    if config['form'] == 'series':
+        return fit_series(noisy, facts, config, folder, seed, callbacks, **run)
+    if len(noisy) != 1:
+        raise InputError(f'ddm2: the published form learns from one scan, {len(noisy)} were given')
+    if not np.min(noisy[0]) >= 0:
+        raise InputError(
+            'ddm2: the published form divides each volume by its maximum and needs magnitudes, '
+            'but the series has negative values; use form=series'
+        )
+    if (
+        config['match'] in ('mask', 'sigma')
+        and facts[0]['mask'] is not None
+        and not np.sum(facts[0]['mask']) >= 50
+    ):
+        raise InputError(
+            f'ddm2: match={config["match"]!r} measures noise in the mask, which holds '
+            f'{np.sum(facts[0]["mask"])} voxels; at least 50 are needed'
+        )
     f, chosen = facts[0], {k: config[k] for k in PUBLISHED}
-    nets, learned, history, _ = fit_published(noisy[0], f['bvals'], f['bvecs'], f['mask'], chosen, folder, seed, f['sigma'], **run)
-    return nn.ModuleDict(nets), dict(learned, form='published', use=np.ones(np.shape(noisy[0])[3], bool), bvals=f['bvals'], bvecs=f['bvecs']), history
+    nets, learned, history, _ = fit_published(
+        noisy[0], f['bvals'], f['bvecs'], f['mask'], chosen, folder, seed, f['sigma'], **run
+    )
+    return (
+        nn.ModuleDict(nets),
+        dict(
+            learned,
+            form='published',
+            use=np.ones(np.shape(noisy[0])[3], bool),
+            bvals=f['bvals'],
+            bvecs=f['bvecs'],
+        ),
+        history,
+    )
 
+# %% ../../nbs/methods/42_r2r.ipynb #01238877
 def denoise_ddm2(
-    data,          # (X, Y, Z, V) image units
-    sigma,         # Noise std, or None
-    config:dict,   # Settings
-    net=None,      # Trained
+    data,  # (X, Y, Z, V) image units
+    sigma,  # Noise std, or None
+    config: dict,  # Settings
+    net=None,  # Trained
     learned=None,  # From `fit_ddm2`
-    mask=None,     # (X, Y, Z)
-    bvals=None,    # (V,)
-    bvecs=None,    # (V, 3)
-    seed:int=0,    # Of probes and walks
+    mask=None,  # (X, Y, Z)
+    bvals=None,  # (V,)
+    bvecs=None,  # (V, 3)
+    seed: int = 0,  # Of probes and walks
     device='cpu',  # Where the networks run
-    quiet=None,    # No progress bar
-    **facts,       # Voxel size: not used
-)->dict:           # denoised, std, notes, pictures
+    quiet=None,  # No progress bar
+    **facts,  # Voxel size: not used
+) -> dict:  # denoised, std, notes, pictures
     "Denoise with a trained model of either form"
-    if learned['form'] == 'series': return denoise_series(data, sigma, config, net, learned, mask, bvals, bvecs, seed, device, quiet)
+    if learned['form'] == 'series':
+        return denoise_series(
+            data, sigma, config, net, learned, mask, bvals, bvecs, seed, device, quiet
+        )
     check_protocol(learned, np.shape(data), bvals, bvecs)
     changes = {k: config[k] for k in INFERENCE if k in PUBLISHED}
-    out = apply_published(dict(net), learned, data, bvals, bvecs, mask, sigma, seed, device, quiet, **changes)
-    if out['states'] is None: return dict(denoised=out['denoised'], std=None, notes=out['notes'] + ['stage I alone'])
+    out = apply_published(
+        dict(net), learned, data, bvals, bvecs, mask, sigma, seed, device, quiet, **changes
+    )
+    if out['states'] is None:
+        return dict(denoised=out['denoised'], std=None, notes=out['notes'] + ['stage I alone'])
     t = out['states'].times[out['states'].times > 0]
-    said = [f'states matched slice by slice: t from {t.min():.0f} to {t.max():.0f}, median {np.median(t):.0f} of {config["T"]}', *excess_notes(out['states'], data, sigma, mask, bvals)] if len(t) else []
-    return dict(denoised=out['denoised'], std=out['std'], notes=out['notes'] + said, pictures={'Matched state of every slice': show_states(out['states'])})
+    said = (
+        [
+            f'states matched slice by slice: t from {t.min():.0f} to {t.max():.0f}, median '
+            f'{np.median(t):.0f} of {config["T"]}',
+            *excess_notes(out['states'], data, sigma, mask, bvals),
+        ]
+        if len(t)
+        else []
+    )
+    return dict(
+        denoised=out['denoised'],
+        std=out['std'],
+        notes=out['notes'] + said,
+        pictures={'Matched state of every slice': show_states(out['states'])},
+    )
 
+# %% ../../nbs/methods/42_r2r.ipynb #c5d0e97d
 def excess_notes(
-    states,     # From `match_states`
-    data,       # (X, Y, Z, V) image units
-    sigma=None, # Noise std, or None: measured
+    states,  # From `match_states`
+    data,  # (X, Y, Z, V) image units
+    sigma=None,  # Noise std, or None: measured
     mask=None,  # (X, Y, Z)
-    bvals=None, # (V,)
-)->list:        # One line, or none
+    bvals=None,  # (V,)
+) -> list:  # One line, or none
     "Warn where the matched states hold much more noise than the scan has"
-    try: sigma = series_sigma(data, mask, bvals=bvals)[0] if sigma is None else sigma
-    except InputError: return ['no noise could be measured in the scan, so the matched states are not checked: what stage I missed may count as noise']
+    try:
+        sigma = series_sigma(data, mask, bvals=bvals)[0] if sigma is None else sigma
+    except InputError:
+        return [
+            'no noise could be measured in the scan, so the matched states are not checked: what '
+            'stage I missed may count as noise'
+        ]
     known = float(np.median(np.asarray(sigma)[np.asarray(sigma) > 0]))
-    found = float(np.median((states.std*volume_scales(data)[:, None]/2)[states.times > 0]))
-    return [] if found < 1.5*known else [f'the matched states hold {found/known:.1f} times the noise that is measured in the scan ({known:.3g}): what stage I missed counts as noise, and detail is lost with it; use form=series, or match=sigma']
+    found = float(np.median((states.std * volume_scales(data)[:, None] / 2)[states.times > 0]))
+    return (
+        []
+        if found < 1.5 * known
+        else [
+            f'the matched states hold {found / known:.1f} times the noise that is measured in the '
+            f'scan ({known:.3g}): what stage I missed counts as noise, and detail is lost with '
+            f'it; use form=series, or match=sigma'
+        ]
+    )
+
 
 def build_ddm2(
-    config:dict,  # Settings
-    learned:dict, # From `fit_ddm2`
-):                # Network with random weights
+    config: dict,  # Settings
+    learned: dict,  # From `fit_ddm2`
+):  # Network with random weights
     "The network, or the two networks, that a model folder holds"
-    if learned['form'] == 'series': return SeriesNet(learned['V'], learned['K'], config['features'], config['blocks'])
+    if learned['form'] == 'series':
+        return SeriesNet(learned['V'], learned['K'], config['features'], config['blocks'])
     one = lambda channels: build_network('diffusion', config['size'], config['dims'], channels)
-    return nn.ModuleDict(dict(stage1=one(learned['channels'])) | ({} if config['stage1_only'] else dict(stage3=one(1))))
+    return nn.ModuleDict(
+        dict(stage1=one(learned['channels']))
+        | ({} if config['stage1_only'] else dict(stage3=one(1)))
+    )
 
+# %% ../../nbs/methods/42_r2r.ipynb #41916ec5
 def _std_needs(config):
-    if config['form'] == 'series': return '' if config['probes'] else '--set probes 1 or more'
-    return '' if config['samples'] > 1 and config['sampler'] == 'ancestral' else '--set sampler ancestral --set samples 2 or more'
+    if config['form'] == 'series':
+        return '' if config['probes'] else '--set probes 1 or more'
+    return (
+        ''
+        if config['samples'] > 1 and config['sampler'] == 'ancestral'
+        else '--set sampler ancestral --set samples 2 or more'
+    )
 
-def _stages(config): return ('steps',) if config['form'] == 'series' else ('steps1',) if config['stage1_only'] else ('steps1', 'steps3')
+
+def _stages(config):
+    return (
+        ('steps',)
+        if config['form'] == 'series'
+        else ('steps1',)
+        if config['stage1_only']
+        else ('steps1', 'steps3')
+    )
+
 
 INFERENCE = ('sampler', 'sampling_steps', 'flips', 'samples', 'start', 'probes', 'ensemble')
-DDM2 = Method('ddm2', 'A diffusion series, no clean data; learns from the scan itself', 'scan', 'minutes of training on a CPU (laptop), then one pass', denoise_ddm2, dims=(4,), gives_std=True, std_needs=_std_needs,
-              presets=DDM2_PRESETS, fit=fit_ddm2, build=build_ddm2, at_inference=INFERENCE, stages=_stages)
+
+
+DDM2 = Method(
+    'ddm2',
+    'A diffusion series, no clean data; learns from the scan itself',
+    'scan',
+    'minutes of training on a CPU (laptop), then one pass',
+    denoise_ddm2,
+    dims=(4,),
+    gives_std=True,
+    std_needs=_std_needs,
+    presets=DDM2_PRESETS,
+    fit=fit_ddm2,
+    build=build_ddm2,
+    at_inference=INFERENCE,
+    stages=_stages,
+)

@@ -7,62 +7,126 @@ __all__ = ['methods', 'register', 'get_method', 'methods_table']
 
 # %% ../../nbs/methods/45_registry.ipynb #d9a42ec0
 from importlib.metadata import entry_points
-from ..core import InputError, require
+
+from ..core import InputError
 from .classical import CLASSICAL
-from .method import Method, NEEDS, PRESET_NAMES
+from .method import NEEDS, PRESET_NAMES, Method
 
 # %% ../../nbs/methods/45_registry.ipynb #f02d7148
 def _classical(name, info):
     "A Method from a row of the table of classical functions"
-    takes_settings = dict(blur=dict(width=.7), floor=dict(factor=1.5), nlmeans=dict(patch_radius=1, block_radius=3, remove_bias=True),
-                          mppca=dict(remove_bias=True), patch2self=dict(remove_bias=False)).get(name, {})
+    takes_settings = dict(
+        blur=dict(width=0.7),
+        floor=dict(factor=1.5),
+        nlmeans=dict(patch_radius=1, block_radius=3, remove_bias=True),
+        mppca=dict(remove_bias=True),
+        patch2self=dict(remove_bias=False),
+    ).get(name, {})
+
     def denoise(data, sigma, mask=None, bvals=None, config=None, **facts):
         found = {}
-        out = info['function'](data, sigma=sigma, mask=mask, bvals=bvals, info=found, **(config or {}))
-        lacking = ['no b-values were given: all volumes are taken as of one kind'] if 'bvals' in info['needs'] and bvals is None else []
-        return dict(denoised=out, notes=lacking + found.get('notes', []), **({'sigma_found': found['sigma']} if 'sigma' in found else {}))
-    return Method(name, info['use'], 'nothing', 'trivial' if name in ('identity', 'blur', 'floor') else 'seconds to minutes on a CPU', denoise,
-                  needs_sigma='sigma' in info['needs'], dims=info['dims'], presets={p: dict(takes_settings) for p in PRESET_NAMES})
+        out = info['function'](
+            data, sigma=sigma, mask=mask, bvals=bvals, info=found, **(config or {})
+        )
+        lacking = (
+            ['no b-values were given: all volumes are taken as of one kind']
+            if 'bvals' in info['needs'] and bvals is None
+            else []
+        )
+        return dict(
+            denoised=out,
+            notes=lacking + found.get('notes', []),
+            **({'sigma_found': found['sigma']} if 'sigma' in found else {}),
+        )
+
+    return Method(
+        name,
+        info['use'],
+        'nothing',
+        'trivial' if name in ('identity', 'blur', 'floor') else 'seconds to minutes on a CPU',
+        denoise,
+        needs_sigma='sigma' in info['needs'],
+        dims=info['dims'],
+        presets={p: dict(takes_settings) for p in PRESET_NAMES},
+    )
+
 
 _registry = {}
+
+# %% ../../nbs/methods/45_registry.ipynb #84c3fab7
 def methods():
     "All methods: name -> Method"
     if not _registry:
-        from mri_diffusion.methods.r2r import DDM2
         from mri_diffusion.methods.diffdenoise_scan import DIFFDENOISE
-        from mri_diffusion.methods.selfsup import SELFSUP
         from mri_diffusion.methods.dip import DIP
+        from mri_diffusion.methods.r2r import DDM2
+        from mri_diffusion.methods.selfsup import SELFSUP
         from mri_diffusion.methods.supervised import SUPERVISED
-        found = {**SUPERVISED, 'ddm2': DDM2, 'diffdenoise': DIFFDENOISE, **SELFSUP, 'dip': DIP, **{name: _classical(name, info) for name, info in CLASSICAL.items()}}
-        for entry in entry_points(group='mri_diffusion.methods'): _enter_package(found, entry)
+
+        found = {
+            **SUPERVISED,
+            'ddm2': DDM2,
+            'diffdenoise': DIFFDENOISE,
+            **SELFSUP,
+            'dip': DIP,
+            **{name: _classical(name, info) for name, info in CLASSICAL.items()},
+        }
+        for entry in entry_points(group='mri_diffusion.methods'):
+            _enter_package(found, entry)
         _registry.update(found)
     return dict(_registry)
 
+
 def _enter(table, method):
     "One more method in the table"
-    require(isinstance(method, Method), f'register: {method!r} is no Method (mri_diffusion.methods.method)')
-    require(method.name not in table, f'method {method.name!r}: the name is taken; choose another')
+    if not isinstance(method, Method):
+        raise InputError(f'register: {method!r} is no Method (mri_diffusion.methods.method)')
+    if method.name in table:
+        raise InputError(f'method {method.name!r}: the name is taken; choose another')
     table[method.name] = method
 
+
 def register(
-    method:Method, # Under its name; one of that name is not replaced
+    method: Method,  # Under its name; one of that name is not replaced
 ):
     "Enter a method of your own: every command, experiment and the leaderboard of this process then know it"
     methods()
     _enter(_registry, method)
 
+# %% ../../nbs/methods/45_registry.ipynb #d1e5743e
 def _enter_package(table, entry):
     "The Method that an installed package names in its entry points"
-    try: _enter(table, entry.load())
-    except Exception as e: raise InputError(f'{entry.name} = {entry.value} (entry point mri_diffusion.methods of {entry.dist.name}): {type(e).__name__}: {e}; mend or uninstall that package') from e
+    try:
+        _enter(table, entry.load())
+    except Exception as e:
+        raise InputError(
+            f'{entry.name} = {entry.value} (entry point mri_diffusion.methods of '
+            f'{entry.dist.name}): {type(e).__name__}: {e}; mend or uninstall that package'
+        ) from e
+
 
 def get_method(
-    name:str, # As in `methods()`
-)->Method:
+    name: str,  # As in `methods()`
+) -> Method:
     "A method by its name"
-    require(name in methods(), f'method {name!r}: unknown; choose from {", ".join(methods())}')
+    if name not in methods():
+        raise InputError(f'method {name!r}: unknown; choose from {", ".join(methods())}')
     return methods()[name]
+
 
 def methods_table():
     "list of dicts: what each method needs, costs and is good for, and its presets"
-    return [dict(name=m.name, needs=NEEDS[m.needs], needs_sigma=m.needs_sigma, dimensions=list(m.dims), uncertainty=m.gives_std, cost=m.cost, use=m.use, at_inference=list(m.at_inference), presets=m.presets) for m in methods().values()]
+    return [
+        dict(
+            name=m.name,
+            needs=NEEDS[m.needs],
+            needs_sigma=m.needs_sigma,
+            dimensions=list(m.dims),
+            uncertainty=m.gives_std,
+            cost=m.cost,
+            use=m.use,
+            at_inference=list(m.at_inference),
+            presets=m.presets,
+        )
+        for m in methods().values()
+    ]

@@ -11,51 +11,105 @@ __all__ = ['REPEATS', 'OTHERS', 'LEAST', 'N2N_PRESETS', 'NOISE2SCORE_PRESETS', '
 # %% ../../nbs/methods/44_selfsup.ipynb #c043663f
 import numpy as np
 import torch
-from ..core import InputError, require
+from torch import nn
+
+from ..core import InputError
 from ..learn.risk import DrawProbe
 from ..learn.train import fit
 from .method import Method
-from .slicewise import apply_slices, as_slices, from_slices, image_of, patch_size, ready, top_of
+from mri_diffusion.methods.slicewise import (
+    apply_slices,
+    as_slices,
+    from_slices,
+    image_of,
+    patch_size,
+    ready,
+    top_of,
+)
 from ..nets.nafnet import ScaledNAFNet
 from ..scans.nifti import B0_MAX
 from ..scans.patches import PatchDataset
-from torch import nn
 
 # %% ../../nbs/methods/44_selfsup.ipynb #010610ad
 REPEATS = ('auto', 'all')
+
+
 OTHERS = ('denoise', 'keep')
-_BASE = dict(noise='auto', n_coils=1, size='small', steps=1500, lr=2e-3, patch=64, batch=8, window=256, ema=.99, precision='no', checkpoint_every=100)
+
+
+_BASE = dict(
+    noise='auto',
+    n_coils=1,
+    size='small',
+    steps=1500,
+    lr=2e-3,
+    patch=64,
+    batch=8,
+    window=256,
+    ema=0.99,
+    precision='no',
+    checkpoint_every=100,
+)
+
+
 _TINY = dict(size='tiny', steps=12, patch=16, batch=2)
-_PAPER = dict(size='paper', steps=50_000, lr=1e-4, patch=128, batch=16, ema=.999, precision='bf16', checkpoint_every=1000)
+
+
+_PAPER = dict(
+    size='paper',
+    steps=50_000,
+    lr=1e-4,
+    patch=128,
+    batch=16,
+    ema=0.999,
+    precision='bf16',
+    checkpoint_every=1000,
+)
+
+
 LEAST = dict(n_coils=1, steps=1, patch=1, batch=1, window=16, checkpoint_every=1)
 
+# %% ../../nbs/methods/44_selfsup.ipynb #88dd839a
 def presets_of(
-    own:dict,    # Settings of one method, with their values in the preset laptop
+    own: dict,  # Settings of one method, with their values in the preset laptop
     paper=None,  # What differs in the preset paper
-)->dict:         # tiny, laptop and paper
+) -> dict:  # tiny, laptop and paper
     "Settings that all methods here share, and those of one"
-    return dict(tiny=_BASE | own | _TINY, laptop=_BASE | own, paper=_BASE | own | _PAPER | (paper or {}))
+    return dict(
+        tiny=_BASE | own | _TINY, laptop=_BASE | own, paper=_BASE | own | _PAPER | (paper or {})
+    )
+
 
 def check_settings(
-    name:str,    # Of the method
-    config:dict, # Settings
+    name: str,  # Of the method
+    config: dict,  # Settings
 ):
     "Refuse settings that cannot be"
-    for k, n in LEAST.items(): require(k not in config or config[k] >= n, f'{name}: {k}={config.get(k)}; at least {n}')
-    require(0 < config['lr'] < np.inf, f'{name}: lr={config["lr"]}; give a number above 0')
-    require(config['noise'] in ('auto', 'magnitude', 'additive', 'curve'), f"{name}: noise={config['noise']!r}; auto, magnitude, additive or curve")
+    for k, n in LEAST.items():
+        if k in config and not config[k] >= n:
+            raise InputError(f'{name}: {k}={config.get(k)}; at least {n}')
+    if not 0 < config['lr'] < np.inf:
+        raise InputError(f'{name}: lr={config["lr"]}; give a number above 0')
+    if config['noise'] not in ('auto', 'magnitude', 'additive', 'curve'):
+        raise InputError(f'{name}: noise={config["noise"]!r}; auto, magnitude, additive or curve')
 
 # %% ../../nbs/methods/44_selfsup.ipynb #4e18d8bd
 def repeat_groups(
-    n:int,        # Volumes
-    bvals=None,   # (V,) s/mm^2
-    bvecs=None,   # (V, 3) unit vectors
-    repeats='auto', # 'auto': from the tables; 'all': all volumes measure the same
-)->list:          # Arrays of indices, two or more each
+    n: int,  # Volumes
+    bvals=None,  # (V,) s/mm^2
+    bvecs=None,  # (V, 3) unit vectors
+    repeats='auto',  # 'auto': from the tables; 'all': all volumes measure the same
+) -> list:  # Arrays of indices, two or more each
     "Volumes that measure the same thing"
-    require(repeats in REPEATS, f'n2n: repeats={repeats!r}; {" or ".join(REPEATS)}')
-    if repeats == 'all': return [np.arange(n)] if n > 1 else []
-    require(bvals is not None, 'n2n: no b-values, so what repeats what is not known; give them (--bval, --bvec), or say that all volumes repeat one measurement: --set repeats all')
+    if repeats not in REPEATS:
+        raise InputError(f'n2n: repeats={repeats!r}; {" or ".join(REPEATS)}')
+    if repeats == 'all':
+        return [np.arange(n)] if n > 1 else []
+    if bvals is None:
+        raise InputError(
+            'n2n: no b-values, so what repeats what is not known; give them (--bval, --bvec), or '
+            'say that all volumes repeat one measurement: --set repeats all'
+        )
     b, groups, left = np.asarray(bvals, float), [], list(range(n))
     while left:
         at = left[0]
@@ -64,18 +118,27 @@ def repeat_groups(
         left = [k for k in left if k not in same]
     return [g for g in groups if len(g) > 1]
 
+
 def _same(b, bvecs, i, j):
     "Same b-value within 2 %, same axis within a degree; all below B0_MAX are one kind"
-    if b[i] <= B0_MAX or b[j] <= B0_MAX: return bool(max(b[i], b[j]) <= B0_MAX)
-    if bvecs is None: return i == j
-    return bool(abs(b[i] - b[j]) <= .02*max(b[i], b[j]) and abs(np.dot(bvecs[i], bvecs[j])) >= np.cos(np.deg2rad(1)))
+    if b[i] <= B0_MAX or b[j] <= B0_MAX:
+        return bool(max(b[i], b[j]) <= B0_MAX)
+    if bvecs is None:
+        return i == j
+    return bool(
+        abs(b[i] - b[j]) <= 0.02 * max(b[i], b[j])
+        and abs(np.dot(bvecs[i], bvecs[j])) >= np.cos(np.deg2rad(1))
+    )
 
+# %% ../../nbs/methods/44_selfsup.ipynb #bb65df13
 class DrawPair:
     "Two different repeats of a patch: 'noisy' and 'target'"
+
     def __call__(self, item, gen):
         x = item['repeats']
         i, j = torch.randperm(len(x), generator=gen)[:2].tolist()
-        return dict(noisy=x[i:i + 1], target=x[j:j + 1])
+        return dict(noisy=x[i : i + 1], target=x[j : j + 1])
+
 
 def other_repeat(model, batch):
     "Squared distance to another repeat"
@@ -84,32 +147,49 @@ def other_repeat(model, batch):
 # %% ../../nbs/methods/44_selfsup.ipynb #3abd6aa9
 class ScoreNet(nn.Module):
     "f(z) = z + score(z), and the noise that shrinks as it learns"
-    def __init__(self,
-        size:str='small',  # Of NAFNet
-        top:float=32.,     # A large value of the states
-        first:float=1.,    # Noise added at the start, in units of the scan's noise
-        last:float=.1,     # And at the end
-        steps:int=1000,    # Of the training
-        seed:int=0,        # Of the random weights
+
+    def __init__(
+        self,
+        size: str = 'small',  # Of NAFNet
+        top: float = 32.0,  # A large value of the states
+        first: float = 1.0,  # Noise added at the start, in units of the scan's noise
+        last: float = 0.1,  # And at the end
+        steps: int = 1000,  # Of the training
+        seed: int = 0,  # Of the random weights
     ):
         super().__init__()
-        require(0 < last <= first, f'noise2score: noise from first={first} to last={last}; above 0 and falling')
-        self.net, self.first, self.last, self.steps = ScaledNAFNet(size, top, 1, seed), first, last, steps
-        self.register_buffer('done', torch.zeros((), dtype=torch.long))  # in the checkpoint with the weights
+        if not 0 < last <= first:
+            raise InputError(
+                f'noise2score: noise from first={first} to last={last}; above 0 and falling'
+            )
+        self.net, self.first, self.last, self.steps = (
+            ScaledNAFNet(size, top, 1, seed),
+            first,
+            last,
+            steps,
+        )
+        self.register_buffer(
+            'done', torch.zeros((), dtype=torch.long)
+        )  # in the checkpoint with the weights
 
     def level(self):
         "Std of the added noise at this step, a geometric fall"
-        return self.first*(self.last/self.first)**min(float(self.done)/max(self.steps - 1, 1), 1)
+        return self.first * (self.last / self.first) ** min(
+            float(self.done) / max(self.steps - 1, 1), 1
+        )
 
-    def forward(self,
-        z,      # (B, 1, H, W) states
-        u=None, # (B, 1, H, W) unit noise, in training; each such call is a step
-    ):          # Denoised states; in training a R(z + a u)
-        if u is None: return self.net(z)
+    def forward(
+        self,
+        z,  # (B, 1, H, W) states
+        u=None,  # (B, 1, H, W) unit noise, in training; each such call is a step
+    ):  # Denoised states; in training a R(z + a u)
+        if u is None:
+            return self.net(z)
         a = self.level()
         self.done += 1
-        return a*(self.net(z + a*u) - (z + a*u))
+        return a * (self.net(z + a * u) - (z + a * u))
 
+# %% ../../nbs/methods/44_selfsup.ipynb #90da41ae
 def residual_score(model, batch):
     "Loss of the residual autoencoder: the added noise and the score times its size must cancel"
     return (batch['probe'] + model(batch['noisy'], batch['probe'])).square().mean()
@@ -117,163 +197,304 @@ def residual_score(model, batch):
 # %% ../../nbs/methods/44_selfsup.ipynb #17b4600d
 class LevelDenoiser(nn.Module):
     "h(x, s): a NAFNet that is told the noise level in a channel"
-    def __init__(self,
-        size:str='small', # Of NAFNet
-        top:float=32.,    # A large value of the states
-        seed:int=0,       # Of the random weights
+
+    def __init__(
+        self,
+        size: str = 'small',  # Of NAFNet
+        top: float = 32.0,  # A large value of the states
+        seed: int = 0,  # Of the random weights
     ):
         super().__init__()
-        self.net = ScaledNAFNet(size, 32., 2, seed)
-        self.register_buffer('bright', torch.tensor(float(top)/32))
+        self.net = ScaledNAFNet(size, 32.0, 2, seed)
+        self.register_buffer('bright', torch.tensor(float(top) / 32))
 
-    def forward(self,
-        x,      # (B, 1, H, W) states with more noise
-        s=None, # (B, 1, 1, 1) total noise std; None: one, the scan's own
-    ):          # (B, 1, H, W)
+    def forward(
+        self,
+        x,  # (B, 1, H, W) states with more noise
+        s=None,  # (B, 1, 1, 1) total noise std; None: one, the scan's own
+    ):  # (B, 1, H, W)
         s = torch.ones_like(x[:, :1, :1, :1]) if s is None else s
         size = (self.bright.square() + s.square()).sqrt()
-        return size*self.net(torch.cat([x/size, s.log().expand_as(x)], 1))
+        return size * self.net(torch.cat([x / size, s.log().expand_as(x)], 1))
+
 
 class DrawCorruption(DrawProbe):
     "Adds unit noise 'probe' and its size 'tau', evenly from 0 to the largest"
-    def __init__(self,
-        largest:float, # In units of the scan's noise
+
+    def __init__(
+        self,
+        largest: float,  # In units of the scan's noise
     ):
         super().__init__()
         self.largest = largest
-    def __call__(self, item, gen): return dict(super().__call__(item, gen), tau=self.largest*torch.rand(1, 1, 1, generator=gen))
 
+    def __call__(self, item, gen):
+        return dict(
+            super().__call__(item, gen), tau=self.largest * torch.rand(1, 1, 1, generator=gen)
+        )
+
+# %% ../../nbs/methods/44_selfsup.ipynb #4d07f8df
 def read_back(
-    h,      # Guess of the clean image
-    xt,     # Noisy image with noise of std `tau` more
-    tau,    # In units of the scan's noise
-    left=0.,# Part of the noise's std that `h` is to keep
-):          # Guess of the noisy image
+    h,  # Guess of the clean image
+    xt,  # Noisy image with noise of std `tau` more
+    tau,  # In units of the scan's noise
+    left=0.0,  # Part of the noise's std that `h` is to keep
+):  # Guess of the noisy image
     "Mean of the noisy image, from the mean of the clean one"
-    return xt + (h - xt)*tau**2/(tau**2 + 1 - left**2)
+    return xt + (h - xt) * tau**2 / (tau**2 + 1 - left**2)
+
 
 def corruption_target(
-    refine:float=0.,   # Weight of the detail refinement
-    left:float=3**-.5, # Part of the noise's std that it keeps
-):                     # objective(model, batch); batch: noisy, probe (B, 1, H, W), tau (B, 1, 1, 1)
+    refine: float = 0.0,  # Weight of the detail refinement
+    left: float = 3**-0.5,  # Part of the noise's std that it keeps
+):  # objective(model, batch); batch: noisy, probe (B, 1, H, W), tau (B, 1, 1, 1)
     "Weighted squared error of the noisy image that is read back"
-    require(refine >= 0 and 0 <= left < 1, f'corruption2self: refine={refine}, left={left}; refine at least 0, left from 0 to below 1')
+    if not refine >= 0 or not 0 <= left < 1:
+        raise InputError(
+            f'corruption2self: refine={refine}, left={left}; refine at least 0, left from 0 to '
+            f'below 1'
+        )
+
     def objective(model, batch):
         z, tau = batch['noisy'], batch['tau']
-        xt, s = z + tau*batch['probe'], (1 + tau**2).sqrt()
+        xt, s = z + tau * batch['probe'], (1 + tau**2).sqrt()
         h = model(xt, s)
-        def error(r): return (s**2*(read_back(h, xt, tau, r) - z)**2).mean()
-        return error(0.) + refine*error(left) if refine else error(0.)
+
+        def error(r):
+            return (s**2 * (read_back(h, xt, tau, r) - z) ** 2).mean()
+
+        return error(0.0) + refine * error(left) if refine else error(0.0)
+
     return objective
 
 # %% ../../nbs/methods/44_selfsup.ipynb #84ba275c
 N2N_PRESETS = presets_of(dict(repeats='auto', others='denoise'))
-NOISE2SCORE_PRESETS = presets_of(dict(first=1., last=.1), dict(last=.01))
-C2S_PRESETS = presets_of(dict(tau=2., refine=0., left=3**-.5), dict(tau=0., refine=.1))
+
+
+NOISE2SCORE_PRESETS = presets_of(dict(first=1.0, last=0.1), dict(last=0.01))
+
+
+C2S_PRESETS = presets_of(dict(tau=2.0, refine=0.0, left=3**-0.5), dict(tau=0.0, refine=0.1))
+
 
 def build_selfsup(
-    name:str,     # 'n2n', 'noise2score' or 'corruption2self'
-    config:dict,  # Settings
-    learned:dict, # top: a large value of the states
-    seed:int=0,   # Of the random weights
-)->nn.Module:
+    name: str,  # 'n2n', 'noise2score' or 'corruption2self'
+    config: dict,  # Settings
+    learned: dict,  # top: a large value of the states
+    seed: int = 0,  # Of the random weights
+) -> nn.Module:
     "Network of a method"
-    if name == 'noise2score': return ScoreNet(config['size'], learned['top'], config['first'], config['last'], config['steps'], seed)
-    return LevelDenoiser(config['size'], learned['top'], seed) if name == 'corruption2self' else ScaledNAFNet(config['size'], learned['top'], 1, seed)
+    if name == 'noise2score':
+        return ScoreNet(
+            config['size'], learned['top'], config['first'], config['last'], config['steps'], seed
+        )
+    return (
+        LevelDenoiser(config['size'], learned['top'], seed)
+        if name == 'corruption2self'
+        else ScaledNAFNet(config['size'], learned['top'], 1, seed)
+    )
 
+# %% ../../nbs/methods/44_selfsup.ipynb #32f1fa3c
 def objective_of(
-    name:str,    # Of the method
-    config:dict, # Settings
-    top:float,   # A large value of the states
-)->tuple:        # objective, corruption of patches
+    name: str,  # Of the method
+    config: dict,  # Settings
+    top: float,  # A large value of the states
+) -> tuple:  # objective, corruption of patches
     "What a method learns"
-    if name == 'n2n': return other_repeat, DrawPair()
-    if name == 'noise2score': return residual_score, DrawProbe()
-    require(config['tau'] >= 0, f"corruption2self: tau={config['tau']}; above 0, or 0 for 2.5 times the largest value")
-    return corruption_target(config['refine'], config['left']), DrawCorruption(config['tau'] or 2.5*top)
+    if name == 'n2n':
+        return other_repeat, DrawPair()
+    if name == 'noise2score':
+        return residual_score, DrawProbe()
+    if not config['tau'] >= 0:
+        raise InputError(
+            f'corruption2self: tau={config["tau"]}; above 0, or 0 for 2.5 times the largest value'
+        )
+    return corruption_target(config['refine'], config['left']), DrawCorruption(
+        config['tau'] or 2.5 * top
+    )
 
+# %% ../../nbs/methods/44_selfsup.ipynb #f797a238
 def fit_selfsup(
-    name:str,      # Of the method
-    noisy,         # List of arrays (X, Y, Z) or (X, Y, Z, V), image units
-    config:dict,   # Settings
-    folder=None,   # Checkpoints
-    seed:int=0,    # All randomness
+    name: str,  # Of the method
+    noisy,  # List of arrays (X, Y, Z) or (X, Y, Z, V), image units
+    config: dict,  # Settings
+    folder=None,  # Checkpoints
+    seed: int = 0,  # All randomness
     callbacks=(),  # For `fit`
-    facts=None,    # List of dicts mask, sigma, bvals, bvecs, and kernel if the noise's correlation is known: one a scan
-    **run,         # device, quiet, resume for `fit`
-)->tuple:          # network, what must be remembered, history
+    # List of dicts mask, sigma, bvals, bvecs, and kernel if the noise's correlation is known: one a
+    # scan
+    facts=None,
+    **run,  # device, quiet, resume for `fit`
+) -> tuple:  # network, what must be remembered, history
     "Train one of the three on the noisy scans themselves"
     check_settings(name, config)
-    facts = facts or [{}]*len(noisy)
+    facts = facts or [{}] * len(noisy)
     kinds = [repeats_in(x, f, config) for x, f in zip(noisy, facts)] if name == 'n2n' else None
     parts = [ready(name, x, f, config) for x, f in zip(noisy, facts)]
-    require(len({p['unit'].kind for p in parts}) == 1, f'{name}: scans with noise of different kinds; train on each kind by itself, or name the kind: --set noise')
+    if len({p['unit'].kind for p in parts}) != 1:
+        raise InputError(
+            f'{name}: scans with noise of different kinds; train on each kind by itself, or name '
+            f'the kind: --set noise'
+        )
     states = [p['states'] for p in parts]
-    learned = dict(top=top_of(states), kind=parts[0]['unit'].kind, curve=parts[0]['unit'].curve, notes=[n for p in parts for n in p['notes'] if 'warning' in n][:1])
-    if kinds: learned['repeats'] = [[g.tolist() for g in k] for k in kinds]
-    volumes, weights = repeated(noisy, parts, kinds) if kinds else ([dict(noisy=s) for s in states], [p['weights'] for p in parts])
+    learned = dict(
+        top=top_of(states),
+        kind=parts[0]['unit'].kind,
+        curve=parts[0]['unit'].curve,
+        notes=[n for p in parts for n in p['notes'] if 'warning' in n][:1],
+    )
+    if kinds:
+        learned['repeats'] = [[g.tolist() for g in k] for k in kinds]
+    volumes, weights = (
+        repeated(noisy, parts, kinds)
+        if kinds
+        else ([dict(noisy=s) for s in states], [p['weights'] for p in parts])
+    )
     objective, corrupt = objective_of(name, config, learned['top'])
     net = build_selfsup(name, config, learned, seed)
-    data = PatchDataset(volumes, patch_size(states, config['patch']), config['steps']*config['batch'], seed, mask=weights, corrupt=corrupt)
-    history = fit(net, objective, data, config['steps'], config['lr'], folder, callbacks, batch=config['batch'], seed=seed, ema=config['ema'], precision=config['precision'], checkpoint_every=config['checkpoint_every'], **run)
+    data = PatchDataset(
+        volumes,
+        patch_size(states, config['patch']),
+        config['steps'] * config['batch'],
+        seed,
+        mask=weights,
+        corrupt=corrupt,
+    )
+    history = fit(
+        net,
+        objective,
+        data,
+        config['steps'],
+        config['lr'],
+        folder,
+        callbacks,
+        batch=config['batch'],
+        seed=seed,
+        ema=config['ema'],
+        precision=config['precision'],
+        checkpoint_every=config['checkpoint_every'],
+        **run,
+    )
     return net, learned, history
 
+# %% ../../nbs/methods/44_selfsup.ipynb #d78a1676
 def repeats_in(x, facts, config):
     "Repeats of a series; refused if there are none"
-    require(np.ndim(x) == 4, f'n2n: a scan of shape {np.shape(x)}; it learns from repeats: give a series (X, Y, Z, V)')
-    require(config['others'] in OTHERS, f'n2n: others={config["others"]!r}; {" or ".join(OTHERS)}')
+    if np.ndim(x) != 4:
+        raise InputError(
+            f'n2n: a scan of shape {np.shape(x)}; it learns from repeats: give a series (X, Y, Z, '
+            f'V)'
+        )
+    if config['others'] not in OTHERS:
+        raise InputError(f'n2n: others={config["others"]!r}; {" or ".join(OTHERS)}')
     groups = repeat_groups(x.shape[3], facts.get('bvals'), facts.get('bvecs'), config['repeats'])
-    require(groups, f'n2n: no measurement of this scan is repeated ({x.shape[3]} volumes): it needs two of the same b-value and direction; use diffdenoise, or ddm2 for a series')
+    if not groups:
+        raise InputError(
+            f'n2n: no measurement of this scan is repeated ({x.shape[3]} volumes): it needs two '
+            f'of the same b-value and direction; use diffdenoise, or ddm2 for a series'
+        )
     return groups
+
 
 def repeated(noisy, parts, kinds):
     "Volumes of states whose channels are repeats, and the weights of patch centres"
     volumes, weights = [], []
     for x, p, groups in zip(noisy, parts, kinds):
         s, w = (from_slices(p[k], x.shape) for k in ('states', 'weights'))
-        for g in groups: volumes.append(dict(repeats=s[..., g])); weights.append(w[..., g[0]])
+        for g in groups:
+            volumes.append(dict(repeats=s[..., g]))
+            weights.append(w[..., g[0]])
     return volumes, weights
 
 # %% ../../nbs/methods/44_selfsup.ipynb #0ecd7382
 def denoise_selfsup(
-    name:str,     # Of the method
-    data,         # (X, Y, Z) or (X, Y, Z, V), image units
-    sigma,        # Noise std as given, or None: measured
-    config:dict,  # Settings
-    net=None,     # From `fit_selfsup`
-    learned=None, # From `fit_selfsup`
-    device='cpu', # Where the network runs
-    quiet=None,   # No progress bar
-    **facts,      # mask, bvals, bvecs
-)->dict:          # denoised, sigma_found, notes
+    name: str,  # Of the method
+    data,  # (X, Y, Z) or (X, Y, Z, V), image units
+    sigma,  # Noise std as given, or None: measured
+    config: dict,  # Settings
+    net=None,  # From `fit_selfsup`
+    learned=None,  # From `fit_selfsup`
+    device='cpu',  # Where the network runs
+    quiet=None,  # No progress bar
+    **facts,  # mask, bvals, bvecs
+) -> dict:  # denoised, sigma_found, notes
     "Denoise with a trained network"
-    part = ready(name, data, dict(facts, sigma=sigma), {**config, 'noise': learned['kind']}, learned['curve'])
+    part = ready(
+        name, data, dict(facts, sigma=sigma), {**config, 'noise': learned['kind']}, learned['curve']
+    )
     net, z, notes = net.eval().to(device), part['states'], part['notes']
     out = apply_slices(net, z, window=config['window'], device=device, quiet=quiet)
     notes += [n for n in learned['notes'] if n not in notes]
-    ratio = top_of([z])/learned['top']
-    if not .75 < ratio < 1.33: notes.append(f'signal over noise is {ratio:.2f} times that of the training: look at the residual, or train on this scan')
-    if name == 'n2n': out = _alone(out, z, data, config, facts, notes)
+    ratio = top_of([z]) / learned['top']
+    if not 0.75 < ratio < 1.33:
+        notes.append(
+            f'signal over noise is {ratio:.2f} times that of the training: look at the residual, '
+            f'or train on this scan'
+        )
+    if name == 'n2n':
+        out = _alone(out, z, data, config, facts, notes)
     return dict(image_of(out, part['unit'], data), notes=notes)
 
+# %% ../../nbs/methods/44_selfsup.ipynb #77cbe2a9
 def _alone(out, z, data, config, facts, notes):
     "Volumes without a repeat: denoised all the same, or kept"
-    try: groups = repeat_groups(data.shape[3], facts.get('bvals'), facts.get('bvecs'), config['repeats'])
-    except InputError: groups = []
+    try:
+        groups = repeat_groups(
+            data.shape[3], facts.get('bvals'), facts.get('bvecs'), config['repeats']
+        )
+    except InputError:
+        groups = []
     alone = np.setdiff1d(np.arange(data.shape[3]), np.concatenate(groups) if groups else [])
     notes.append(f'{data.shape[3] - len(alone)} volumes in {len(groups)} kinds of repeats')
-    if len(alone) == 0: return out
-    notes.append(f'{len(alone)} volumes without a repeat ' + ('are left as they are' if config['others'] == 'keep' else 'are denoised by what the repeats taught: their contrast was not learned (--set others keep leaves them as they are)'))
-    if config['others'] == 'denoise': return out
+    if len(alone) == 0:
+        return out
+    notes.append(
+        f'{len(alone)} volumes without a repeat '
+        + (
+            'are left as they are'
+            if config['others'] == 'keep'
+            else 'are denoised by what the repeats taught: their contrast was not learned (--set '
+            'others keep leaves them as they are)'
+        )
+    )
+    if config['others'] == 'denoise':
+        return out
     a, b = from_slices(out, data.shape).copy(), from_slices(z, data.shape)
     a[..., alone] = b[..., alone]
     return as_slices(a)
 
+# %% ../../nbs/methods/44_selfsup.ipynb #86b384b2
 def _method(name, use, presets, dims=(3, 4), at_inference=('window',)):
-    return Method(name, use, 'scan', 'about five minutes of training on a CPU (laptop), then one pass', lambda data, sigma, **how: denoise_selfsup(name, data, sigma, **how), dims=dims, presets=presets,
-                  fit=lambda noisy, clean, config, **how: fit_selfsup(name, noisy, config, **how), build=lambda config, learned: build_selfsup(name, config, learned), at_inference=at_inference)
+    return Method(
+        name,
+        use,
+        'scan',
+        'about five minutes of training on a CPU (laptop), then one pass',
+        lambda data, sigma, **how: denoise_selfsup(name, data, sigma, **how),
+        dims=dims,
+        presets=presets,
+        fit=lambda noisy, clean, config, **how: fit_selfsup(name, noisy, config, **how),
+        build=lambda config, learned: build_selfsup(name, config, learned),
+        at_inference=at_inference,
+    )
+
 
 SELFSUP = dict(
-    n2n=_method('n2n', 'A series with repeats of one measurement; learns one repeat from another', N2N_PRESETS, (4,), ('window', 'others')),
-    noise2score=_method('noise2score', 'One scan, white noise of known level; learns the score of the noisy image', NOISE2SCORE_PRESETS),
-    corruption2self=_method('corruption2self', 'One scan, white noise of known level; learns to take added noise off again', C2S_PRESETS))
+    n2n=_method(
+        'n2n',
+        'A series with repeats of one measurement; learns one repeat from another',
+        N2N_PRESETS,
+        (4,),
+        ('window', 'others'),
+    ),
+    noise2score=_method(
+        'noise2score',
+        'One scan, white noise of known level; learns the score of the noisy image',
+        NOISE2SCORE_PRESETS,
+    ),
+    corruption2self=_method(
+        'corruption2self',
+        'One scan, white noise of known level; learns to take added noise off again',
+        C2S_PRESETS,
+    ),
+)

@@ -8,10 +8,12 @@ __all__ = ['SEEN', 'stack_slices', 'unstack_slices', 'apply_slices', 'as_slices'
            'image_of', 'channels_of', 'top_of', 'patch_size']
 
 # %% ../../nbs/methods/43_slicewise.ipynb #fe1419b4
+from contextlib import contextmanager
+
 import numpy as np
 import torch
-from contextlib import contextmanager
-from ..core import InputError, progress, require
+
+from ..core import InputError, progress
 from ..learn.infer import sliding_window
 from ..noise.correlation import blind_spot_size, noise_kernel, predictable_from
 from ..noise.sigma import estimate_sigma, find_background
@@ -20,94 +22,135 @@ from ..scans.nifti import auto_mask
 
 # %% ../../nbs/methods/43_slicewise.ipynb #17e27e0f
 def stack_slices(
-    *maps, # Arrays (X, Y, Z) or (X, Y, Z, C)
-):         # Tensor (Z, C, X, Y)
+    *maps,  # Arrays (X, Y, Z) or (X, Y, Z, C)
+):  # Tensor (Z, C, X, Y)
     "Maps of one scan as channels, slices as the batch"
     parts = [np.asarray(m, np.float32) for m in maps]
     x = np.concatenate([p[..., None] if p.ndim == 3 else p for p in parts], -1)
     return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 3, 0, 1)))
 
+
 def unstack_slices(
-    x, # Tensor (Z, C, X, Y)
-):     # (X, Y, Z, C), or (X, Y, Z) for one channel
+    x,  # Tensor (Z, C, X, Y)
+):  # (X, Y, Z, C), or (X, Y, Z) for one channel
     "Undo `stack_slices`"
     a = x.cpu().numpy().transpose(2, 3, 0, 1)
     return np.ascontiguousarray(a[..., 0] if a.shape[-1] == 1 else a)
 
+
 @torch.no_grad()
 def apply_slices(
-    predict,        # (B, C, H, W) -> (B, K, H, W)
-    *maps,          # Arrays (X, Y, Z[, C]); their channels are what `predict` takes
-    window:int=256, # Side of a window, pixels
-    batch:int=2,    # Slices at once
-    device='cpu',   # Where `predict` computes
-    quiet=None,     # No progress bar
-    desc='denoising', # Said before the bar
-):                  # (X, Y, Z) or (X, Y, Z, K)
+    predict,  # (B, C, H, W) -> (B, K, H, W)
+    *maps,  # Arrays (X, Y, Z[, C]); their channels are what `predict` takes
+    window: int = 256,  # Side of a window, pixels
+    batch: int = 2,  # Slices at once
+    device='cpu',  # Where `predict` computes
+    quiet=None,  # No progress bar
+    desc='denoising',  # Said before the bar
+):  # (X, Y, Z) or (X, Y, Z, K)
     "A network of patches on all slices of a scan"
     x, out = stack_slices(*maps), []
     for k in progress(range(0, len(x), batch), desc, quiet=quiet):
-        part, small = x[k:k + batch], max(x.shape[2:]) <= window
-        out.append(predict(part.to(device)).cpu() if small else sliding_window(lambda w: predict(w.to(device)).cpu(), part, window, .25))
+        part, small = x[k : k + batch], max(x.shape[2:]) <= window
+        out.append(
+            predict(part.to(device)).cpu()
+            if small
+            else sliding_window(lambda w: predict(w.to(device)).cpu(), part, window, 0.25)
+        )
     return unstack_slices(torch.cat(out))
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000007
 def as_slices(
     data,  # (X, Y, Z) or (X, Y, Z, V)
-):         # (X, Y, Z*V)
+):  # (X, Y, Z*V)
     "All slices of a scan along one axis"
     a = np.asarray(data, np.float32)
-    return a if a.ndim == 3 else np.ascontiguousarray(a.transpose(0, 1, 3, 2).reshape(*a.shape[:2], -1))
+    return (
+        a
+        if a.ndim == 3
+        else np.ascontiguousarray(a.transpose(0, 1, 3, 2).reshape(*a.shape[:2], -1))
+    )
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000008
 def from_slices(x, shape):
     "Undo `as_slices`"
-    return x if len(shape) == 3 else np.ascontiguousarray(x.reshape(*shape[:2], shape[3], shape[2]).transpose(0, 1, 3, 2))
+    return (
+        x
+        if len(shape) == 3
+        else np.ascontiguousarray(x.reshape(*shape[:2], shape[3], shape[2]).transpose(0, 1, 3, 2))
+    )
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000009
 def sigma_slices(
-    sigma, # Number, (V,), (X, Y, Z) or (X, Y, Z, V)
-    shape, # Of the scan
-):         # Number or (X, Y, Z*V)
+    sigma,  # Number, (V,), (X, Y, Z) or (X, Y, Z, V)
+    shape,  # Of the scan
+):  # Number or (X, Y, Z*V)
     "A noise level for the stacked slices; zeros of a map are filled by its median"
     s = np.asarray(sigma, np.float32)
-    if s.ndim == 0: return float(s)
-    if (s <= 0).any(): s = np.where(s > 0, s, np.median(s[s > 0]))
-    if s.ndim == 1: s = np.broadcast_to(s, shape)
+    if s.ndim == 0:
+        return float(s)
+    if (s <= 0).any():
+        s = np.where(s > 0, s, np.median(s[s > 0]))
+    if s.ndim == 1:
+        s = np.broadcast_to(s, shape)
     return as_slices(np.broadcast_to(s[..., None], shape) if s.ndim == 3 and len(shape) == 4 else s)
 
 # %% ../../nbs/methods/43_slicewise.ipynb #0000000a
 def noise_kind(data, config):
     "The kind of noise that the settings name, or that the data show"
-    return config['noise'] if config['noise'] != 'auto' else 'additive' if np.min(data) < 0 else 'magnitude'
+    return (
+        config['noise']
+        if config['noise'] != 'auto'
+        else 'additive'
+        if np.min(data) < 0
+        else 'magnitude'
+    )
 
 # %% ../../nbs/methods/43_slicewise.ipynb #0000000b
 def additive_level(data, x, mask=None, kernel=None):
     "Std of additive noise: of the air where it is bare, else from differences of neighbours"
-    try: air, zero = find_background(np.maximum(data, 0), mask)
-    except InputError: air, zero = np.zeros(1, bool), 1.
+    try:
+        air, zero = find_background(np.maximum(data, 0), mask)
+    except InputError:
+        air, zero = np.zeros(1, bool), 1.0
     if air.sum() >= 2000:
         bare = data[air]
-        if abs(bare.mean()) < .5*bare.std() and (bare == 0).mean() < .2: return float(1.4826*np.median(np.abs(bare - np.median(bare)))), 'air'
-    require(diagonal_gain(kernel) > .15, 'diffdenoise: noise so smooth has no level that can be measured inside the object; give it by --sigma')
-    return float(np.sqrt(sum(c*np.median(np.maximum(x, 0))**k for k, c in enumerate(noise_curve(x, kernel))))), 'differences of neighbours'
+        if abs(bare.mean()) < 0.5 * bare.std() and (bare == 0).mean() < 0.2:
+            return float(1.4826 * np.median(np.abs(bare - np.median(bare)))), 'air'
+    if not diagonal_gain(kernel) > 0.15:
+        raise InputError(
+            'diffdenoise: noise so smooth has no level that can be measured inside the object; '
+            'give it by --sigma'
+        )
+    return float(
+        np.sqrt(
+            sum(c * np.median(np.maximum(x, 0)) ** k for k, c in enumerate(noise_curve(x, kernel)))
+        )
+    ), 'differences of neighbours'
 
 # %% ../../nbs/methods/43_slicewise.ipynb #0000000c
 def unit_of(
-    data,        # (X, Y, Z[, V]) image units
-    sigma,       # Noise std as given, or None
-    config:dict, # Settings
-    mask=None,   # (X, Y, Z) object
+    data,  # (X, Y, Z[, V]) image units
+    sigma,  # Noise std as given, or None
+    config: dict,  # Settings
+    mask=None,  # (X, Y, Z) object
     bvals=None,  # (V,)
-    kernel=None, # (k, k) autocorrelation of the noise
+    kernel=None,  # (k, k) autocorrelation of the noise
     curve=None,  # (a, b, c) of an earlier training
-)->tuple:        # Standardisation for the stacked slices, notes
+) -> tuple:  # Standardisation for the stacked slices, notes
     "The unit scale of a scan; what is not given is measured"
     kind, x, notes = noise_kind(data, config), as_slices(data), []
-    require(kind != 'magnitude' or x.min() >= 0, 'diffdenoise: negative values in a scan whose noise is that of a magnitude; train on such a scan, with --set noise additive')
+    if kind == 'magnitude' and not x.min() >= 0:
+        raise InputError(
+            'diffdenoise: negative values in a scan whose noise is that of a magnitude; train on '
+            'such a scan, with --set noise additive'
+        )
     if kind == 'curve':
         curve = tuple(curve or noise_curve(x, kernel))
-        notes.append(f'variance of the noise: {curve[0]:.3g} + {curve[1]:.3g} s + {curve[2]:.3g} s^2 at brightness s')
+        notes.append(
+            f'variance of the noise: {curve[0]:.3g} + {curve[1]:.3g} s + {curve[2]:.3g} s^2 at '
+            f'brightness s'
+        )
         return Standardisation('curve', curve=curve, span=(float(x.min()), float(x.max()))), notes
     if sigma is None and kind == 'additive':
         sigma, source = additive_level(np.asarray(data), x, mask, kernel)
@@ -118,44 +161,87 @@ def unit_of(
         notes += [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
     top = np.percentile(np.abs(x), 99.9)
     known = np.asarray(sigma)[np.asarray(sigma) > 0]  # a map is 0 where nothing was measured
-    require(len(known) and np.median(known) > 1e-3*top, f'diffdenoise: the scan shows no noise (level {np.median(np.asarray(sigma)):.3g} for a brightness of {top:.3g}); there is nothing to remove')
-    return Standardisation(kind, sigma_slices(sigma, np.shape(data)), config['n_coils'] if kind == 'magnitude' else 1), notes
+    if not len(known) or not np.median(known) > 1e-3 * top:
+        raise InputError(
+            f'diffdenoise: the scan shows no noise (level {np.median(np.asarray(sigma)):.3g} for '
+            f'a brightness of {top:.3g}); there is nothing to remove'
+        )
+    return Standardisation(
+        kind, sigma_slices(sigma, np.shape(data)), config['n_coils'] if kind == 'magnitude' else 1
+    ), notes
 
 # %% ../../nbs/methods/43_slicewise.ipynb #0000000d
-SEEN = 20_000 # Voxels from which flat patches tell the correlation of noise
+SEEN = 20_000  # Voxels from which flat patches tell the correlation of noise
 
 # %% ../../nbs/methods/43_slicewise.ipynb #0000000e
 def _seen_kernel(data, mask, bvals):
     "`noise_kernel`; blanked voxels that hide the noise are left out"
-    try: return noise_kernel(data, mask, bvals)
+    try:
+        return noise_kernel(data, mask, bvals)
     except InputError as e:
         blank = (np.asarray(data) == 0).reshape(*np.shape(data)[:3], -1).all(-1)
-        if 'no denoising' not in str(e) or not blank.any() or blank.all(): raise
-        return noise_kernel(data, (auto_mask(np.maximum(data, 0)) if mask is None else np.asarray(mask, bool)) & ~blank, bvals)
+        if 'no denoising' not in str(e) or not blank.any() or blank.all():
+            raise
+        return noise_kernel(
+            data,
+            (auto_mask(np.maximum(data, 0)) if mask is None else np.asarray(mask, bool)) & ~blank,
+            bvals,
+        )
 
 # %% ../../nbs/methods/43_slicewise.ipynb #0000000f
 def check_correlation(
-    data,        # (X, Y, Z[, V])
-    config:dict, # Settings
-    mask=None,   # (X, Y, Z)
+    data,  # (X, Y, Z[, V])
+    config: dict,  # Settings
+    mask=None,  # (X, Y, Z)
     bvals=None,  # (V,)
-    kernel=None, # (k, k) autocorrelation of the noise, if it is known
-)->tuple:        # side of the blind square, kernel (k, k) or None for white noise, notes
+    kernel=None,  # (k, k) autocorrelation of the noise, if it is known
+) -> tuple:  # side of the blind square, kernel (k, k) or None for white noise, notes
     "How blind the network must be: from the noise's correlation between neighbours"
-    try: kernel, source = _seen_kernel(data, mask, bvals) if kernel is None else (np.asarray(kernel), 'given by the caller')
+    try:
+        kernel, source = (
+            _seen_kernel(data, mask, bvals)
+            if kernel is None
+            else (np.asarray(kernel), 'given by the caller')
+        )
     except InputError as e:
-        if 'no denoising' in str(e): raise
-        return config['side'] or 1, None, [f'the correlation of the noise cannot be seen ({e}); taken as white']
-    if source == 'flat patches' and np.prod(np.shape(data)[:3]) < SEEN and not config['side']: return 1, None, [f'an image of {np.prod(np.shape(data)[:3])} voxels without air does not show the correlation of its noise; taken as white']
-    white = predictable_from(kernel, 1) < .05
-    said = [] if white else [f'neighbours predict {predictable_from(kernel, 1):.0%} of the noise (seen in: {source})']
-    if config['side']: side = config['side']
+        if 'no denoising' in str(e):
+            raise
+        return (
+            config['side'] or 1,
+            None,
+            [f'the correlation of the noise cannot be seen ({e}); taken as white'],
+        )
+    if source == 'flat patches' and np.prod(np.shape(data)[:3]) < SEEN and not config['side']:
+        return (
+            1,
+            None,
+            [
+                f'an image of {np.prod(np.shape(data)[:3])} voxels without air does not show the '
+                f'correlation of its noise; taken as white'
+            ],
+        )
+    white = predictable_from(kernel, 1) < 0.05
+    said = (
+        []
+        if white
+        else [
+            f'neighbours predict {predictable_from(kernel, 1):.0%} of the noise (seen in: {source})'
+        ]
+    )
+    if config['side']:
+        side = config['side']
     else:
-        try: side = blind_spot_size(kernel)
+        try:
+            side = blind_spot_size(kernel)
         except InputError as e:
-            if config['gate'] == 'refuse': raise InputError(f'{e}; or accept a blind square of 9 pixels all the same: --set check_correlation warn') from None
+            if config['gate'] == 'refuse':
+                raise InputError(
+                    f'{e}; or accept a blind square of 9 pixels all the same: --set '
+                    f'check_correlation warn'
+                ) from None
             side, said = 9, said + [f'the noise check_correlation was told to warn only: {e}']
-    if side > 1: said.append(f'blind square of {side} x {side} pixels')
+    if side > 1:
+        said.append(f'blind square of {side} x {side} pixels')
     return side, None if white else kernel, said
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000010
@@ -163,66 +249,100 @@ def slice_weights(data, mask=None):
     "Weights of patch centres: the object 1, air a quarter, blanked voxels next to nothing"
     x = as_slices(data)
     if mask is None:
-        try: mask = auto_mask(np.maximum(data, 0))
-        except InputError: mask = np.ones(np.shape(data)[:3], bool)
-    inside = np.broadcast_to(np.asarray(mask, bool)[..., None], np.shape(data)) if np.ndim(data) == 4 else np.asarray(mask, bool)
-    return np.where(x == 0, .02, np.where(as_slices(inside) > 0, 1., .25))
+        try:
+            mask = auto_mask(np.maximum(data, 0))
+        except InputError:
+            mask = np.ones(np.shape(data)[:3], bool)
+    inside = (
+        np.broadcast_to(np.asarray(mask, bool)[..., None], np.shape(data))
+        if np.ndim(data) == 4
+        else np.asarray(mask, bool)
+    )
+    return np.where(x == 0, 0.02, np.where(as_slices(inside) > 0, 1.0, 0.25))
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000011
 @contextmanager
 def named(name):
     "Errors of the parts shared with diffdenoise, under the name of the method that was called"
-    try: yield
-    except InputError as e: raise InputError(str(e).replace('diffdenoise:', f'{name}:', 1)) from None
+    try:
+        yield
+    except InputError as e:
+        raise InputError(str(e).replace('diffdenoise:', f'{name}:', 1)) from None
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000012
 def ready(
-    name:str,     # Of the method
-    data,         # (X, Y, Z) or (X, Y, Z, V), image units
-    facts:dict,   # mask, sigma, bvals; kernel (k, k) if the correlation of the noise is known
-    config:dict,  # Settings
-    curve=None,   # (a, b, c) of an earlier training
-)->dict:          # unit, states (X, Y, Z*V), kernel (None: white), weights, notes
+    name: str,  # Of the method
+    data,  # (X, Y, Z) or (X, Y, Z, V), image units
+    facts: dict,  # mask, sigma, bvals; kernel (k, k) if the correlation of the noise is known
+    config: dict,  # Settings
+    curve=None,  # (a, b, c) of an earlier training
+) -> dict:  # unit, states (X, Y, Z*V), kernel (None: white), weights, notes
     "One scan with noise of std one, as slices"
     shape, mask, bvals = np.shape(data), facts.get('mask'), facts.get('bvals')
-    require(min(shape[:2]) >= 16, f'{name}: slices of {shape[0]} x {shape[1]} pixels; at least 16 x 16')
-    require(np.max(data) > np.min(data), f'{name}: the scan is constant; there is nothing to learn from')
+    if min(shape[:2]) < 16:
+        raise InputError(f'{name}: slices of {shape[0]} x {shape[1]} pixels; at least 16 x 16')
+    if not np.max(data) > np.min(data):
+        raise InputError(f'{name}: the scan is constant; there is nothing to learn from')
     with named(name):
-        _, kernel, said = check_correlation(data, dict(side=0, gate='warn'), mask, bvals, facts.get('kernel'))
+        _, kernel, said = check_correlation(
+            data, dict(side=0, gate='warn'), mask, bvals, facts.get('kernel')
+        )
         unit, notes = unit_of(data, facts.get('sigma'), config, mask, bvals, kernel, curve)
     states = unit.states(as_slices(data))
-    require(np.isfinite(states).all(), f'{name}: the scan does not fit its noise level; check --sigma')
+    if not np.isfinite(states).all():
+        raise InputError(f'{name}: the scan does not fit its noise level; check --sigma')
     notes += said if kernel is None else correlation_note(name, kernel)
-    return dict(unit=unit, states=states, kernel=kernel, weights=slice_weights(data, mask), notes=notes)
+    return dict(
+        unit=unit, states=states, kernel=kernel, weights=slice_weights(data, mask), notes=notes
+    )
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000013
 def correlation_note(
-    name:str, # Of the method
-    kernel,   # (k, k) autocorrelation of the noise
-)->list:      # One line, or none
+    name: str,  # Of the method
+    kernel,  # (k, k) autocorrelation of the noise
+) -> list:  # One line, or none
     "A warning where a method takes noise for independent that is not"
-    if name == 'n2n': return []  # compares volumes
-    return [f'warning: neighbours predict {predictable_from(kernel, 1):.0%} of the noise, and {name} takes it for independent between voxels: much of it will be kept; undo zero-filling or interpolation first, or use diffdenoise, whose check_correlation widens its blind square']
+    if name == 'n2n':
+        return []  # compares volumes
+    return [
+        f'warning: neighbours predict {predictable_from(kernel, 1):.0%} of the noise, and {name} '
+        f'takes it for independent between voxels: much of it will be kept; undo zero-filling or '
+        f'interpolation first, or use diffdenoise, whose check_correlation widens its blind square'
+    ]
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000014
 def image_of(
-    out,         # (X, Y, Z*V) denoised states
-    unit,        # Standardisation
-    data,        # (X, Y, Z[, V]) the noisy scan
-)->dict:         # denoised, sigma_found
+    out,  # (X, Y, Z*V) denoised states
+    unit,  # Standardisation
+    data,  # (X, Y, Z[, V]) the noisy scan
+) -> dict:  # denoised, sigma_found
     "Denoised states as an image of the scan's shape, and the noise level used"
     shape, image = np.shape(data), unit.image(out)
     level = unit._std(image) if unit.kind == 'curve' else unit.sigma
     image = np.maximum(image, 0) if unit.kind == 'magnitude' or np.min(data) >= 0 else image
-    return dict(denoised=from_slices(image, shape), sigma_found=level if np.ndim(level) == 0 else from_slices(np.asarray(level, np.float32), shape))
+    return dict(
+        denoised=from_slices(image, shape),
+        sigma_found=level
+        if np.ndim(level) == 0
+        else from_slices(np.asarray(level, np.float32), shape),
+    )
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000015
-def channels_of(x): return 1 if np.ndim(x) == 3 else np.shape(x)[-1]
+def channels_of(x):
+    return 1 if np.ndim(x) == 3 else np.shape(x)[-1]
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000016
 def top_of(states):
     "A large value of the images, in units of the noise"
-    return float(max(np.percentile([np.percentile(np.abs(s[..., 0] if np.ndim(s) == 4 else s), 99.9) for s in states], 50), 1))
+    return float(
+        max(
+            np.percentile(
+                [np.percentile(np.abs(s[..., 0] if np.ndim(s) == 4 else s), 99.9) for s in states],
+                50,
+            ),
+            1,
+        )
+    )
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000017
 def patch_size(states, patch):

@@ -10,238 +10,444 @@ __all__ = ['SUPERVISED_PRESETS', 'NAFNET_PRESETS', 'SUPERVISED', 'Corruption', '
 # %% ../../nbs/methods/41_supervised.ipynb #2054021f
 from dataclasses import dataclass
 
-import numpy as np, torch
-from ..core import require
-from ..scans.patches import PatchDataset
+import numpy as np
+import torch
+
+from ..core import InputError
 from ..learn.infer import denoise_array, with_flips
-from ..noise.kspace import simulate_acquisition
+from ..learn.sample import denoise_state
+from ..learn.schedule import Schedule, abar_at, make_schedule, sigma_at, spread, time_of
+from ..learn.train import fit
 from .method import Method
 from ..nets.nafnet import build_nafnet
 from ..nets.unet import build_network
-from ..noise.models import add_noise
-from ..learn.sample import denoise_state
-from ..scans.nifti import Scaling, auto_mask, fit_scaling
-from ..learn.schedule import Schedule, abar_at, make_schedule, sigma_at, spread, time_of
+from ..noise.kspace import simulate_acquisition
 from ..noise.mixture import noise_levels
-from ..learn.train import fit, validation
+from ..noise.models import add_noise
+from ..scans.nifti import Scaling, auto_mask, fit_scaling
+from ..scans.patches import PatchDataset
 
 # %% ../../nbs/methods/41_supervised.ipynb #6b570ffb
 @dataclass
 class Corruption:
     "Makes the noisy partner of a clean patch; `corruption(item, gen)` adds 'noisy' and 'sigma' to it"
-    schedule:Schedule            # Decides how often each noise level is drawn
-    low:float=0.02               # Lowest noise std, in units of the scaled image
-    high:float=0.15              # Highest
-    kinds:tuple=('rician',)      # Noise kinds, drawn evenly
-    coils:tuple=(1, 4, 8)        # Numbers of coils, drawn evenly, for 'ncchi' and the simulated acquisition
-    correlation:float=0.         # Largest width of the noise correlation, voxels; drawn evenly from 0
-    acquisition:float=0.         # Share of patches that pass through a simulated acquisition
-    own:float=0.                 # Share of patches that keep their own residual, where the data are pairs
-    own_sigma:float|None=None    # Noise std of those pairs, same units
-    gain:float=0.                # Patches are brightened or darkened by up to this fraction before the noise comes
+
+    schedule: Schedule  # Decides how often each noise level is drawn
+    low: float = 0.02  # Lowest noise std, in units of the scaled image
+    high: float = 0.15  # Highest
+    kinds: tuple = ('rician',)  # Noise kinds, drawn evenly
+    coils: tuple = (
+        1,
+        4,
+        8,
+    )  # Numbers of coils, drawn evenly, for 'ncchi' and the simulated acquisition
+    correlation: float = 0.0  # Largest width of the noise correlation, voxels; drawn evenly from 0
+    acquisition: float = 0.0  # Share of patches that pass through a simulated acquisition
+    own: float = 0.0  # Share of patches that keep their own residual, where the data are pairs
+    own_sigma: float | None = None  # Noise std of those pairs, same units
+    gain: float = (
+        0.0  # Patches are brightened or darkened by up to this fraction before the noise comes
+    )
 
     def __post_init__(self):
-        require(0 < self.low <= self.high, f'corruption: noise from {self.low} to {self.high}; must be positive and rising')
-        require(self.high <= float(self.schedule.sigmas[-1]), f'corruption: noise up to {self.high}, but the schedule {self.schedule.name} ends at {float(self.schedule.sigmas[-1]):.3g}')
-        require(not self.own or self.own_sigma, 'corruption: give the noise level of the pairs (own_sigma)')
+        if not 0 < self.low <= self.high:
+            raise InputError(
+                f'corruption: noise from {self.low} to {self.high}; must be positive and rising'
+            )
+        if not self.high <= float(self.schedule.sigmas[-1]):
+            raise InputError(
+                f'corruption: noise up to {self.high}, but the schedule {self.schedule.name} ends '
+                f'at {float(self.schedule.sigmas[-1]):.3g}'
+            )
+        if self.own and not self.own_sigma:
+            raise InputError('corruption: give the noise level of the pairs (own_sigma)')
         self.times = [float(time_of(self.schedule, v)) for v in (self.low, self.high)]
 
     def __call__(self, item, gen):
-        def pick(values): return values[int(torch.randint(len(values), (1,), generator=gen))]
+        def pick(values):
+            return values[int(torch.randint(len(values), (1,), generator=gen))]
+
         u = torch.rand(5, generator=gen).tolist()
-        item = item | {k: v*(1 + self.gain*(2*u[4] - 1)) for k, v in item.items() if k in ('clean', 'noisy')}
+        item = item | {
+            k: v * (1 + self.gain * (2 * u[4] - 1))
+            for k, v in item.items()
+            if k in ('clean', 'noisy')
+        }
         clean = item['clean']
-        sigma = float(sigma_at(self.schedule, self.times[0] + u[0]*(self.times[1] - self.times[0])))
-        if u[1] < self.own: noisy = clean + (item['noisy'] - clean)*(sigma/self.own_sigma)
-        elif u[2] < self.acquisition: noisy = simulate_acquisition(clean, sigma, pick(self.coils), acquired=1 - .25*u[3], gen=gen)
+        sigma = float(
+            sigma_at(self.schedule, self.times[0] + u[0] * (self.times[1] - self.times[0]))
+        )
+        if u[1] < self.own:
+            noisy = clean + (item['noisy'] - clean) * (sigma / self.own_sigma)
+        elif u[2] < self.acquisition:
+            noisy = simulate_acquisition(
+                clean, sigma, pick(self.coils), acquired=1 - 0.25 * u[3], gen=gen
+            )
         else:
             kind = pick(self.kinds)
             n = pick(self.coils) if kind == 'ncchi' else 1
-            width = self.correlation*float(torch.rand(1, generator=gen)) if self.correlation else 0.
+            width = (
+                self.correlation * float(torch.rand(1, generator=gen)) if self.correlation else 0.0
+            )
             noisy = add_noise(clean, sigma, kind, n, width, gen, dims=clean.ndim - 1)
         return dict(item, noisy=noisy, sigma=torch.tensor(sigma))
 
 # %% ../../nbs/methods/41_supervised.ipynb #8be3cf2c
 def predict_clean(
-    model,             # Network built by `build_network`, possibly wrapped by accelerate
-    noisy,             # (B, 1, ...) scans in scaled units
-    sigma,             # (B,) noise std in the same units
-    schedule:Schedule, # Chain of states
-    kind:str,          # 'unet', 'nafnet' (the noise level is not used) or 'diffusion'
-):                     # (B, 1, ...) predicted clean image
+    model,  # Network built by `build_network`, possibly wrapped by accelerate
+    noisy,  # (B, 1, ...) scans in scaled units
+    sigma,  # (B,) noise std in the same units
+    schedule: Schedule,  # Chain of states
+    kind: str,  # 'unet', 'nafnet' (the noise level is not used) or 'diffusion'
+):  # (B, 1, ...) predicted clean image
     "The clean image behind noisy ones: by a plain network directly, by the diffusion network as states of the chain"
-    if kind != 'diffusion': return model(noisy)
+    if kind != 'diffusion':
+        return model(noisy)
     t = time_of(schedule, sigma).to(noisy.device, noisy.dtype)
-    return predict_from_state(model, spread(abar_at(schedule, t).sqrt(), noisy)*noisy, t, schedule)
+    return predict_from_state(
+        model, spread(abar_at(schedule, t).sqrt(), noisy) * noisy, t, schedule
+    )
+
 
 def predict_from_state(
-    model,             # Diffusion network
-    xt,                # (B, 1, ...) states
-    t,                 # (B,) their times
-    schedule:Schedule, # Chain of states
-):                     # (B, 1, ...) predicted clean image
+    model,  # Diffusion network
+    xt,  # (B, 1, ...) states
+    t,  # (B,) their times
+    schedule: Schedule,  # Chain of states
+):  # (B, 1, ...) predicted clean image
     "E[x0 | xt]: the state brought back to the image's units, plus a learned change"
-    return model(xt, t, 1/spread(abar_at(schedule, t).sqrt(), xt))
+    return model(xt, t, 1 / spread(abar_at(schedule, t).sqrt(), xt))
 
 # %% ../../nbs/methods/41_supervised.ipynb #d511761a
 def clean_target(
-    kind:str,              # 'unet', 'nafnet' or 'diffusion'
-    schedule:Schedule,     # Chain of states
-    signal_weight:float=0, # 0: plain mean squared error; w: errors count 1 + w*clean times
-):                         # objective(model, batch) -> loss
+    kind: str,  # 'unet', 'nafnet' or 'diffusion'
+    schedule: Schedule,  # Chain of states
+    signal_weight: float = 0,  # 0: plain mean squared error; w: errors count 1 + w*clean times
+):  # objective(model, batch) -> loss
     "Mean squared error of the predicted clean image"
+
     def objective(model, batch):
-        error = (predict_clean(model, batch['noisy'], batch['sigma'], schedule, kind) - batch['clean']).square()
-        if not signal_weight: return error.mean()
-        w = 1 + signal_weight*batch['clean']
-        return (w*error).sum()/w.sum()
+        error = (
+            predict_clean(model, batch['noisy'], batch['sigma'], schedule, kind) - batch['clean']
+        ).square()
+        if not signal_weight:
+            return error.mean()
+        w = 1 + signal_weight * batch['clean']
+        return (w * error).sum() / w.sum()
+
     return objective
 
 # %% ../../nbs/methods/41_supervised.ipynb #0f1063b1
 def supervised_denoiser(
-    net,               # Trained network
-    kind:str,          # 'unet', 'nafnet' or 'diffusion'
-    schedule:Schedule, # The one it was trained with
-    sigma:float,       # Noise std of the scan, in scaled units
-    steps:int=1,       # Diffusion: 1 pass, or 5 to 10 deterministic steps
-    magnitude=False,   # The truth is not negative: predictions below 0 become 0
-):                     # Function (B, 1, ...) noisy -> denoised
+    net,  # Trained network
+    kind: str,  # 'unet', 'nafnet' or 'diffusion'
+    schedule: Schedule,  # The one it was trained with
+    sigma: float,  # Noise std of the scan, in scaled units
+    steps: int = 1,  # Diffusion: 1 pass, or 5 to 10 deterministic steps
+    magnitude=False,  # The truth is not negative: predictions below 0 become 0
+):  # Function (B, 1, ...) noisy -> denoised
     "What to hand to `denoise_array`"
-    require(kind == 'diffusion' or steps == 1, f'{kind}: steps={steps}; a plain network has one pass, only diffusion has steps')
-    def bounded(x0): return x0.clamp(min=0) if magnitude else x0
-    if kind != 'diffusion': return lambda x: bounded(net(x))
-    return lambda x: denoise_state(lambda xt, t: bounded(predict_from_state(net, xt, t, schedule)), x, sigma, schedule, steps)
+    if kind != 'diffusion' and steps != 1:
+        raise InputError(
+            f'{kind}: steps={steps}; a plain network has one pass, only diffusion has steps'
+        )
+
+    def bounded(x0):
+        return x0.clamp(min=0) if magnitude else x0
+
+    if kind != 'diffusion':
+        return lambda x: bounded(net(x))
+    return lambda x: denoise_state(
+        lambda xt, t: bounded(predict_from_state(net, xt, t, schedule)), x, sigma, schedule, steps
+    )
 
 # %% ../../nbs/methods/41_supervised.ipynb #d6156428
 def volume_scaling(
-    volume, # (X, Y, Z), noisy or clean
-)->Scaling: # Division by the scale
+    volume,  # (X, Y, Z), noisy or clean
+) -> Scaling:  # Division by the scale
     "The scaling that brings a volume to order one: the 99.9th percentile after a Gaussian blur of 1.5 voxels"
     from scipy.ndimage import gaussian_filter
-    return fit_scaling(gaussian_filter(np.asarray(volume, np.float32), 1.5), np.asarray(volume) != 0)
+
+    return fit_scaling(
+        gaussian_filter(np.asarray(volume, np.float32), 1.5), np.asarray(volume) != 0
+    )
 
 # %% ../../nbs/methods/41_supervised.ipynb #97949371
 def training_volumes(
-    noisy, # List of arrays (X, Y, Z[, V]), or None where only clean scans are given
-    clean, # List of arrays of the same shapes
-):         # (list of dicts of scaled volumes, list of weights of patch centres (air counts a fifth), noise std of the pairs or None, their local noise levels)
+    noisy,  # List of arrays (X, Y, Z[, V]), or None where only clean scans are given
+    clean,  # List of arrays of the same shapes
+    # (list of dicts of scaled volumes, list of weights of patch centres (air counts a fifth), noise
+    # std of the pairs or None, their local noise levels)
+):
     "Scale every volume to a 99.9th percentile of 1 and measure the noise of the pairs"
     volumes, masks, levels = [], [], []
     for j, c in enumerate(clean):
         pair = np.asarray(c if noisy is None else noisy[j])
-        require(pair.shape == np.shape(c), f'pair {j}: noisy {pair.shape} and clean {np.shape(c)} must have the same shape')
+        if pair.shape != np.shape(c):
+            raise InputError(
+                f'pair {j}: noisy {pair.shape} and clean {np.shape(c)} must have the same shape'
+            )
         c, pair = (a if a.ndim == 4 else a[..., None] for a in (np.asarray(c), pair))
         for v in range(c.shape[3]):
             mask, scaling = auto_mask(c[..., v]), volume_scaling(pair[..., v])
             one = dict(clean=scaling.apply(c[..., v]))
-            if noisy is not None: one['noisy'] = scaling.apply(pair[..., v]); levels.append(noise_levels(one['noisy'] - one['clean'], mask=mask))
-            volumes.append(one); masks.append(np.where(mask, 1., .2))
+            if noisy is not None:
+                one['noisy'] = scaling.apply(pair[..., v])
+                levels.append(noise_levels(one['noisy'] - one['clean'], mask=mask))
+            volumes.append(one)
+            masks.append(np.where(mask, 1.0, 0.2))
     levels = np.concatenate(levels) if levels else None
     return volumes, masks, None if levels is None else float(np.sqrt(np.mean(levels**2))), levels
 
 # %% ../../nbs/methods/41_supervised.ipynb #f8ec4e28
 def fit_supervised(
-    noisy,         # List of arrays, or None: noise is simulated on `clean`
-    clean,         # List of arrays
-    config:dict,   # Settings; see SUPERVISED_PRESETS
-    kind:str,      # 'unet', 'nafnet' or 'diffusion'
-    folder=None,   # Checkpoints and metrics.csv go there
-    seed:int=0,    # Weights, patches, noise
+    noisy,  # List of arrays, or None: noise is simulated on `clean`
+    clean,  # List of arrays
+    config: dict,  # Settings; see SUPERVISED_PRESETS
+    kind: str,  # 'unet', 'nafnet' or 'diffusion'
+    folder=None,  # Checkpoints and metrics.csv go there
+    seed: int = 0,  # Weights, patches, noise
     callbacks=(),  # For `fit`
-    **run,         # device, quiet, resume for `fit`
-):                 # (network, what must be remembered, history)
+    **run,  # device, quiet, resume for `fit`
+):  # (network, what must be remembered, history)
     "Train one of the networks on pairs, or on clean scans with simulated noise"
-    require(clean, f'{kind}: learns from pairs; give the clean scans too (--clean), or make pairs with `mri-diffusion simulate`')
+    if not clean:
+        raise InputError(
+            f'{kind}: learns from pairs; give the clean scans too (--clean), or make pairs with '
+            f'`mri-diffusion simulate`'
+        )
     volumes, masks, own_sigma, levels = training_volumes(noisy, clean)
-    low, high = (config[k] or ((f*own_sigma) if own_sigma else d) for k, f, d in (('low', .25, .01), ('high', 1.5, .15)))
-    if levels is None: levels = np.linspace(low, high, 64)
-    learned = dict(kind=kind, schedule=config['schedule'], T=config['T'], levels=np.quantile(levels, np.linspace(0, 1, 64)).tolist(), low=low, high=high, own_sigma=own_sigma)
+    low, high = (
+        config[k] or ((f * own_sigma) if own_sigma else d)
+        for k, f, d in (('low', 0.25, 0.01), ('high', 1.5, 0.15))
+    )
+    if levels is None:
+        levels = np.linspace(low, high, 64)
+    learned = dict(
+        kind=kind,
+        schedule=config['schedule'],
+        T=config['T'],
+        levels=np.quantile(levels, np.linspace(0, 1, 64)).tolist(),
+        low=low,
+        high=high,
+        own_sigma=own_sigma,
+    )
     schedule = schedule_of(learned)
-    corruption = Corruption(schedule, low, min(high, float(schedule.sigmas[-1])), config['kinds'], correlation=config['correlation'], acquisition=config['acquisition'],
-                            own=config['own'] if own_sigma else 0., own_sigma=own_sigma, gain=config['gain'])
+    corruption = Corruption(
+        schedule,
+        low,
+        min(high, float(schedule.sigmas[-1])),
+        config['kinds'],
+        correlation=config['correlation'],
+        acquisition=config['acquisition'],
+        own=config['own'] if own_sigma else 0.0,
+        own_sigma=own_sigma,
+        gain=config['gain'],
+    )
     net = network_of(kind, config['size'], seed)
     thinnest = np.min([v['clean'].shape for v in volumes], 0)
-    size = tuple(net.divisor*(min(config['patch'], n)//net.divisor) for n in thinnest[:net.dims]) + (1,)*(3 - net.dims)
-    require(min(size) > 0, f'{kind}: the thinnest volume has {tuple(int(n) for n in thinnest)} voxels; this network needs at least {net.divisor} along each axis')
-    data = PatchDataset(volumes, size, max(10**6, config['steps']*config['batch']), seed, mask=masks, corrupt=corruption)
-    history = fit(net, clean_target(kind, schedule, config['signal_weight']), data, config['steps'], config['lr'], folder, callbacks,
-                  batch=config['batch'], ema=config['ema'], clip=config['clip'], precision=config['precision'], seed=seed, **run)
+    size = tuple(
+        net.divisor * (min(config['patch'], n) // net.divisor) for n in thinnest[: net.dims]
+    ) + (1,) * (3 - net.dims)
+    if not min(size) > 0:
+        raise InputError(
+            f'{kind}: the thinnest volume has {tuple(int(n) for n in thinnest)} voxels; this '
+            f'network needs at least {net.divisor} along each axis'
+        )
+    data = PatchDataset(
+        volumes,
+        size,
+        max(10**6, config['steps'] * config['batch']),
+        seed,
+        mask=masks,
+        corrupt=corruption,
+    )
+    history = fit(
+        net,
+        clean_target(kind, schedule, config['signal_weight']),
+        data,
+        config['steps'],
+        config['lr'],
+        folder,
+        callbacks,
+        batch=config['batch'],
+        ema=config['ema'],
+        clip=config['clip'],
+        precision=config['precision'],
+        seed=seed,
+        **run,
+    )
     return net, learned, history
 
+# %% ../../nbs/methods/41_supervised.ipynb #563e39b2
 def network_of(
-    kind:str,   # 'unet', 'nafnet' or 'diffusion'
-    size:str,   # tiny, small, medium or paper; large for the first and the last
-    seed:int=0, # Of the random weights
-):              # NAFNet looks at slices, the others at volumes: see `dims`
+    kind: str,  # 'unet', 'nafnet' or 'diffusion'
+    size: str,  # tiny, small, medium or paper; large for the first and the last
+    seed: int = 0,  # Of the random weights
+):  # NAFNet looks at slices, the others at volumes: see `dims`
     "One of the three networks, in a named size"
-    return build_nafnet(size, seed=seed) if kind == 'nafnet' else build_network(kind, size, seed=seed)
+    return (
+        build_nafnet(size, seed=seed) if kind == 'nafnet' else build_network(kind, size, seed=seed)
+    )
+
 
 def schedule_of(
-    learned:dict, # From `fit_supervised`
-)->Schedule:
+    learned: dict,  # From `fit_supervised`
+) -> Schedule:
     "The schedule a network was trained with"
     return make_schedule(learned['schedule'], learned['T'], learned['levels'])
 
 # %% ../../nbs/methods/41_supervised.ipynb #cd0482a0
 def denoise_supervised(
-    data,           # (X, Y, Z) or (X, Y, Z, V), image units
-    sigma,          # Noise std: a number, one a volume (V,), or a map (its median is used); None: only for unet
-    config:dict,    # Settings
-    net=None,       # Trained network
-    learned=None,   # From `fit_supervised`
-    device='cpu',   # Where to denoise
-    quiet=None,     # No progress bar
-    **facts,        # Mask and gradient table: not used
-):                  # dict(denoised, notes)
+    data,  # (X, Y, Z) or (X, Y, Z, V), image units
+    # Noise std: a number, one a volume (V,), or a map (its median is used); None: only for unet
+    sigma,
+    config: dict,  # Settings
+    net=None,  # Trained network
+    learned=None,  # From `fit_supervised`
+    device='cpu',  # Where to denoise
+    quiet=None,  # No progress bar
+    **facts,  # Mask and gradient table: not used
+):  # dict(denoised, notes)
     "Scale each volume as in training, denoise it in windows, scale it back"
-    data, kind, schedule, notes = np.asarray(data, np.float32), learned['kind'], schedule_of(learned), []
+    data, kind, schedule, notes = (
+        np.asarray(data, np.float32),
+        learned['kind'],
+        schedule_of(learned),
+        [],
+    )
     series = data if data.ndim == 4 else data[..., None]
     scalings = [volume_scaling(series[..., v]) for v in range(series.shape[3])]
     levels = sigma_per_volume(sigma, series.shape[3])
     predict = []
     for v, s in enumerate(scalings):
-        level = None if levels is None else float(levels[v]/s.scale)
-        if level and not learned['low']/1.2 <= level <= 1.2*learned['high']: notes.append(f'volume {v}: noise {level:.3g} of its maximum; the network was trained from {learned["low"]:.3g} to {learned["high"]:.3g}')
-        one = supervised_denoiser(net, kind, schedule, level, config['inference_steps'] if kind == 'diffusion' else 1, bool(data.min() >= 0))
+        level = None if levels is None else float(levels[v] / s.scale)
+        if level and not learned['low'] / 1.2 <= level <= 1.2 * learned['high']:
+            notes.append(
+                f'volume {v}: noise {level:.3g} of its maximum; the network was trained from '
+                f'{learned["low"]:.3g} to {learned["high"]:.3g}'
+            )
+        one = supervised_denoiser(
+            net,
+            kind,
+            schedule,
+            level,
+            config['inference_steps'] if kind == 'diffusion' else 1,
+            bool(data.min() >= 0),
+        )
         predict.append(with_flips(one, tuple(range(2, 2 + net.dims))) if config['flips'] else one)
     scaled = np.stack([s.apply(series[..., v]) for v, s in enumerate(scalings)], -1)
     net.eval().to(device)
-    def on_device(f): return lambda x: f(x.to(device))
-    out = denoise_array([on_device(f) for f in predict], scaled, net.dims, config['window'], config['overlap'], net.divisor, device=device, quiet=quiet)
+
+    def on_device(f):
+        return lambda x: f(x.to(device))
+
+    out = denoise_array(
+        [on_device(f) for f in predict],
+        scaled,
+        net.dims,
+        config['window'],
+        config['overlap'],
+        net.divisor,
+        device=device,
+        quiet=quiet,
+    )
     out = np.stack([s.undo(out[..., v]) for v, s in enumerate(scalings)], -1).astype(np.float32)
     return dict(denoised=out if data.ndim == 4 else out[..., 0], notes=notes)
 
+# %% ../../nbs/methods/41_supervised.ipynb #de227318
 def sigma_per_volume(
-    sigma, # None, a number, (V,), or a map (X, Y, Z[, V])
-    n:int, # Volumes
-):         # (n,) numbers, or None
+    sigma,  # None, a number, (V,), or a map (X, Y, Z[, V])
+    n: int,  # Volumes
+):  # (n,) numbers, or None
     "One noise level a volume; of a map its median where positive"
-    if sigma is None: return None
+    if sigma is None:
+        return None
     s = np.asarray(sigma, float)
-    if s.ndim == 4: return np.array([np.median(s[..., v][s[..., v] > 0]) for v in range(n)])
-    if s.ndim == 3: s = np.median(s[s > 0])
-    require(s.ndim == 0 or s.shape == (n,), f'sigma: {s.shape} values for {n} volumes')
+    if s.ndim == 4:
+        return np.array([np.median(s[..., v][s[..., v] > 0]) for v in range(n)])
+    if s.ndim == 3:
+        s = np.median(s[s > 0])
+    if s.ndim != 0 and s.shape != (n,):
+        raise InputError(f'sigma: {s.shape} values for {n} volumes')
     return np.broadcast_to(s, n)
 
 # %% ../../nbs/methods/41_supervised.ipynb #a9e92b64
-SUPERVISED_PRESETS = dict(  # window = patch: group norm sees a window, and works best on the size it was trained on
-    tiny=dict(size='tiny', patch=16, batch=2, steps=12, lr=2e-3, window=16),
-    laptop=dict(size='tiny', patch=24, batch=2, steps=1000, lr=2e-3, window=24),
-    paper=dict(size='paper', patch=64, batch=16, steps=100_000, lr=2e-4, window=64))
-NAFNET_PRESETS = {p: v | w for (p, v), w in zip(SUPERVISED_PRESETS.items(), (dict(), dict(size='small', patch=64, batch=8, window=256), dict(patch=128, window=256)))}  # slices of as many voxels as the blocks
-_COMMON = dict(schedule='reverse_warmup', T=1000, low=None, high=None, kinds=('rician',), correlation=0., acquisition=0., own=.5, gain=.2,
-               signal_weight=0., ema=.99, clip=1., precision='no', inference_steps=1, overlap=.25, flips=False)
+SUPERVISED_PRESETS = (
+    dict(  # window = patch: group norm sees a window, and works best on the size it was trained on
+        tiny=dict(size='tiny', patch=16, batch=2, steps=12, lr=2e-3, window=16),
+        laptop=dict(size='tiny', patch=24, batch=2, steps=1000, lr=2e-3, window=24),
+        paper=dict(size='paper', patch=64, batch=16, steps=100_000, lr=2e-4, window=64),
+    )
+)
+
+
+NAFNET_PRESETS = {
+    p: v | w
+    for (p, v), w in zip(
+        SUPERVISED_PRESETS.items(),
+        (dict(), dict(size='small', patch=64, batch=8, window=256), dict(patch=128, window=256)),
+    )
+}  # slices of as many voxels as the blocks
+
+
+_COMMON = dict(
+    schedule='reverse_warmup',
+    T=1000,
+    low=None,
+    high=None,
+    kinds=('rician',),
+    correlation=0.0,
+    acquisition=0.0,
+    own=0.5,
+    gain=0.2,
+    signal_weight=0.0,
+    ema=0.99,
+    clip=1.0,
+    precision='no',
+    inference_steps=1,
+    overlap=0.25,
+    flips=False,
+)
+
+# %% ../../nbs/methods/41_supervised.ipynb #a6dd60f5
 for _p in (*SUPERVISED_PRESETS.values(), *NAFNET_PRESETS.values()):
-    for _k, _v in _COMMON.items(): _p.setdefault(_k, _v)
-for _p in (SUPERVISED_PRESETS, NAFNET_PRESETS): _p['paper'].update(precision='bf16', ema=.999, acquisition=.25)
+    for _k, _v in _COMMON.items():
+        _p.setdefault(_k, _v)
+
+
+for _p in (SUPERVISED_PRESETS, NAFNET_PRESETS):
+    _p['paper'].update(precision='bf16', ema=0.999, acquisition=0.25)
+
 
 def _supervised(kind, use, cost):
-    return Method(kind, use, 'pairs', cost, denoise_supervised, needs_sigma=kind == 'diffusion', presets=NAFNET_PRESETS if kind == 'nafnet' else SUPERVISED_PRESETS,
-                  fit=lambda noisy, clean, config, **run: fit_supervised(noisy, clean, config, kind, **run),
-                  build=lambda config, learned: network_of(kind, config['size']),
-                  at_inference=('window', 'overlap', 'flips') + (('inference_steps',) if kind == 'diffusion' else ()))
+    return Method(
+        kind,
+        use,
+        'pairs',
+        cost,
+        denoise_supervised,
+        needs_sigma=kind == 'diffusion',
+        presets=NAFNET_PRESETS if kind == 'nafnet' else SUPERVISED_PRESETS,
+        fit=lambda noisy, clean, config, **run: fit_supervised(noisy, clean, config, kind, **run),
+        build=lambda config, learned: network_of(kind, config['size']),
+        at_inference=('window', 'overlap', 'flips')
+        + (('inference_steps',) if kind == 'diffusion' else ()),
+    )
+
 
 SUPERVISED = dict(
-    unet=_supervised('unet', 'Pairs at hand, or clean scans like yours; the fast one', 'one pass a window'),
-    diffusion=_supervised('diffusion', 'As unet, with the noise level known; one pass, or a few steps for sharper results', 'about twice the time of unet a pass'),
-    nafnet=_supervised('nafnet', 'As unet, for slices: few of them, thick ones, or single images', 'one pass a slice'))
+    unet=_supervised(
+        'unet', 'Pairs at hand, or clean scans like yours; the fast one', 'one pass a window'
+    ),
+    diffusion=_supervised(
+        'diffusion',
+        'As unet, with the noise level known; one pass, or a few steps for sharper results',
+        'about twice the time of unet a pass',
+    ),
+    nafnet=_supervised(
+        'nafnet',
+        'As unet, for slices: few of them, thick ones, or single images',
+        'one pass a slice',
+    ),
+)

@@ -8,90 +8,130 @@ __all__ = ['BLIND_SIZES', 'dependence', 'RingConv', 'DilatedBlindSpot', 'HalfPla
 # %% ../../nbs/nets/21_blindspot.ipynb #2a730ca1
 import torch
 from torch import nn
-from ..core import require
+
+from ..core import InputError
 
 # %% ../../nbs/nets/21_blindspot.ipynb #eff62ae4
 def dependence(
-    net,          # Network, (B, C, H, W) -> (B, K, H, W)
-    shape:tuple,  # (H, W) of the input to try
-    at:tuple,     # Row and column of the output pixel
-    channels:int=1, # Input channels
-    seed:int=0,   # Of the random input
-)->torch.Tensor:  # (channels, H, W): sum over outputs of |d output(at) / d input|
+    net,  # Network, (B, C, H, W) -> (B, K, H, W)
+    shape: tuple,  # (H, W) of the input to try
+    at: tuple,  # Row and column of the output pixel
+    channels: int = 1,  # Input channels
+    seed: int = 0,  # Of the random input
+) -> torch.Tensor:  # (channels, H, W): sum over outputs of |d output(at) / d input|
     "Row of the Jacobian of a network at one output pixel"
-    x = torch.randn(1, channels, *shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    x = torch.randn(
+        1, channels, *shape, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
     out = net(x)[0, :, at[0], at[1]]
     return sum(torch.autograd.grad(o, x, retain_graph=True)[0][0].abs() for o in out)
 
 # %% ../../nbs/nets/21_blindspot.ipynb #2b76534e
 class RingConv(nn.Module):
     "A convolution of channel 0 with weights on a ring around the blind square; further channels are seen whole"
-    def __init__(self,
-        in_channels:int, # Channel 0 is blind; the others must not hold its noise
-        features:int,    # Channels of the output
-        side:int=1,      # Side of the blind square, odd
-        width:int=1,     # Thickness of the ring
+
+    def __init__(
+        self,
+        in_channels: int,  # Channel 0 is blind; the others must not hold its noise
+        features: int,  # Channels of the output
+        side: int = 1,  # Side of the blind square, odd
+        width: int = 1,  # Thickness of the ring
     ):
         super().__init__()
-        self.reach = side//2 + width
-        self.ring = nn.Conv2d(1, features, 2*self.reach + 1, padding=self.reach)
+        self.reach = side // 2 + width
+        self.ring = nn.Conv2d(1, features, 2 * self.reach + 1, padding=self.reach)
         self.rest = nn.Conv2d(in_channels - 1, features, 3, padding=1) if in_channels > 1 else None
-        mask = torch.ones(2*self.reach + 1, 2*self.reach + 1)
+        mask = torch.ones(2 * self.reach + 1, 2 * self.reach + 1)
         mask[width:-width, width:-width] = 0
         self.register_buffer('mask', mask, persistent=False)
 
     def forward(self, x):
-        h = nn.functional.conv2d(x[:, :1], self.ring.weight*self.mask, self.ring.bias, padding=self.reach)
+        h = nn.functional.conv2d(
+            x[:, :1], self.ring.weight * self.mask, self.ring.bias, padding=self.reach
+        )
         return h if self.rest is None else h + self.rest(x[:, 1:])
 
+# %% ../../nbs/nets/21_blindspot.ipynb #53ef6b4e
 class DilatedBlindSpot(nn.Module):
     "Ring convolutions of several widths, each followed by dilated residual blocks, joined by 1 x 1 convolutions"
-    def __init__(self,
-        in_channels:int=1,  # Channel 0 is blind
-        out_channels:int=1, # Channels of the output
-        features:int=32,    # Width
-        blocks:int=5,       # Dilated blocks in each branch
-        side:int=1,         # Side of the blind square, odd
-        widths=(1,),        # Thickness of the ring of each branch
+
+    def __init__(
+        self,
+        in_channels: int = 1,  # Channel 0 is blind
+        out_channels: int = 1,  # Channels of the output
+        features: int = 32,  # Width
+        blocks: int = 5,  # Dilated blocks in each branch
+        side: int = 1,  # Side of the blind square, odd
+        widths=(1,),  # Thickness of the ring of each branch
     ):
         super().__init__()
         self.side, self.divisor = side, 1
-        self.branches = nn.ModuleList(self._branch(in_channels, features, blocks, side, w) for w in widths)
-        self.tail = nn.Sequential(nn.Conv2d(features*len(widths), features, 1), nn.LeakyReLU(.1), nn.Conv2d(features, out_channels, 1))
+        self.branches = nn.ModuleList(
+            self._branch(in_channels, features, blocks, side, w) for w in widths
+        )
+        self.tail = nn.Sequential(
+            nn.Conv2d(features * len(widths), features, 1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(features, out_channels, 1),
+        )
 
     @staticmethod
     def _branch(in_channels, features, blocks, side, width):
         d = side + width  # h + r + 1 with h = r + width
-        def block(): return nn.Sequential(nn.Conv2d(features, features, 3, padding=d, dilation=d), nn.LeakyReLU(.1), nn.Conv2d(features, features, 1))
-        return nn.Sequential(RingConv(in_channels, features, side, width), nn.LeakyReLU(.1), *[_Residual(block()) for _ in range(blocks)])
 
-    def forward(self, x): return self.tail(torch.cat([b(x) for b in self.branches], 1))
+        def block():
+            return nn.Sequential(
+                nn.Conv2d(features, features, 3, padding=d, dilation=d),
+                nn.LeakyReLU(0.1),
+                nn.Conv2d(features, features, 1),
+            )
 
+        return nn.Sequential(
+            RingConv(in_channels, features, side, width),
+            nn.LeakyReLU(0.1),
+            *[_Residual(block()) for _ in range(blocks)],
+        )
+
+    def forward(self, x):
+        return self.tail(torch.cat([b(x) for b in self.branches], 1))
+
+# %% ../../nbs/nets/21_blindspot.ipynb #3a0b2321
 class _Residual(nn.Module):
     def __init__(self, body):
         super().__init__()
         self.body = body
-    def forward(self, x): return x + self.body(x)
+
+    def forward(self, x):
+        return x + self.body(x)
 
 # %% ../../nbs/nets/21_blindspot.ipynb #c140d73b
 class _Above(nn.Module):
     "3 x 3 convolution that sees the rows at and above its own"
+
     def __init__(self, inside, outside):
         super().__init__()
         self.conv = nn.Conv2d(inside, outside, 3)
-    def forward(self, x): return nn.functional.leaky_relu(self.conv(nn.functional.pad(x, (1, 1, 2, 0))), .1)
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(self.conv(nn.functional.pad(x, (1, 1, 2, 0))), 0.1)
+
 
 def _down(x, rows):
     "Shift by whole rows, zeros come in"
-    return nn.functional.pad(x, (0, 0, rows, 0))[:, :, :x.shape[2]]
+    return nn.functional.pad(x, (0, 0, rows, 0))[:, :, : x.shape[2]]
+
 
 class _HalfPlane(nn.Module):
     "U-net of `_Above` convolutions"
+
     def __init__(self, in_channels, features, levels):
         super().__init__()
         self.first = nn.Sequential(_Above(in_channels, features), _Above(features, features))
         self.down = nn.ModuleList(_Above(features, features) for _ in range(levels))
-        self.up = nn.ModuleList(nn.Sequential(_Above(2*features, features), _Above(features, features)) for _ in range(levels))
+        self.up = nn.ModuleList(
+            nn.Sequential(_Above(2 * features, features), _Above(features, features))
+            for _ in range(levels)
+        )
 
     def forward(self, x):
         h, kept = self.first(x), []
@@ -99,66 +139,102 @@ class _HalfPlane(nn.Module):
             kept.append(h)
             h = layer(nn.functional.avg_pool2d(_down(h, 1), 2))  # rows 2i - 1 and 2i meet in row i
         for layer, skip in zip(self.up, kept[::-1]):
-            h = layer(torch.cat([nn.functional.interpolate(h, scale_factor=2, mode='nearest'), skip], 1))
+            h = layer(
+                torch.cat([nn.functional.interpolate(h, scale_factor=2, mode='nearest'), skip], 1)
+            )
         return h
 
+# %% ../../nbs/nets/21_blindspot.ipynb #c8a27ccf
 class HalfPlaneBlindSpot(nn.Module):
     "Four half planes seen by one U-net, joined by 1 x 1 convolutions"
-    def __init__(self,
-        in_channels:int=1,  # All are seen in half planes only
-        out_channels:int=1, # Channels of the output
-        features:int=24,    # Width
-        levels:int=3,       # Halvings
-        side:int=1,         # Side of the blind square, odd
+
+    def __init__(
+        self,
+        in_channels: int = 1,  # All are seen in half planes only
+        out_channels: int = 1,  # Channels of the output
+        features: int = 24,  # Width
+        levels: int = 3,  # Halvings
+        side: int = 1,  # Side of the blind square, odd
     ):
         super().__init__()
-        self.side, self.divisor, self.body = side, 2**levels, _HalfPlane(in_channels, features, levels)
-        self.tail = nn.Sequential(nn.Conv2d(4*features, 2*features, 1), nn.LeakyReLU(.1), nn.Conv2d(2*features, out_channels, 1))
+        self.side, self.divisor, self.body = (
+            side,
+            2**levels,
+            _HalfPlane(in_channels, features, levels),
+        )
+        self.tail = nn.Sequential(
+            nn.Conv2d(4 * features, 2 * features, 1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(2 * features, out_channels, 1),
+        )
 
     def forward(self, x):
         h, w = x.shape[2:]
-        x = nn.functional.pad(x, (0, -w % self.divisor, 0, -h % self.divisor))  # zeros: copies of pixels would break the blindness
-        views = [_down(self.body(torch.rot90(x, k, (2, 3))), self.side//2 + 1) for k in range(4)]
-        return self.tail(torch.cat([torch.rot90(v, -k, (2, 3)) for k, v in enumerate(views)], 1))[:, :, :h, :w]
+        x = nn.functional.pad(
+            x, (0, -w % self.divisor, 0, -h % self.divisor)
+        )  # zeros: copies of pixels would break the blindness
+        views = [_down(self.body(torch.rot90(x, k, (2, 3))), self.side // 2 + 1) for k in range(4)]
+        return self.tail(torch.cat([torch.rot90(v, -k, (2, 3)) for k, v in enumerate(views)], 1))[
+            :, :, :h, :w
+        ]
 
 # %% ../../nbs/nets/21_blindspot.ipynb #1a22ed36
-BLIND_SIZES = dict(tiny=dict(dilated=dict(features=12, blocks=3), halfplane=dict(features=8, levels=2)),
-                   small=dict(dilated=dict(features=32, blocks=5), halfplane=dict(features=24, levels=3)),
-                   paper=dict(dilated=dict(features=128, blocks=9, widths=(1, 2)), halfplane=dict(features=48, levels=5)))
+BLIND_SIZES = dict(
+    tiny=dict(dilated=dict(features=12, blocks=3), halfplane=dict(features=8, levels=2)),
+    small=dict(dilated=dict(features=32, blocks=5), halfplane=dict(features=24, levels=3)),
+    paper=dict(
+        dilated=dict(features=128, blocks=9, widths=(1, 2)), halfplane=dict(features=48, levels=5)
+    ),
+)
+
 
 def build_blind_spot(
-    kind:str='dilated', # 'dilated' or 'halfplane'
-    size:str='small',   # tiny, small or paper
-    side:int=1,         # Side of the blind square, odd
-    in_channels:int=1,  # Channel 0 is blind
-    out_channels:int=1, # Channels of the output
-    seed:int=0,         # Of the random weights
-    shuffle:int=1,      # Pixel-shuffle stride; 1: none
-)->nn.Module:
+    kind: str = 'dilated',  # 'dilated' or 'halfplane'
+    size: str = 'small',  # tiny, small or paper
+    side: int = 1,  # Side of the blind square, odd
+    in_channels: int = 1,  # Channel 0 is blind
+    out_channels: int = 1,  # Channels of the output
+    seed: int = 0,  # Of the random weights
+    shuffle: int = 1,  # Pixel-shuffle stride; 1: none
+) -> nn.Module:
     "A blind-spot network in a named size"
-    require(size in BLIND_SIZES, f'blind-spot size {size!r}: unknown; choose from {", ".join(BLIND_SIZES)}')
-    require(kind in BLIND_SIZES[size], f'blind-spot network {kind!r}: unknown; choose from {", ".join(BLIND_SIZES[size])}')
-    require(side >= 1 and side % 2 == 1, f'blind square: side {side}; give an odd number of pixels')
+    if size not in BLIND_SIZES:
+        raise InputError(f'blind-spot size {size!r}: unknown; choose from {", ".join(BLIND_SIZES)}')
+    if kind not in BLIND_SIZES[size]:
+        raise InputError(
+            f'blind-spot network {kind!r}: unknown; choose from {", ".join(BLIND_SIZES[size])}'
+        )
+    if side < 1 or side % 2 != 1:
+        raise InputError(f'blind square: side {side}; give an odd number of pixels')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = (DilatedBlindSpot if kind == 'dilated' else HalfPlaneBlindSpot)(in_channels, out_channels, side=side, **BLIND_SIZES[size][kind])
+        net = (DilatedBlindSpot if kind == 'dilated' else HalfPlaneBlindSpot)(
+            in_channels, out_channels, side=side, **BLIND_SIZES[size][kind]
+        )
     return PixelShuffled(net, shuffle) if shuffle > 1 else net
 
 # %% ../../nbs/nets/21_blindspot.ipynb #622607b2
 class PixelShuffled(nn.Module):
     "A network applied to the `stride`^2 interleaved sub-images"
-    def __init__(self,
-        net:nn.Module, # Takes (B, C, H, W)
-        stride:int=2,  # Pixels between neighbours of a sub-image
+
+    def __init__(
+        self,
+        net: nn.Module,  # Takes (B, C, H, W)
+        stride: int = 2,  # Pixels between neighbours of a sub-image
     ):
         super().__init__()
-        require(stride >= 1, f'pixel shuffle: stride {stride}; give 1 or more')
-        self.net, self.stride, self.side, self.divisor = net, stride, net.side, stride*net.divisor
+        if stride < 1:
+            raise InputError(f'pixel shuffle: stride {stride}; give 1 or more')
+        self.net, self.stride, self.side, self.divisor = net, stride, net.side, stride * net.divisor
 
     def forward(self, x):
         s, (b, c, h, w) = self.stride, x.shape
         x = nn.functional.pad(x, (0, -w % s, 0, -h % s))
-        H, W = x.shape[2]//s, x.shape[3]//s
-        small = x.reshape(b, c, H, s, W, s).permute(0, 3, 5, 1, 2, 4).reshape(b*s*s, c, H, W)
+        H, W = x.shape[2] // s, x.shape[3] // s
+        small = x.reshape(b, c, H, s, W, s).permute(0, 3, 5, 1, 2, 4).reshape(b * s * s, c, H, W)
         out = self.net(small)
-        return out.reshape(b, s, s, -1, H, W).permute(0, 3, 4, 1, 5, 2).reshape(b, -1, H*s, W*s)[:, :, :h, :w]
+        return (
+            out.reshape(b, s, s, -1, H, W)
+            .permute(0, 3, 4, 1, 5, 2)
+            .reshape(b, -1, H * s, W * s)[:, :, :h, :w]
+        )

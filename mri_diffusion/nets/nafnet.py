@@ -7,92 +7,139 @@ __all__ = ['NAF_SIZES', 'PixelNorm', 'simple_gate', 'NAFBlock', 'NAFNet', 'build
 
 # %% ../../nbs/nets/21_nafnet.ipynb #c8e3951e
 import torch
-from ..core import require
 from torch import nn
+
+from ..core import InputError
 
 # %% ../../nbs/nets/21_nafnet.ipynb #ec170fd4
 class PixelNorm(nn.Module):
     "Layer norm over the channels of each pixel (sees no neighbours, so windows do not matter)"
-    def __init__(self,
-        channels:int, # Of the input
+
+    def __init__(
+        self,
+        channels: int,  # Of the input
     ):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(1, channels, 1, 1)), nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.weight, self.bias = (
+            nn.Parameter(torch.ones(1, channels, 1, 1)),
+            nn.Parameter(torch.zeros(1, channels, 1, 1)),
+        )
 
     def forward(self, x):
         x = x - x.mean(1, keepdim=True)
-        return x*(x.square().mean(1, keepdim=True) + 1e-6).rsqrt()*self.weight + self.bias
+        return x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * self.weight + self.bias
+
 
 def simple_gate(
-    x, # (B, 2C, H, W)
-):     # (B, C, H, W)
+    x,  # (B, 2C, H, W)
+):  # (B, C, H, W)
     "Product of the two halves of the channels"
     a, b = x.chunk(2, 1)
-    return a*b
+    return a * b
 
+# %% ../../nbs/nets/21_nafnet.ipynb #f30b77b0
 class NAFBlock(nn.Module):
     "A gated depthwise convolution and a gated mixing of channels, both added with weights that begin at 0"
-    def __init__(self,
-        channels:int,    # Of input and output
-        attention=False, # Scale channels by their mean over the image or window
+
+    def __init__(
+        self,
+        channels: int,  # Of input and output
+        attention=False,  # Scale channels by their mean over the image or window
     ):
         super().__init__()
         c = channels
         self.norm1, self.norm2 = PixelNorm(c), PixelNorm(c)
-        self.spread, self.look, self.join = nn.Conv2d(c, 2*c, 1), nn.Conv2d(2*c, 2*c, 3, padding=1, groups=2*c), nn.Conv2d(c, c, 1)
+        self.spread, self.look, self.join = (
+            nn.Conv2d(c, 2 * c, 1),
+            nn.Conv2d(2 * c, 2 * c, 3, padding=1, groups=2 * c),
+            nn.Conv2d(c, c, 1),
+        )
         self.attention = nn.Conv2d(c, c, 1) if attention else None
-        self.mix1, self.mix2 = nn.Conv2d(c, 2*c, 1), nn.Conv2d(c, c, 1)
-        self.beta, self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1)), nn.Parameter(torch.zeros(1, c, 1, 1))
+        self.mix1, self.mix2 = nn.Conv2d(c, 2 * c, 1), nn.Conv2d(c, c, 1)
+        self.beta, self.gamma = (
+            nn.Parameter(torch.zeros(1, c, 1, 1)),
+            nn.Parameter(torch.zeros(1, c, 1, 1)),
+        )
 
     def forward(self, x):
         h = simple_gate(self.look(self.spread(self.norm1(x))))
-        if self.attention is not None: h = h*self.attention(h.mean((2, 3), keepdim=True))
-        x = x + self.beta*self.join(h)
-        return x + self.gamma*self.mix2(simple_gate(self.mix1(self.norm2(x))))
+        if self.attention is not None:
+            h = h * self.attention(h.mean((2, 3), keepdim=True))
+        x = x + self.beta * self.join(h)
+        return x + self.gamma * self.mix2(simple_gate(self.mix1(self.norm2(x))))
 
 # %% ../../nbs/nets/21_nafnet.ipynb #4cef0746
 class NAFNet(nn.Module):
     "U-net of `NAFBlock`s that adds what it finds to channel 0 of its input; any image size"
-    def __init__(self,
-        in_channels:int=1,    # Channel 0 is the image
-        channels:int=16,      # At full resolution; doubled at each halving
-        blocks=(1, 1, 1, 1),  # Blocks a level on the way down, the last at the bottom; as many on the way up
-        attention=False,      # Channel attention
+
+    def __init__(
+        self,
+        in_channels: int = 1,  # Channel 0 is the image
+        channels: int = 16,  # At full resolution; doubled at each halving
+        blocks=(
+            1,
+            1,
+            1,
+            1,
+        ),  # Blocks a level on the way down, the last at the bottom; as many on the way up
+        attention=False,  # Channel attention
     ):
         super().__init__()
         c, n = channels, len(blocks) - 1
-        level = lambda k: nn.Sequential(*[NAFBlock(c*2**k, attention) for _ in range(blocks[k])])
+        level = lambda k: nn.Sequential(*[NAFBlock(c * 2**k, attention) for _ in range(blocks[k])])
         self.divisor, self.dims = 2**n, 2
-        self.first, self.last = nn.Conv2d(in_channels, c, 3, padding=1), nn.Conv2d(c, 1, 3, padding=1)
-        nn.init.zeros_(self.last.weight); nn.init.zeros_(self.last.bias)
-        self.down, self.up = nn.ModuleList(level(k) for k in range(n)), nn.ModuleList(level(k) for k in reversed(range(n)))
+        self.first, self.last = (
+            nn.Conv2d(in_channels, c, 3, padding=1),
+            nn.Conv2d(c, 1, 3, padding=1),
+        )
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.down, self.up = (
+            nn.ModuleList(level(k) for k in range(n)),
+            nn.ModuleList(level(k) for k in reversed(range(n))),
+        )
         self.bottom = level(n)
-        self.halve = nn.ModuleList(nn.Conv2d(c*2**k, c*2**(k + 1), 2, 2) for k in range(n))
-        self.enlarge = nn.ModuleList(nn.Sequential(nn.Conv2d(c*2**(k + 1), c*2**(k + 2), 1, bias=False), nn.PixelShuffle(2)) for k in reversed(range(n)))
+        self.halve = nn.ModuleList(nn.Conv2d(c * 2**k, c * 2 ** (k + 1), 2, 2) for k in range(n))
+        self.enlarge = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(c * 2 ** (k + 1), c * 2 ** (k + 2), 1, bias=False), nn.PixelShuffle(2)
+            )
+            for k in reversed(range(n))
+        )
 
     def forward(self, x):
         size = x.shape[2:]
-        y = nn.functional.pad(x, (0, -size[1] % self.divisor, 0, -size[0] % self.divisor), mode='replicate')
+        y = nn.functional.pad(
+            x, (0, -size[1] % self.divisor, 0, -size[0] % self.divisor), mode='replicate'
+        )
         h, kept = self.first(y), []
         for level, halve in zip(self.down, self.halve):
             h = level(h)
             kept.append(h)
             h = halve(h)
         h = self.bottom(h)
-        for level, enlarge, skip in zip(self.up, self.enlarge, kept[::-1]): h = level(enlarge(h) + skip)
-        return x[:, :1] + self.last(h)[:, :, :size[0], :size[1]]
+        for level, enlarge, skip in zip(self.up, self.enlarge, kept[::-1]):
+            h = level(enlarge(h) + skip)
+        return x[:, :1] + self.last(h)[:, :, : size[0], : size[1]]
 
-NAF_SIZES = dict(tiny=dict(channels=8, blocks=(1, 1)), small=dict(channels=16, blocks=(1, 1, 1, 1)), medium=dict(channels=32, blocks=(1, 1, 1, 1)),
-                 paper=dict(channels=32, blocks=(2, 2, 4, 8, 12)))
+# %% ../../nbs/nets/21_nafnet.ipynb #524454ef
+NAF_SIZES = dict(
+    tiny=dict(channels=8, blocks=(1, 1)),
+    small=dict(channels=16, blocks=(1, 1, 1, 1)),
+    medium=dict(channels=32, blocks=(1, 1, 1, 1)),
+    paper=dict(channels=32, blocks=(2, 2, 4, 8, 12)),
+)
+
 
 def build_nafnet(
-    size:str='small',  # tiny, small, medium or paper
-    in_channels:int=1, # Channel 0 is the image
-    seed:int=0,        # Of the random weights
-    attention=False,   # Channel attention
-)->NAFNet:             # Starts as the identity on channel 0
+    size: str = 'small',  # tiny, small, medium or paper
+    in_channels: int = 1,  # Channel 0 is the image
+    seed: int = 0,  # Of the random weights
+    attention=False,  # Channel attention
+) -> NAFNet:  # Starts as the identity on channel 0
     "NAFNet in a named size"
-    require(size in NAF_SIZES, f'NAFNet size {size!r}: unknown; choose from {", ".join(NAF_SIZES)}')
+    if size not in NAF_SIZES:
+        raise InputError(f'NAFNet size {size!r}: unknown; choose from {", ".join(NAF_SIZES)}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NAFNet(in_channels, attention=attention, **NAF_SIZES[size])
@@ -100,14 +147,17 @@ def build_nafnet(
 # %% ../../nbs/nets/21_nafnet.ipynb #0000000d
 class ScaledNAFNet(nn.Module):
     "NAFNet on states: one pass"
-    def __init__(self,
-        size:str='small',    # Of NAFNet
-        top:float=32.,       # A large value of the states
-        in_channels:int=1,   # Channel 0 is the image
-        seed:int=0,          # Of the random weights
+
+    def __init__(
+        self,
+        size: str = 'small',  # Of NAFNet
+        top: float = 32.0,  # A large value of the states
+        in_channels: int = 1,  # Channel 0 is the image
+        seed: int = 0,  # Of the random weights
     ):
         super().__init__()
         self.net = build_nafnet(size, in_channels, seed)
-        self.register_buffer('gain', torch.tensor(32/float(top)))
+        self.register_buffer('gain', torch.tensor(32 / float(top)))
 
-    def forward(self, z): return self.net(self.gain*z)/self.gain
+    def forward(self, z):
+        return self.net(self.gain * z) / self.gain

@@ -11,133 +11,233 @@ import warnings
 
 import torch
 from torch import nn
-from ..core import require
+
+from ..core import InputError
 
 # %% ../../nbs/nets/21_unet.ipynb #97193304
-SIZES = {  # features a level, blocks a level (0: plain convolutions); attention at the last level of 'paper', at level 3 of 'ddm2'
-    2: dict(tiny=dict(unet=dict(channels=(16, 16, 32, 64), blocks=0), diffusion=dict(channels=(8, 8, 16), blocks=1)),
-            small=dict(unet=dict(channels=(32, 32, 32, 48), blocks=2), diffusion=dict(channels=(16, 16, 32), blocks=1)),
-            medium=dict(unet=dict(channels=(32, 48, 72, 144), blocks=2), diffusion=dict(channels=(16, 32, 64), blocks=1)),
-            large=dict(unet=dict(channels=(96, 144, 144, 288), blocks=2), diffusion=dict(channels=(32, 64, 128), blocks=2)),
-            paper=dict(unet=dict(channels=(128, 192, 192, 384), blocks=2), diffusion=dict(channels=(32, 64, 128, 128), blocks=2, attention=True)),
-            ddm2=dict(diffusion=dict(channels=(32, 64, 128, 256, 256), blocks=2, attention=(3,)))),
-    3: dict(tiny=dict(unet=dict(channels=(16, 16, 32, 48), blocks=0), diffusion=dict(channels=(8, 8, 16), blocks=1)),
-            small=dict(unet=dict(channels=(16, 32, 48, 48), blocks=2), diffusion=dict(channels=(16, 16, 32), blocks=1)),
-            medium=dict(unet=dict(channels=(48, 72, 72, 144), blocks=1), diffusion=dict(channels=(16, 32, 64), blocks=1)),
-            large=dict(unet=dict(channels=(64, 128, 192, 288), blocks=2), diffusion=dict(channels=(32, 64, 128), blocks=2)),
-            paper=dict(unet=dict(channels=(96, 192, 192, 384), blocks=2), diffusion=dict(channels=(32, 64, 128, 128), blocks=2, attention=True)),
-            ddm2=dict(diffusion=dict(channels=(32, 64, 128, 256, 256), blocks=2, attention=(3,))))}
+# features a level, blocks a level (0: plain convolutions); attention at the last level of 'paper',
+# at level 3 of 'ddm2'
+SIZES = {
+    2: dict(
+        tiny=dict(
+            unet=dict(channels=(16, 16, 32, 64), blocks=0),
+            diffusion=dict(channels=(8, 8, 16), blocks=1),
+        ),
+        small=dict(
+            unet=dict(channels=(32, 32, 32, 48), blocks=2),
+            diffusion=dict(channels=(16, 16, 32), blocks=1),
+        ),
+        medium=dict(
+            unet=dict(channels=(32, 48, 72, 144), blocks=2),
+            diffusion=dict(channels=(16, 32, 64), blocks=1),
+        ),
+        large=dict(
+            unet=dict(channels=(96, 144, 144, 288), blocks=2),
+            diffusion=dict(channels=(32, 64, 128), blocks=2),
+        ),
+        paper=dict(
+            unet=dict(channels=(128, 192, 192, 384), blocks=2),
+            diffusion=dict(channels=(32, 64, 128, 128), blocks=2, attention=True),
+        ),
+        ddm2=dict(diffusion=dict(channels=(32, 64, 128, 256, 256), blocks=2, attention=(3,))),
+    ),
+    3: dict(
+        tiny=dict(
+            unet=dict(channels=(16, 16, 32, 48), blocks=0),
+            diffusion=dict(channels=(8, 8, 16), blocks=1),
+        ),
+        small=dict(
+            unet=dict(channels=(16, 32, 48, 48), blocks=2),
+            diffusion=dict(channels=(16, 16, 32), blocks=1),
+        ),
+        medium=dict(
+            unet=dict(channels=(48, 72, 72, 144), blocks=1),
+            diffusion=dict(channels=(16, 32, 64), blocks=1),
+        ),
+        large=dict(
+            unet=dict(channels=(64, 128, 192, 288), blocks=2),
+            diffusion=dict(channels=(32, 64, 128), blocks=2),
+        ),
+        paper=dict(
+            unet=dict(channels=(96, 192, 192, 384), blocks=2),
+            diffusion=dict(channels=(32, 64, 128, 128), blocks=2, attention=True),
+        ),
+        ddm2=dict(diffusion=dict(channels=(32, 64, 128, 256, 256), blocks=2, attention=(3,))),
+    ),
+}
 
 # %% ../../nbs/nets/21_unet.ipynb #baa1ac91
 class PlainUNet(nn.Module):
     "MONAI's UNet with a first level at full resolution and a last convolution that starts at zero; a time given to it is ignored"
-    def __init__(self,
-        dims:int,          # 2 or 3 spatial dimensions
-        in_channels:int,   # Channels of the input
-        out_channels:int,  # Channels of the output
-        channels:tuple,    # Features a level
-        blocks:int,        # Residual units a level; 0: one convolution
-        groups:int=8,      # Groups of the group norm; 0: no normalisation
+
+    def __init__(
+        self,
+        dims: int,  # 2 or 3 spatial dimensions
+        in_channels: int,  # Channels of the input
+        out_channels: int,  # Channels of the output
+        channels: tuple,  # Features a level
+        blocks: int,  # Residual units a level; 0: one convolution
+        groups: int = 8,  # Groups of the group norm; 0: no normalisation
     ):
         super().__init__()
         from monai.networks.nets import UNet
-        self.body = UNet(dims, in_channels, channels[0], channels, (1,) + (2,)*(len(channels) - 2), num_res_units=blocks,
-                         norm=('GROUP', dict(num_groups=groups)) if groups else None, act='SWISH')
+
+        self.body = UNet(
+            dims,
+            in_channels,
+            channels[0],
+            channels,
+            (1,) + (2,) * (len(channels) - 2),
+            num_res_units=blocks,
+            norm=('GROUP', dict(num_groups=groups)) if groups else None,
+            act='SWISH',
+        )
         conv = nn.Conv3d if dims == 3 else nn.Conv2d
         self.last = conv(channels[0], out_channels, 3, padding=1)
-        nn.init.zeros_(self.last.weight); nn.init.zeros_(self.last.bias)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
-    def forward(self, x, t=None): return self.last(nn.functional.silu(self.body(x)))
+    def forward(self, x, t=None):
+        return self.last(nn.functional.silu(self.body(x)))
 
 # %% ../../nbs/nets/21_unet.ipynb #5f48994b
 class DiffusionUNet(nn.Module):
     "MONAI's DiffusionModelUNet with its time embedding (its last convolution starts at zero already)"
-    def __init__(self,
-        dims:int,             # 2 or 3 spatial dimensions
-        in_channels:int,      # Channels of the input
-        out_channels:int,     # Channels of the output
-        channels:tuple,       # Features a level
-        blocks:int,           # Residual blocks a level
-        attention=(),         # Levels with self-attention, counted from 0; True: the last
-        groups:int=8,         # Groups of the group norm
+
+    def __init__(
+        self,
+        dims: int,  # 2 or 3 spatial dimensions
+        in_channels: int,  # Channels of the input
+        out_channels: int,  # Channels of the output
+        channels: tuple,  # Features a level
+        blocks: int,  # Residual blocks a level
+        attention=(),  # Levels with self-attention, counted from 0; True: the last
+        groups: int = 8,  # Groups of the group norm
     ):
         super().__init__()
         from monai.networks.nets import DiffusionModelUNet
-        levels = [k in ((len(channels) - 1,) if attention is True else attention) for k in range(len(channels))]
-        self.body = DiffusionModelUNet(dims, in_channels, out_channels, num_res_blocks=blocks, channels=channels,
-                                       attention_levels=levels, norm_num_groups=groups, num_head_channels=groups)
+
+        levels = [
+            k in ((len(channels) - 1,) if attention is True else attention)
+            for k in range(len(channels))
+        ]
+        self.body = DiffusionModelUNet(
+            dims,
+            in_channels,
+            out_channels,
+            num_res_blocks=blocks,
+            channels=channels,
+            attention_levels=levels,
+            norm_num_groups=groups,
+            num_head_channels=groups,
+        )
 
     def forward(self, x, t=None):
-        if t is None: t = torch.zeros(len(x), device=x.device)
+        if t is None:
+            t = torch.zeros(len(x), device=x.device)
         return self.body(x, t.to(x.device, x.dtype).expand(len(x)))
 
 # %% ../../nbs/nets/21_unet.ipynb #78507fc7
 class ResidualDenoiser(nn.Module):
     "Predicts a clean image as the input plus a learned change"
-    def __init__(self,
-        body:nn.Module,  # body(x, t) -> change; starts at zero
-        kind:str,        # 'unet' or 'diffusion'
-        divisor:int,     # Spatial sizes must be multiples of this
-        dims:int,        # 2 or 3
+
+    def __init__(
+        self,
+        body: nn.Module,  # body(x, t) -> change; starts at zero
+        kind: str,  # 'unet' or 'diffusion'
+        divisor: int,  # Spatial sizes must be multiples of this
+        dims: int,  # 2 or 3
     ):
         super().__init__()
         self.body, self.kind, self.divisor, self.dims = body, kind, divisor, dims
 
-    def forward(self,
-        x,        # (B, C, ...) input; channel 0 is the image
-        t=None,   # (B,) times, or None
-        gain=1.,  # Number or (B, 1, ...) that brings channel 0 to the units of the clean image
-    ):            # (B, 1, ...) predicted clean image
+    def forward(
+        self,
+        x,  # (B, C, ...) input; channel 0 is the image
+        t=None,  # (B,) times, or None
+        gain=1.0,  # Number or (B, 1, ...) that brings channel 0 to the units of the clean image
+    ):  # (B, 1, ...) predicted clean image
         bad = [n for n in x.shape[2:] if n % self.divisor]
-        require(x.ndim == self.dims + 2 and not bad, f'network: input {tuple(x.shape)}; expected (B, C, {"D, " if self.dims == 3 else ""}H, W) with sizes that are multiples of {self.divisor}')
-        return gain*x[:, :1] + self.body(x, t)
+        if x.ndim != self.dims + 2 or bad:
+            raise InputError(
+                f'network: input {tuple(x.shape)}; expected (B, C, '
+                f'{"D, " if self.dims == 3 else ""}H, W) with sizes that are multiples of '
+                f'{self.divisor}'
+            )
+        return gain * x[:, :1] + self.body(x, t)
 
 # %% ../../nbs/nets/21_unet.ipynb #82a6a66a
 def build_network(
-    kind:str,            # 'unet' or 'diffusion'
-    size:str='small',    # tiny, small, medium, large or paper; ddm2 for diffusion only; see SIZES
-    dims:int=3,          # 2 or 3 spatial dimensions
-    in_channels:int=1,   # Channels of the input; channel 0 is the image
-    seed:int=0,          # Of the random weights
-)->ResidualDenoiser:     # Starts as the identity on channel 0
+    kind: str,  # 'unet' or 'diffusion'
+    size: str = 'small',  # tiny, small, medium, large or paper; ddm2 for diffusion only; see SIZES
+    dims: int = 3,  # 2 or 3 spatial dimensions
+    in_channels: int = 1,  # Channels of the input; channel 0 is the image
+    seed: int = 0,  # Of the random weights
+) -> ResidualDenoiser:  # Starts as the identity on channel 0
     "One of the two networks, in a named size"
-    require(dims in SIZES, f'network: dims={dims}; 2 or 3')
-    require(size in SIZES[dims], f'network size {size!r}: unknown; choose from {", ".join(SIZES[dims])}')
-    require(kind in SIZES[dims][size], f'network {kind!r}: there is none of size {size!r}; choose from {", ".join(SIZES[dims][size])}')
+    if dims not in SIZES:
+        raise InputError(f'network: dims={dims}; 2 or 3')
+    if size not in SIZES[dims]:
+        raise InputError(f'network size {size!r}: unknown; choose from {", ".join(SIZES[dims])}')
+    if kind not in SIZES[dims][size]:
+        raise InputError(
+            f'network {kind!r}: there is none of size {size!r}; choose from '
+            f'{", ".join(SIZES[dims][size])}'
+        )
     spec = SIZES[dims][size][kind]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.manual_seed(seed)
         body = (PlainUNet if kind == 'unet' else DiffusionUNet)(dims, in_channels, 1, **spec)
-    halvings = len(spec['channels']) - (2 if kind == 'unet' else 1)  # the plain network's first two levels are both at full resolution
+    halvings = len(spec['channels']) - (
+        2 if kind == 'unet' else 1
+    )  # the plain network's first two levels are both at full resolution
     return ResidualDenoiser(body, kind, 2**halvings, dims)
 
 # %% ../../nbs/nets/21_unet.ipynb #b5cef409
 def count_parameters(
-    model, # Any torch module
-):         # Whole number
+    model,  # Any torch module
+):  # Whole number
     "Number of trained numbers"
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
+
 def count_flops(
-    model,       # Network with the call of ResidualDenoiser
-    shape:tuple, # Input, for example (1, 1, 32, 32, 32)
-):               # Floating-point operations of one forward pass
+    model,  # Network with the call of ResidualDenoiser
+    shape: tuple,  # Input, for example (1, 1, 32, 32, 32)
+):  # Floating-point operations of one forward pass
     "Multiplications and additions of one pass, counted by torch's own counter on `shape`"
     from torch.utils.flop_counter import FlopCounterMode
+
     device = next(model.parameters()).device
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): model(torch.zeros(shape, device=device), torch.zeros(shape[0], device=device))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(shape, device=device), torch.zeros(shape[0], device=device))
     return int(counter.get_total_flops())
 
 # %% ../../nbs/nets/21_unet.ipynb #6008ba09
 def size_table(
-    dims:int=3,   # 2 or 3
-    patch:int=32, # Side of the patch on which operations are counted
-):                # list of dicts, one a size
+    dims: int = 3,  # 2 or 3
+    patch: int = 32,  # Side of the patch on which operations are counted
+):  # list of dicts, one a size
     "Parameters and operations of every named size that both networks have"
+
     def row(size):
         u, d = (build_network(k, size, dims) for k in ('unet', 'diffusion'))
-        shape = (1, 1, *[patch]*dims)
-        nu, nd, fu, fd = count_parameters(u), count_parameters(d), count_flops(u, shape), count_flops(d, shape)
-        return dict(size=size, unet=nu, diffusion=nd, difference_percent=round(100*(nd/nu - 1), 1), unet_gflop=fu/1e9, diffusion_gflop=fd/1e9, times_more_operations=round(fd/fu, 1))
+        shape = (1, 1, *[patch] * dims)
+        nu, nd, fu, fd = (
+            count_parameters(u),
+            count_parameters(d),
+            count_flops(u, shape),
+            count_flops(d, shape),
+        )
+        return dict(
+            size=size,
+            unet=nu,
+            diffusion=nd,
+            difference_percent=round(100 * (nd / nu - 1), 1),
+            unet_gflop=fu / 1e9,
+            diffusion_gflop=fd / 1e9,
+            times_more_operations=round(fd / fu, 1),
+        )
+
     return [row(s) for s, kinds in SIZES[dims].items() if len(kinds) == 2]

@@ -8,26 +8,31 @@ __all__ = ['n4_bias_field', 'remove_field', 'restore_field', 'field_sigma', 'ser
 # %% ../../nbs/noise/13_biasfield.ipynb #f68b6d57
 import numpy as np
 
-from ..core import InputError, require
+from ..core import InputError
 from ..scans.nifti import Scan, auto_mask
 
 # %% ../../nbs/noise/13_biasfield.ipynb #389cfe0c
 def _sitk():
     "SimpleITK, or one line that says how to get it"
-    try: import SimpleITK
-    except ImportError: raise InputError("N4 needs SimpleITK: pip install 'mri_diffusion[bias]'") from None
+    try:
+        import SimpleITK
+    except ImportError:
+        raise InputError("N4 needs SimpleITK: pip install 'mri_diffusion[bias]'") from None
     return SimpleITK
+
 
 def _log_field(image, mask, size, shrink, iterations, tolerance):
     "N4 on a shrunken image: logarithm of the field on the grid of `image`"
     sitk = _sitk()
     to = lambda a: sitk.GetImageFromArray(np.ascontiguousarray(a.T, np.float32))
     full, inside, part = to(image), to(mask), to(np.where(mask, image, 0))
-    for x in (full, inside, part): x.SetSpacing([float(s) for s in size])
-    factor = [max(1, min(int(shrink), n//8)) for n in image.shape]
+    for x in (full, inside, part):
+        x.SetSpacing([float(s) for s in size])
+    factor = [max(1, min(int(shrink), n // 8)) for n in image.shape]
     weight = sitk.BinShrink(inside, factor)
-    small, kept = sitk.BinShrink(part, factor)/sitk.Maximum(weight, 1e-6), weight > .99
-    if sitk.GetArrayViewFromImage(kept).sum() < 64: small, kept = part, inside > .5
+    small, kept = sitk.BinShrink(part, factor) / sitk.Maximum(weight, 1e-6), weight > 0.99
+    if sitk.GetArrayViewFromImage(kept).sum() < 64:
+        small, kept = part, inside > 0.5
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetNumberOfThreads(1)
     n4.SetMaximumNumberOfIterations([int(i) for i in iterations])
@@ -35,28 +40,58 @@ def _log_field(image, mask, size, shrink, iterations, tolerance):
     n4.Execute(small, kept)
     return sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(full)).T
 
+# %% ../../nbs/noise/13_biasfield.ipynb #b0d62d27
 def n4_bias_field(
-    image,                   # (X, Y, Z) magnitude; axes of length 1 are left out of the fit
-    mask=None,               # (X, Y, Z) bool, at least 64 voxels; None: Otsu's
-    voxel_size=(1, 1, 1),    # mm
-    shrink=2,                # Average blocks of this many voxels a side; less along an axis shorter than 8 blocks
-    iterations=(50, 50, 50), # Most rounds at each level; each level halves the spacing of the spline
-    tolerance=1e-3,          # A level ends when the field changes by less
-):                           # (X, Y, Z) float32, above 0, median 1 in the mask
+    image,  # (X, Y, Z) magnitude; axes of length 1 are left out of the fit
+    mask=None,  # (X, Y, Z) bool, at least 64 voxels; None: Otsu's
+    voxel_size=(1, 1, 1),  # mm
+    shrink=2,  # Average blocks of this many voxels a side; less along an axis shorter than 8 blocks
+    iterations=(
+        50,
+        50,
+        50,
+    ),  # Most rounds at each level; each level halves the spacing of the spline
+    tolerance=1e-3,  # A level ends when the field changes by less
+):  # (X, Y, Z) float32, above 0, median 1 in the mask
     "The smooth factor in an image, by N4 (doi:10.1109/TMI.2010.2046908)"
     image = np.asarray(image, np.float32)
-    require(image.ndim == 3, f'image: shape {image.shape}; N4 takes one volume (X, Y, Z), for a series use series_bias_field')
-    require(np.isfinite(image).all(), f'image: {int((~np.isfinite(image)).sum())} voxels are NaN or infinite; N4 needs finite values, set them to 0')
-    require(int(shrink) >= 1 and len(iterations) >= 1, f'shrink {shrink}, iterations {iterations}: shrink is 1 or more, iterations has one entry a level')
+    if image.ndim != 3:
+        raise InputError(
+            f'image: shape {image.shape}; N4 takes one volume (X, Y, Z), for a series use '
+            f'series_bias_field'
+        )
+    if not np.isfinite(image).all():
+        raise InputError(
+            f'image: {int((~np.isfinite(image)).sum())} voxels are NaN or infinite; N4 needs '
+            f'finite values, set them to 0'
+        )
+    if not int(shrink) >= 1 or len(iterations) < 1:
+        raise InputError(
+            f'shrink {shrink}, iterations {iterations}: shrink is 1 or more, iterations has one '
+            f'entry a level'
+        )
     mask = auto_mask(image) if mask is None else np.asarray(mask) > 0
-    require(mask.shape == image.shape, f'mask: shape {mask.shape}, but the image has {image.shape}; make it on the same grid')
+    if mask.shape != image.shape:
+        raise InputError(
+            f'mask: shape {mask.shape}, but the image has {image.shape}; make it on the same grid'
+        )
     use = mask & (image > 0)
-    require(use.sum() >= 64, f'mask: {int(use.sum())} voxels with signal; a field cannot be told from anatomy on fewer than 64')
-    if np.ptp(image[use]) <= 1e-6*image[use].max(): return np.ones(image.shape, np.float32)
+    if not use.sum() >= 64:
+        raise InputError(
+            f'mask: {int(use.sum())} voxels with signal; a field cannot be told from anatomy on '
+            f'fewer than 64'
+        )
+    if np.ptp(image[use]) <= 1e-6 * image[use].max():
+        return np.ones(image.shape, np.float32)
     thick = [a for a in range(3) if image.shape[a] > 1]
-    require(min(image.shape[a] for a in thick) >= 4, f'image: shape {image.shape}; N4 needs 4 voxels or more along an axis that it fits')
+    if not min(image.shape[a] for a in thick) >= 4:
+        raise InputError(
+            f'image: shape {image.shape}; N4 needs 4 voxels or more along an axis that it fits'
+        )
     flat = lambda a: a.squeeze(tuple({0, 1, 2} - set(thick)))
-    log = _log_field(flat(image), flat(use), [voxel_size[a] for a in thick], shrink, iterations, tolerance).reshape(image.shape)
+    log = _log_field(
+        flat(image), flat(use), [voxel_size[a] for a in thick], shrink, iterations, tolerance
+    ).reshape(image.shape)
     log = np.clip(log, log[use].min(), log[use].max())
     return np.exp(log - np.median(log[mask])).astype(np.float32)
 
@@ -64,48 +99,68 @@ def n4_bias_field(
 def _open_field(field, shape):
     "A field that is above zero everywhere, with an axis for volumes if the data have one"
     field = np.asarray(field, np.float32)
-    require(field.shape == tuple(shape[:3]), f'field: shape {field.shape}, but the data have {tuple(shape)}; give (X, Y, Z) on the same grid')
-    require(np.isfinite(field).all() and field.min() > 0, 'field: it holds values that are not above zero; a field is positive everywhere')
+    if field.shape != tuple(shape[:3]):
+        raise InputError(
+            f'field: shape {field.shape}, but the data have {tuple(shape)}; give (X, Y, Z) on the '
+            f'same grid'
+        )
+    if not np.isfinite(field).all() or not field.min() > 0:
+        raise InputError(
+            'field: it holds values that are not above zero; a field is positive everywhere'
+        )
     return field[..., None] if len(shape) == 4 else field
+
 
 def remove_field(
     data,  # (X, Y, Z) or (X, Y, Z, V)
-    field, # (X, Y, Z), above 0
-):         # float32, shape of `data`
+    field,  # (X, Y, Z), above 0
+):  # float32, shape of `data`
     "Divide every volume by the field, y/f"
     data = np.asarray(data, np.float32)
-    return data/_open_field(field, data.shape)
+    return data / _open_field(field, data.shape)
+
 
 def restore_field(
     data,  # (X, Y, Z) or (X, Y, Z, V), from `remove_field` or denoised after it
-    field, # The same field
-):         # float32, shape of `data`
+    field,  # The same field
+):  # float32, shape of `data`
     "Multiply every volume by the field: inverse of `remove_field`"
     data = np.asarray(data, np.float32)
-    return data*_open_field(field, data.shape)
+    return data * _open_field(field, data.shape)
 
 # %% ../../nbs/noise/13_biasfield.ipynb #64d5b329
 def field_sigma(
-    sigma, # Noise before the division, std of one channel: a number, one per volume (V,), or a map (X, Y, Z) or (X, Y, Z, V)
-    field, # (X, Y, Z), above 0
-):         # float32 map (X, Y, Z), with a last axis V if sigma has one
+    # Noise before the division, std of one channel: a number, one per volume (V,), or a map (X, Y,
+    # Z) or (X, Y, Z, V)
+    sigma,
+    field,  # (X, Y, Z), above 0
+):  # float32 map (X, Y, Z), with a last axis V if sigma has one
     "Noise of `remove_field`'s result, sigma/f"
     sigma = np.asarray(sigma, np.float32)
-    require(sigma.ndim in (0, 1, 3, 4), f'sigma: shape {sigma.shape}; give a number, one per volume, or a map')
-    require(np.isfinite(sigma).all() and sigma.min() >= 0, 'sigma: it holds values that are negative or not finite; a noise level is 0 or more')
-    if sigma.ndim >= 3: return remove_field(sigma, field)
-    return sigma/_open_field(field, np.shape(field) + sigma.shape)
+    if sigma.ndim not in (0, 1, 3, 4):
+        raise InputError(f'sigma: shape {sigma.shape}; give a number, one per volume, or a map')
+    if not np.isfinite(sigma).all() or not sigma.min() >= 0:
+        raise InputError(
+            'sigma: it holds values that are negative or not finite; a noise level is 0 or more'
+        )
+    if sigma.ndim >= 3:
+        return remove_field(sigma, field)
+    return sigma / _open_field(field, np.shape(field) + sigma.shape)
 
 # %% ../../nbs/noise/13_biasfield.ipynb #e6fb3f73
 def series_bias_field(
-    data,            # Scan, or array (X, Y, Z) or (X, Y, Z, V)
-    bvals=None,      # (V,) s/mm²; the scan's own if not given; neither: the mean over all volumes is used
-    mask=None,       # (X, Y, Z) bool; None: the scan's own, or Otsu's
-    voxel_size=None, # mm; None: the scan's own, 1 mm for an array
-    **options,       # As in `n4_bias_field`
-):                   # (X, Y, Z) float32, median 1 in the mask
+    data,  # Scan, or array (X, Y, Z) or (X, Y, Z, V)
+    # (V,) s/mm²; the scan's own if not given; neither: the mean over all volumes is used
+    bvals=None,
+    mask=None,  # (X, Y, Z) bool; None: the scan's own, or Otsu's
+    voxel_size=None,  # mm; None: the scan's own, 1 mm for an array
+    **options,  # As in `n4_bias_field`
+):  # (X, Y, Z) float32, median 1 in the mask
     "One field for a whole series, from its mean b0"
     scan = data if isinstance(data, Scan) else Scan.from_array(data, bvals=bvals)
-    if bvals is not None and scan is data: scan = Scan.from_array(scan.data, scan.affine, bvals, mask=scan.mask)
+    if bvals is not None and scan is data:
+        scan = Scan.from_array(scan.data, scan.affine, bvals, mask=scan.mask)
     mask = scan.mask if mask is None else mask
-    return n4_bias_field(scan.b0, mask, scan.voxel_size if voxel_size is None else voxel_size, **options)
+    return n4_bias_field(
+        scan.b0, mask, scan.voxel_size if voxel_size is None else voxel_size, **options
+    )

@@ -9,194 +9,265 @@ __all__ = ['FEW', 'to_states', 'from_states', 'Components', 'find_components', '
 # %% ../../nbs/noise/16_components.ipynb #05f17c12
 from dataclasses import dataclass
 
-import numpy as np, torch
+import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
-from ..core import require
+
+from ..core import InputError
 from .rician_bias import stabilise, unstabilise
-from ..scans.nifti import auto_mask
 from .sigma import estimate_sigma
+from ..scans.nifti import auto_mask
 
 # %% ../../nbs/noise/16_components.ipynb #f423007b
 def to_states(
-    series,        # (X, Y, Z, V) image units; magnitude if nowhere negative, else taken as Gaussian
-    sigma,         # Noise std: a number or a map (X, Y, Z)
-    n_coils:int=1, # Coils of a sum-of-squares magnitude
-)->np.ndarray:     # (X, Y, Z, V) float32 with noise of std one
+    series,  # (X, Y, Z, V) image units; magnitude if nowhere negative, else taken as Gaussian
+    sigma,  # Noise std: a number or a map (X, Y, Z)
+    n_coils: int = 1,  # Coils of a sum-of-squares magnitude
+) -> np.ndarray:  # (X, Y, Z, V) float32 with noise of std one
     "Bring a series to unit noise (stabilising transform after Foi 2011, doi:10.1109/ISBI.2011.5872758)"
     s = _as_map(sigma, np.shape(series))
-    return np.asarray(stabilise(series, s, n_coils) if np.min(series) >= 0 else series/s, np.float32)
+    return np.asarray(
+        stabilise(series, s, n_coils) if np.min(series) >= 0 else series / s, np.float32
+    )
+
 
 def from_states(
-    states,        # (X, Y, Z, V) denoised, noise std one
-    sigma,         # As given to `to_states`
-    n_coils:int=1, # As given to `to_states`
-    magnitude=True,# False for a series that had negative values
-)->np.ndarray:     # (X, Y, Z, V) float32, image units, Rician bias removed
+    states,  # (X, Y, Z, V) denoised, noise std one
+    sigma,  # As given to `to_states`
+    n_coils: int = 1,  # As given to `to_states`
+    magnitude=True,  # False for a series that had negative values
+) -> np.ndarray:  # (X, Y, Z, V) float32, image units, Rician bias removed
     "Back to image units by the exact unbiased inverse"
     s = _as_map(sigma, states.shape)
-    return np.asarray(unstabilise(states, np.broadcast_to(s, states.shape), n_coils) if magnitude else states*s, np.float32)
+    return np.asarray(
+        unstabilise(states, np.broadcast_to(s, states.shape), n_coils) if magnitude else states * s,
+        np.float32,
+    )
+
 
 def _as_map(sigma, shape):
     "A noise level that broadcasts over (X, Y, Z, V)"
     s = np.asarray(sigma, np.float32)
-    require(s.ndim == 0 or s.shape in (shape, shape[:3]), f'modes: sigma of shape {s.shape} does not fit a series {shape}; give a number or a map {shape[:3]}')
-    require(np.isfinite(s).all() and (s > 0).all(), 'modes: sigma must be positive and finite in every voxel')
+    if s.ndim != 0 and s.shape not in (shape, shape[:3]):
+        raise InputError(
+            f'modes: sigma of shape {s.shape} does not fit a series {shape}; give a number or a '
+            f'map {shape[:3]}'
+        )
+    if not np.isfinite(s).all() or not (s > 0).all():
+        raise InputError('modes: sigma must be positive and finite in every voxel')
     return s[..., None] if s.ndim == 3 else s
 
 # %% ../../nbs/noise/16_components.ipynb #0b350370
 FEW = 12  # Volumes below which no mode is taken for pure noise
 
+
 @dataclass
 class Components:
     "Principal axes of a series on the unit-noise scale"
-    mean:np.ndarray  # (V,) mean over the object
-    axes:np.ndarray  # (V, V) orthonormal columns, strongest first
-    power:np.ndarray # (V,) variance along each, noise included
-    K:int            # The first K carry signal
+
+    mean: np.ndarray  # (V,) mean over the object
+    axes: np.ndarray  # (V, V) orthonormal columns, strongest first
+    power: np.ndarray  # (V,) variance along each, noise included
+    K: int  # The first K carry signal
 
     @property
-    def basis(self): return self.axes[:, :self.K]
+    def basis(self):
+        return self.axes[:, : self.K]
+
     def amplitudes(self, states):
         "(..., V) states -> (..., K)"
-        return ((states - self.mean)@self.basis).astype(np.float32)
+        return ((states - self.mean) @ self.basis).astype(np.float32)
+
     def states(self, amplitudes):
         "(..., K) amplitudes -> (..., V)"
-        return (amplitudes@self.basis.T + self.mean).astype(np.float32)
+        return (amplitudes @ self.basis.T + self.mean).astype(np.float32)
+
     def noise(self, states):
         "(..., V) states -> (..., V - K) amplitudes of the modes without signal"
-        return ((states - self.mean)@self.axes[:, self.K:]).astype(np.float32)
+        return ((states - self.mean) @ self.axes[:, self.K :]).astype(np.float32)
 
+# %% ../../nbs/noise/16_components.ipynb #f35c84d3
 def find_components(
-    states,           # (X, Y, Z, V) on the unit-noise scale
-    mask,             # (X, Y, Z) voxels to look at
-    K:int|None=None,  # Components kept; None: those above the noise
-    most:int=32,      # Upper limit for that
-    margin:float=.03, # An eigenvalue must exceed the edge of the noise by this fraction
-)->Components:
+    states,  # (X, Y, Z, V) on the unit-noise scale
+    mask,  # (X, Y, Z) voxels to look at
+    K: int | None = None,  # Components kept; None: those above the noise
+    most: int = 32,  # Upper limit for that
+    margin: float = 0.03,  # An eigenvalue must exceed the edge of the noise by this fraction
+) -> Components:
     "The principal axes of a series, and how many of them hold signal"
     x = states[mask].astype(np.float64)
-    require(len(x) >= 2, f'modes: {len(x)} voxel in the mask; at least two are needed')
+    if len(x) < 2:
+        raise InputError(f'modes: {len(x)} voxel in the mask; at least two are needed')
     power, axes = np.linalg.eigh(np.cov(x.T).reshape(x.shape[1], x.shape[1]))
     power, axes, V = power[::-1], axes[:, ::-1], x.shape[1]
-    edge = (1 + np.sqrt(V/len(x)))**2*(1 + margin)
-    level = np.median(power[V//2:])
-    if K is None: K = V if V < FEW else int(np.clip((power > level*edge).sum(), 1, min(most, V - 1)))
-    require(1 <= K <= V, f'modes: {K} modes of {V} volumes asked for')
-    return Components(x.mean(0).astype(np.float32), axes.astype(np.float32), power.astype(np.float32), K)
+    edge = (1 + np.sqrt(V / len(x))) ** 2 * (1 + margin)
+    level = np.median(power[V // 2 :])
+    if K is None:
+        K = V if V < FEW else int(np.clip((power > level * edge).sum(), 1, min(most, V - 1)))
+    if not 1 <= K <= V:
+        raise InputError(f'modes: {K} modes of {V} volumes asked for')
+    return Components(
+        x.mean(0).astype(np.float32), axes.astype(np.float32), power.astype(np.float32), K
+    )
 
 # %% ../../nbs/noise/16_components.ipynb #aa291108
 def series_sigma(
-    series,          # (X, Y, Z, V) image units
-    mask=None,       # (X, Y, Z) object; None: Otsu's
-    n_coils:int=1,   # Coils of a sum-of-squares magnitude
-    bvals=None,      # (V,) s/mm2, for series of few volumes
-    rounds:int=4,    # Corrections of the map
-    width:float=3.,  # Std of the Gaussian window, voxels
-)->tuple:            # (X, Y, Z) map of sigma, image units, and notes
+    series,  # (X, Y, Z, V) image units
+    mask=None,  # (X, Y, Z) object; None: Otsu's
+    n_coils: int = 1,  # Coils of a sum-of-squares magnitude
+    bvals=None,  # (V,) s/mm2, for series of few volumes
+    rounds: int = 4,  # Corrections of the map
+    width: float = 3.0,  # Std of the Gaussian window, voxels
+) -> tuple:  # (X, Y, Z) map of sigma, image units, and notes
     "Noise level of a series, from the modes that hold no signal"
     x = np.asarray(series, np.float32)
     mask = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
     if x.shape[3] < FEW:
         found = estimate_sigma(x, mask=mask, n_coils=n_coils, bvals=bvals)
-        return _filled(np.broadcast_to(found.sigma if np.ndim(found.sigma) == 3 else found.number, x.shape[:3]), mask), [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
-    half = max(x.shape[3]//2, min(8, x.shape[3] - 4))  # seven modes of a tensor never count as noise
+        return _filled(
+            np.broadcast_to(
+                found.sigma if np.ndim(found.sigma) == 3 else found.number, x.shape[:3]
+            ),
+            mask,
+        ), [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
+    half = max(
+        x.shape[3] // 2, min(8, x.shape[3] - 4)
+    )  # seven modes of a tensor never count as noise
     raw = find_components(x, mask, K=half)
-    require(np.median(raw.power[half:]) > 0, 'noise level: the series holds no noise that can be seen; give --sigma, or leave it as it is')
+    if not np.median(raw.power[half:]) > 0:
+        raise InputError(
+            'noise level: the series holds no noise that can be seen; give --sigma, or leave it '
+            'as it is'
+        )
     sigma = np.full(x.shape[:3], np.sqrt(np.median(raw.power[half:])), np.float32)
-    for _ in range(rounds): sigma = _filled(sigma*_local_std(_empty_modes(to_states(x, sigma, n_coils), mask, half), mask, width), mask)
-    return sigma, [f'noise level mapped from {x.shape[3] - half} modes without signal: median {np.median(sigma[mask]):.4g}']
+    for _ in range(rounds):
+        sigma = _filled(
+            sigma * _local_std(_empty_modes(to_states(x, sigma, n_coils), mask, half), mask, width),
+            mask,
+        )
+    return sigma, [
+        f'noise level mapped from {x.shape[3] - half} modes without signal: median '
+        f'{np.median(sigma[mask]):.4g}'
+    ]
 
+# %% ../../nbs/noise/16_components.ipynb #57f48ebf
 def _empty_modes(states, mask, K, edge=4):
     "Noise amplitudes of every voxel in axes found on the other voxels: a chessboard of cubes, each colour seen from the other"
-    colour = (np.indices(mask.shape)//edge).sum(0) % 2 == 1
+    colour = (np.indices(mask.shape) // edge).sum(0) % 2 == 1
     parts = [mask & (colour == c) for c in (False, True)]
     few, V = min(p.sum() for p in parts), states.shape[-1]
-    require(few >= 2*V, f'noise level: {mask.sum()} voxels in the mask are too few to find the noise of {V} volumes; give a larger mask, or --sigma')
+    if not few >= 2 * V:
+        raise InputError(
+            f'noise level: {mask.sum()} voxels in the mask are too few to find the noise of {V} '
+            f'volumes; give a larger mask, or --sigma'
+        )
     seen = [find_components(states, p, K=K).noise(states) for p in parts]
     return np.where(colour[..., None], seen[0], seen[1])
+
 
 def _local_std(noise, mask, width):
     "(X, Y, Z, M) -> (X, Y, Z) root of the local mean square within the mask, limited to a factor of two"
     w = mask.astype(np.float32)
     share = np.maximum(gaussian_filter(w, width), 1e-6)
-    return np.sqrt(np.clip(gaussian_filter(w*(noise**2).mean(-1), width)/share, .25, 4))
+    return np.sqrt(np.clip(gaussian_filter(w * (noise**2).mean(-1), width) / share, 0.25, 4))
 
-def _filled(sigma, mask, reach=8.):
+
+def _filled(sigma, mask, reach=8.0):
     "The map inside, carried on smoothly outside"
     inside = mask & (sigma > 0)
-    require(inside.any(), 'noise level: no positive value was found inside the mask; give --sigma')
+    if not inside.any():
+        raise InputError('noise level: no positive value was found inside the mask; give --sigma')
     w = inside.astype(np.float32)
     near = gaussian_filter(w, reach)
-    far = np.where(near > 1e-4, gaussian_filter(w*sigma, reach)/np.maximum(near, 1e-4), np.median(sigma[inside]))
-    return np.where(inside, sigma, np.maximum(far, 1e-3*np.median(sigma[inside]))).astype(np.float32)
+    far = np.where(
+        near > 1e-4,
+        gaussian_filter(w * sigma, reach) / np.maximum(near, 1e-4),
+        np.median(sigma[inside]),
+    )
+    return np.where(inside, sigma, np.maximum(far, 1e-3 * np.median(sigma[inside]))).astype(
+        np.float32
+    )
 
 # %% ../../nbs/noise/16_components.ipynb #e078c46e
 def autocorrelation(
-    noise,          # (X, Y, Z, M) noise, such as from `Components.noise`
-    mask,           # (X, Y, Z)
-    reach:int=3,    # Largest shift, voxels
-)->np.ndarray:      # (2 reach + 1,)*3, one at the centre; shifts longer than an axis are 0
+    noise,  # (X, Y, Z, M) noise, such as from `Components.noise`
+    mask,  # (X, Y, Z)
+    reach: int = 3,  # Largest shift, voxels
+) -> np.ndarray:  # (2 reach + 1,)*3, one at the centre; shifts longer than an axis are 0
     "Correlation of noise with itself for all shifts up to `reach`, within the mask"
     w = mask.astype(np.float64)
     pad = [int(n) + reach for n in mask.shape]
-    power = lambda a: np.fft.irfftn(np.abs(np.fft.rfftn(a, pad))**2, pad)
+    power = lambda a: np.fft.irfftn(np.abs(np.fft.rfftn(a, pad)) ** 2, pad)
     count = power(w)
-    total = sum(power(np.where(mask, noise[..., m], 0.)) for m in range(noise.shape[-1]))/noise.shape[-1]
-    near = np.ix_(*[np.arange(-reach, reach + 1)]*3)
-    c = np.where(count[near] > .5, total[near]/np.maximum(count[near], .5), 0)
-    return (c/c[reach, reach, reach]).astype(np.float32)
+    total = (
+        sum(power(np.where(mask, noise[..., m], 0.0)) for m in range(noise.shape[-1]))
+        / noise.shape[-1]
+    )
+    near = np.ix_(*[np.arange(-reach, reach + 1)] * 3)
+    c = np.where(count[near] > 0.5, total[near] / np.maximum(count[near], 0.5), 0)
+    return (c / c[reach, reach, reach]).astype(np.float32)
+
 
 def white_if_small(
-    kernel,         # From `autocorrelation`
-    n:float,        # Values it came from: voxels times modes
-    limit:float=.04,# Correlations below this count as none
-)->np.ndarray:      # The kernel; a single one at the centre if nothing else is larger than chance
+    kernel,  # From `autocorrelation`
+    n: float,  # Values it came from: voxels times modes
+    limit: float = 0.04,  # Correlations below this count as none
+) -> np.ndarray:  # The kernel; a single one at the centre if nothing else is larger than chance
     "Take noise for white unless a correlation is clearly there"
     off = np.abs(kernel).copy()
-    off[tuple(s//2 for s in off.shape)] = 0
-    if off.max() > max(limit, 5/np.sqrt(n)): return kernel
-    return (np.arange(kernel.size).reshape(kernel.shape) == kernel.size//2).astype(np.float32)
+    off[tuple(s // 2 for s in off.shape)] = 0
+    if off.max() > max(limit, 5 / np.sqrt(n)):
+        return kernel
+    return (np.arange(kernel.size).reshape(kernel.shape) == kernel.size // 2).astype(np.float32)
 
+# %% ../../nbs/noise/16_components.ipynb #1b4b35c7
 def draw_noise(
-    shape,          # (..., X, Y, Z)
-    kernel,         # From `autocorrelation`
-    gen=None,       # torch.Generator
-)->torch.Tensor:    # Gaussian noise of std one with that correlation between voxels
+    shape,  # (..., X, Y, Z)
+    kernel,  # From `autocorrelation`
+    gen=None,  # torch.Generator
+) -> torch.Tensor:  # Gaussian noise of std one with that correlation between voxels
     "Noise of a given autocorrelation (white noise filtered by the root of its spectrum)"
     white = torch.randn(shape, generator=gen)
     kernel = torch.as_tensor(kernel)
-    reach, size = kernel.shape[-1]//2, shape[-3:]
-    if kernel.abs().sum() == kernel[reach, reach, reach]: return white
+    reach, size = kernel.shape[-1] // 2, shape[-3:]
+    if kernel.abs().sum() == kernel[reach, reach, reach]:
+        return white
     spread = torch.zeros(size)
     at = [torch.arange(-reach, reach + 1) % n for n in size]
     spread.index_put_(torch.meshgrid(*at, indexing='ij'), kernel, accumulate=True)
     root = torch.fft.rfftn(spread).real.clamp(min=0).sqrt()
-    noise = torch.fft.irfftn(torch.fft.rfftn(white, dim=(-3, -2, -1))*root, s=size, dim=(-3, -2, -1))
-    return noise/torch.fft.irfftn(root**2, s=size)[0, 0, 0].sqrt()
+    noise = torch.fft.irfftn(
+        torch.fft.rfftn(white, dim=(-3, -2, -1)) * root, s=size, dim=(-3, -2, -1)
+    )
+    return noise / torch.fft.irfftn(root**2, s=size)[0, 0, 0].sqrt()
 
 # %% ../../nbs/noise/16_components.ipynb #4a03c749
 def wiener(
-    amplitudes,    # (X, Y, Z, K) with noise std one
-    modes:Components,   # Where they came from
-)->np.ndarray:     # (X, Y, Z, K)
+    amplitudes,  # (X, Y, Z, K) with noise std one
+    modes: Components,  # Where they came from
+) -> np.ndarray:  # (X, Y, Z, K)
     "Best linear guess of each amplitude from itself: gain 1 - 1/power"
-    return amplitudes*np.clip(1 - 1/np.maximum(modes.power[:modes.K], 1), 0, 1)
+    return amplitudes * np.clip(1 - 1 / np.maximum(modes.power[: modes.K], 1), 0, 1)
+
 
 def local_wiener(
-    amplitudes,     # (X, Y, Z, K) with noise std one
-    mask,           # (X, Y, Z)
-    width:float=1., # Std of the neighbourhood, voxels
-)->np.ndarray:      # (X, Y, Z, K); zero outside the mask
+    amplitudes,  # (X, Y, Z, K) with noise std one
+    mask,  # (X, Y, Z)
+    width: float = 1.0,  # Std of the neighbourhood, voxels
+) -> np.ndarray:  # (X, Y, Z, K); zero outside the mask
     "Best linear guess from the mean and the covariance of a neighbourhood"
     w, K = mask.astype(np.float32)[..., None], amplitudes.shape[-1]
-    def blur(a): return gaussian_filter(a*w, [width]*3 + [0])/share
+
+    def blur(a):
+        return gaussian_filter(a * w, [width] * 3 + [0]) / share
+
     share = np.ones_like(w)
     share = np.maximum(blur(np.ones_like(w)), 1e-6)
     mean = blur(amplitudes)
-    second = np.stack([blur(amplitudes[..., [k]]*amplitudes) for k in range(K)], -2)[mask]
+    second = np.stack([blur(amplitudes[..., [k]] * amplitudes) for k in range(K)], -2)[mask]
     m, a = mean[mask], amplitudes[mask]
-    power, axes = np.linalg.eigh(second - m[:, :, None]*m[:, None, :])
-    gain = np.clip(1 - 1/np.maximum(power, 1e-6), 0, 1)
+    power, axes = np.linalg.eigh(second - m[:, :, None] * m[:, None, :])
+    gain = np.clip(1 - 1 / np.maximum(power, 1e-6), 0, 1)
     out = np.zeros_like(amplitudes)
-    out[mask] = np.einsum('nij,nj->ni', axes, gain*np.einsum('nji,nj->ni', axes, a - m)) + m
+    out[mask] = np.einsum('nij,nj->ni', axes, gain * np.einsum('nji,nj->ni', axes, a - m)) + m
     return out

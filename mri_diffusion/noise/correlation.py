@@ -6,257 +6,413 @@
 __all__ = ['noise_correlation', 'predictable_fraction', 'flat_noise', 'noise_kernel', 'predictable_from', 'blind_spot_size']
 
 # %% ../../nbs/noise/17_correlation.ipynb #c903bdc4
-import numpy as np
 from functools import lru_cache
-from ..core import InputError, require
-from .components import FEW, autocorrelation, find_components
-from .sigma import find_background, noise_field, repeats_of
-from ..scans.nifti import auto_mask
+
+import numpy as np
 from numpy.polynomial import legendre
 from scipy import ndimage
 
+from ..core import InputError
+from .components import FEW, autocorrelation, find_components
+from .sigma import find_background, noise_field, repeats_of
+from ..scans.nifti import auto_mask
+
 # %% ../../nbs/noise/17_correlation.ipynb #6437f2ae
 def noise_correlation(
-    noise,           # Noise or residual (X, Y, Z) or (X, Y, Z, V)
-    mask=None,       # Voxels to use (X, Y, Z); None: all
-    max_lag:int=3,   # Largest distance, voxels
-)->dict:             # Axis 'x', 'y', 'z' (and 'volume') -> correlations at lags 1..max_lag
+    noise,  # Noise or residual (X, Y, Z) or (X, Y, Z, V)
+    mask=None,  # Voxels to use (X, Y, Z); None: all
+    max_lag: int = 3,  # Largest distance, voxels
+) -> dict:  # Axis 'x', 'y', 'z' (and 'volume') -> correlations at lags 1..max_lag
     "Correlation of the noise with itself, shifted along one axis; about 1/sqrt(voxels) is chance"
     n = np.asarray(noise, float)
     inside = np.ones(n.shape[:3], bool) if mask is None else np.asarray(mask, bool)
-    if n.ndim == 3: n = n[..., None]
+    if n.ndim == 3:
+        n = n[..., None]
     n = np.where(inside[..., None], n - n[inside].mean(0), 0)
-    return {name: [_lag(n, inside, axis, lag) for lag in range(1, max_lag + 1) if lag < n.shape[axis]]
-            for axis, name in enumerate(('x', 'y', 'z', 'volume')) if n.shape[axis] > 1}
+    return {
+        name: [_lag(n, inside, axis, lag) for lag in range(1, max_lag + 1) if lag < n.shape[axis]]
+        for axis, name in enumerate(('x', 'y', 'z', 'volume'))
+        if n.shape[axis] > 1
+    }
+
 
 def _lag(n, inside, axis, lag):
     cut = lambda a, where: np.take(a, where, axis) if axis < a.ndim else a
     first, second = np.arange(n.shape[axis] - lag), np.arange(lag, n.shape[axis])
     both = cut(inside, first) & cut(inside, second)
     a, b = cut(n, first)[both], cut(n, second)[both]
-    scale = np.sqrt((a**2).sum()*(b**2).sum())
-    return float((a*b).sum()/scale) if scale > 0 else 0.
+    scale = np.sqrt((a**2).sum() * (b**2).sum())
+    return float((a * b).sum() / scale) if scale > 0 else 0.0
 
+# %% ../../nbs/noise/17_correlation.ipynb #5073a110
 def predictable_fraction(
-    noise,           # Noise or residual (X, Y), (X, Y, Z) or (X, Y, Z, V)
-    radius:int=4,    # Neighbours on each side, voxels
-    axes=None,       # Axis or axes to look along; None: every spatial one longer than two radii
-    mask=None,       # Voxels to use; None: all
-    max_rows=50_000, # Equations solved at most
-)->float:            # 0 (white) to 1 (known from its neighbours)
+    noise,  # Noise or residual (X, Y), (X, Y, Z) or (X, Y, Z, V)
+    radius: int = 4,  # Neighbours on each side, voxels
+    axes=None,  # Axis or axes to look along; None: every spatial one longer than two radii
+    mask=None,  # Voxels to use; None: all
+    max_rows=50_000,  # Equations solved at most
+) -> float:  # 0 (white) to 1 (known from its neighbours)
     "Part of the noise variance that the best linear guess from neighbouring voxels explains"
     n = np.asarray(noise, float)
     spatial = min(n.ndim, 3)
     inside = np.ones(n.shape[:spatial], bool) if mask is None else np.asarray(mask, bool)
-    axes = [a for a in range(spatial) if n.shape[a] > 2*radius] if axes is None else np.atleast_1d(axes)
-    require(len(axes), f'predictable_fraction: {n.shape} is too small for {radius} neighbours on each side')
+    axes = (
+        [a for a in range(spatial) if n.shape[a] > 2 * radius]
+        if axes is None
+        else np.atleast_1d(axes)
+    )
+    if not len(axes):
+        raise InputError(
+            f'predictable_fraction: {n.shape} is too small for {radius} neighbours on each side'
+        )
     n = n - n[inside].mean(0)
     steps = [(a, d) for a in axes for d in range(-radius, radius + 1) if d]
-    for a in axes: inside = ndimage.binary_erosion(inside, np.ones([2*radius + 1 if i == a else 1 for i in range(spatial)]))
-    require(inside.any(), f'predictable_fraction: no voxel of the mask has {radius} neighbours on each side; use a smaller radius')
+    for a in axes:
+        inside = ndimage.binary_erosion(
+            inside, np.ones([2 * radius + 1 if i == a else 1 for i in range(spatial)])
+        )
+    if not inside.any():
+        raise InputError(
+            f'predictable_fraction: no voxel of the mask has {radius} neighbours on each side; '
+            f'use a smaller radius'
+        )
     near = np.stack([np.roll(n, d, a)[inside].ravel() for a, d in steps], 1)
     rows = np.linspace(0, len(near) - 1, min(len(near), max_rows)).astype(int)
     near, centre = near[rows], n[inside].ravel()[rows]
-    left = centre - near@np.linalg.lstsq(near, centre, rcond=None)[0]
+    left = centre - near @ np.linalg.lstsq(near, centre, rcond=None)[0]
     free = max(len(rows) - near.shape[1], 1)
-    return float(np.clip(1 - (left@left/free)/(centre@centre/len(rows)), 0, 1))
+    return float(np.clip(1 - (left @ left / free) / (centre @ centre / len(rows)), 0, 1))
 
 # %% ../../nbs/noise/17_correlation.ipynb #8fce859a
 def _surfaces(shape, order):
     "(voxels, surfaces) orthonormal polynomials on a patch up to a total degree, and the degree of each"
-    grid = np.meshgrid(*[np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape], indexing='ij')
-    powers = sorted((p for p in np.ndindex(*[order + 1 if n > 1 else 1 for n in shape]) if sum(p) <= order), key=sum)
-    columns = [np.prod([legendre.Legendre.basis(k)(a) for a, k in zip(grid, p)], 0).ravel() for p in powers]
+    grid = np.meshgrid(
+        *[np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape], indexing='ij'
+    )
+    powers = sorted(
+        (p for p in np.ndindex(*[order + 1 if n > 1 else 1 for n in shape]) if sum(p) <= order),
+        key=sum,
+    )
+    columns = [
+        np.prod([legendre.Legendre.basis(k)(a) for a, k in zip(grid, p)], 0).ravel() for p in powers
+    ]
     return np.linalg.qr(np.stack(columns, 1))[0], np.array([sum(p) for p in powers])
+
 
 def _lagged(a, b, lags):
     "Sum over patches and voxels of a(i) b(i + lag), patches (N, *shape)"
-    pad, axes = [2*n for n in a.shape[1:]], tuple(range(1, a.ndim))
-    power = sum(np.conj(np.fft.rfftn(u, pad, axes))*np.fft.rfftn(v, pad, axes) for u, v in zip(a[:, None], b[:, None]))[0]
+    pad, axes = [2 * n for n in a.shape[1:]], tuple(range(1, a.ndim))
+    power = sum(
+        np.conj(np.fft.rfftn(u, pad, axes)) * np.fft.rfftn(v, pad, axes)
+        for u, v in zip(a[:, None], b[:, None])
+    )[0]
     return np.fft.irfftn(power, pad, tuple(range(len(pad))))[tuple(lags.T % np.array(pad)[:, None])]
+
 
 def _shifted(x, lag):
     "Patches (N, *shape) moved by a lag, zeros coming in"
     out = np.zeros_like(x)
-    to, of = ([slice(max(0, s*k), n + min(0, s*k)) for k, n in zip(lag, x.shape[1:])] for s in (1, -1))
+    to, of = (
+        [slice(max(0, s * k), n + min(0, s * k)) for k, n in zip(lag, x.shape[1:])] for s in (1, -1)
+    )
     out[(slice(None), *to)] = x[(slice(None), *of)]
     return out
 
+# %% ../../nbs/noise/17_correlation.ipynb #8eee373b
 @lru_cache(8)
 def _seen(shape, order, reach):
     "Lags of a half space, and the matrix from the autocovariance of noise to the lagged sums left after the surfaces are removed"
     q = _surfaces(shape, order)[0]
-    lags = np.array(list(np.ndindex(*[2*r + 1 for r in reach]))) - np.array(reach)
-    lags, Q, ones = lags[len(lags)//2:], q.T.reshape(-1, *shape), np.ones((1, *shape))
+    lags = np.array(list(np.ndindex(*[2 * r + 1 for r in reach]))) - np.array(reach)
+    lags, Q, ones = lags[len(lags) // 2 :], q.T.reshape(-1, *shape), np.ones((1, *shape))
     A = np.diag(_lagged(ones, ones, lags))
-    for j, lag in enumerate(lags): # M R M = R - Q v' - v Q' with v = R Q - Q (Q'R Q)/2
+    for j, lag in enumerate(lags):  # M R M = R - Q v' - v Q' with v = R Q - Q (Q'R Q)/2
         r = _shifted(Q, lag) + (_shifted(Q, -lag) if lag.any() else 0)
-        v = r - .5*(q@(q.T@r.reshape(len(Q), -1).T)).T.reshape(Q.shape)
+        v = r - 0.5 * (q @ (q.T @ r.reshape(len(Q), -1).T)).T.reshape(Q.shape)
         A[:, j] -= _lagged(Q, v, lags) + _lagged(v, Q, lags)
     return lags, A
 
+
 def _patches(x, inside, p, most):
     "(N, voxels) patches that lie within the object, `most` of them at even steps"
-    full = ndimage.uniform_filter(inside.astype(np.float32), p, mode='constant') > 1 - .5/np.prod(p)
+    full = ndimage.uniform_filter(
+        inside.astype(np.float32), p, mode='constant'
+    ) > 1 - 0.5 / np.prod(p)
     at = np.argwhere(full)
-    require(len(at) >= 20, f'flat_noise: {len(at)} patches of {p} voxels lie within the object; give a larger mask, or a smaller size')
-    at = at[np.linspace(0, len(at) - 1, min(len(at), most)).astype(int)] - np.array(p)//2
+    if len(at) < 20:
+        raise InputError(
+            f'flat_noise: {len(at)} patches of {p} voxels lie within the object; give a larger '
+            f'mask, or a smaller size'
+        )
+    at = at[np.linspace(0, len(at) - 1, min(len(at), most)).astype(int)] - np.array(p) // 2
     return np.stack([x[tuple(slice(a, a + n) for a, n in zip(corner, p))].ravel() for corner in at])
 
+# %% ../../nbs/noise/17_correlation.ipynb #97f5f369
 def flat_noise(
-    image,           # (X, Y, Z), one volume
-    mask=None,       # (X, Y, Z) object; None: Otsu's
-    dims:int=2,      # 2: patches and lags within a slice; 3: through slices too
-    reach:int=5,     # Largest lag, voxels; the correlation is taken to be 0 beyond
-    size=None,       # Edge of a patch, voxels; None: 15 (dims=2) or 11 (dims=3)
-    order=None,      # Degree of the surface removed; None: 5 (dims=2) or 4 (dims=3)
-    patches:int=200, # How many of the flattest are used
-)->np.ndarray:       # (2 reach + 1,)*dims autocovariance of the noise, image units squared; sigma^2 at the centre
+    image,  # (X, Y, Z), one volume
+    mask=None,  # (X, Y, Z) object; None: Otsu's
+    dims: int = 2,  # 2: patches and lags within a slice; 3: through slices too
+    reach: int = 5,  # Largest lag, voxels; the correlation is taken to be 0 beyond
+    size=None,  # Edge of a patch, voxels; None: 15 (dims=2) or 11 (dims=3)
+    order=None,  # Degree of the surface removed; None: 5 (dims=2) or 4 (dims=3)
+    patches: int = 200,  # How many of the flattest are used
+    # (2 reach + 1,)*dims autocovariance of the noise, image units squared; sigma^2 at the centre
+) -> np.ndarray:
     "Noise of one volume from its flattest patches, freed of the bias that removing a surface causes"
-    x, size, order = np.asarray(image, np.float64), size or (15 if dims == 2 else 11), order or (5 if dims == 2 else 4)
-    require(x.ndim == 3 and dims in (2, 3), f'flat_noise: dims {dims} of an image {x.shape}; give (X, Y, Z) and dims 2 or 3')
+    x, size, order = (
+        np.asarray(image, np.float64),
+        size or (15 if dims == 2 else 11),
+        order or (5 if dims == 2 else 4),
+    )
+    if x.ndim != 3 or dims not in (2, 3):
+        raise InputError(
+            f'flat_noise: dims {dims} of an image {x.shape}; give (X, Y, Z) and dims 2 or 3'
+        )
     p = tuple(min(size, n) if a < dims else 1 for a, n in enumerate(x.shape))
-    e = _patches(x, auto_mask(x) if mask is None else np.asarray(mask, bool), p, int(2.5e7/np.prod(p)))
-    e = e[e.mean(1) >= .9*np.median(e.mean(1))]         # magnitudes of weak signal are not Gaussian
+    e = _patches(
+        x, auto_mask(x) if mask is None else np.asarray(mask, bool), p, int(2.5e7 / np.prod(p))
+    )
+    e = e[e.mean(1) >= 0.9 * np.median(e.mean(1))]  # magnitudes of weak signal are not Gaussian
     q, degree = _surfaces(p, order)
-    part = e@q
-    flattest = np.argsort((part[:, degree >= 2]**2).sum(1))[:min(patches, max(len(e)//5, 10))]
-    e = (e - part@q.T)[flattest].reshape(-1, *p)
-    near = tuple(min(reach, (n - 1)//2) for n in p)
+    part = e @ q
+    flattest = np.argsort((part[:, degree >= 2] ** 2).sum(1))[: min(patches, max(len(e) // 5, 10))]
+    e = (e - part @ q.T)[flattest].reshape(-1, *p)
+    near = tuple(min(reach, (n - 1) // 2) for n in p)
     lags, A = _seen(p, order, near)
-    found = np.linalg.solve(A, _lagged(e, e, lags)/len(e))
-    out = np.zeros([2*reach + 1]*dims)
-    for sign in (1, -1): out[tuple((sign*lags[:, :dims] + reach).T)] = found
+    found = np.linalg.solve(A, _lagged(e, e, lags) / len(e))
+    out = np.zeros([2 * reach + 1] * dims)
+    for sign in (1, -1):
+        out[tuple((sign * lags[:, :dims] + reach).T)] = found
     return out
 
 # %% ../../nbs/noise/17_correlation.ipynb #15788915
 def _explained(kernel, side, reach):
     "r' R^-1 r of the voxels outside the blind block"
-    half = np.array(kernel.shape)//2
-    at = np.array(list(np.ndindex(*[2*reach + 1]*kernel.ndim))) - reach
-    at = at[np.abs(at).max(1) > side//2]
-    if len(at) == 0: return 0.
+    half = np.array(kernel.shape) // 2
+    at = np.array(list(np.ndindex(*[2 * reach + 1] * kernel.ndim))) - reach
+    at = at[np.abs(at).max(1) > side // 2]
+    if len(at) == 0:
+        return 0.0
+
     def rho(lag):
         inside = (np.abs(lag) <= half).all(-1)
-        return np.where(inside, kernel[tuple(np.moveaxis(np.where(inside[..., None], lag, 0) + half, -1, 0))], 0)
+        return np.where(
+            inside, kernel[tuple(np.moveaxis(np.where(inside[..., None], lag, 0) + half, -1, 0))], 0
+        )
+
     w, v = np.linalg.eigh(rho(at[:, None] - at[None]))
-    keep = w > 1e-6*w[-1]
-    return float(np.clip((((v.T@rho(at))[keep])**2/w[keep]).sum(), 0, 1))
+    keep = w > 1e-6 * w[-1]
+    return float(np.clip((((v.T @ rho(at))[keep]) ** 2 / w[keep]).sum(), 0, 1))
 
 # %% ../../nbs/noise/17_correlation.ipynb #fa574786
-def _valid(kernel, n, limit=.05, rounds=200):
+def _valid(kernel, n, limit=0.05, rounds=200):
     "A correlation: what has not ended at the rim taken off, chance set to 0, symmetric, its spectrum nowhere negative, 1 at the centre"
-    k = np.asarray(kernel, np.float64)/kernel[tuple(s//2 for s in kernel.shape)]
-    k = (k + np.flip(k))/2
-    centre, rim = tuple(s//2 for s in k.shape), np.pad(np.zeros([s - 2 for s in k.shape], bool), 1, constant_values=True)
-    k -= max(0., k[rim].mean())                         # drifts and anatomy, of longer range than noise
+    k = np.asarray(kernel, np.float64) / kernel[tuple(s // 2 for s in kernel.shape)]
+    k = (k + np.flip(k)) / 2
+    centre, rim = (
+        tuple(s // 2 for s in k.shape),
+        np.pad(np.zeros([s - 2 for s in k.shape], bool), 1, constant_values=True),
+    )
+    k -= max(0.0, k[rim].mean())  # drifts and anatomy, of longer range than noise
     k /= k[centre]
     off = np.abs(k)
     off[centre] = 0
-    k[off <= 4/np.sqrt(n) if off.max() > max(limit, 5/np.sqrt(n)) else off < 2] = 0
+    k[off <= 4 / np.sqrt(n) if off.max() > max(limit, 5 / np.sqrt(n)) else off < 2] = 0
     k[centre] = 1
-    pad, start = [4*s for s in k.shape], [-(s//2) for s in k.shape]
-    spectrum = lambda a: np.fft.fftn(np.roll(np.pad(a, [(0, m - s) for m, s in zip(pad, a.shape)]), start, range(a.ndim))).real
+    pad, start = [4 * s for s in k.shape], [-(s // 2) for s in k.shape]
+    spectrum = lambda a: (
+        np.fft.fftn(
+            np.roll(np.pad(a, [(0, m - s) for m, s in zip(pad, a.shape)]), start, range(a.ndim))
+        ).real
+    )
     for _ in range(rounds):
         s = spectrum(k)
-        if s.min() >= -1e-3: break
-        k = np.roll(np.fft.ifftn(s.clip(0)).real, [-v for v in start], range(k.ndim))[tuple(slice(0, v) for v in k.shape)]
-    k[centre] += max(0., -spectrum(k).min())
-    return k/k[centre]
+        if s.min() >= -1e-3:
+            break
+        k = np.roll(np.fft.ifftn(s.clip(0)).real, [-v for v in start], range(k.ndim))[
+            tuple(slice(0, v) for v in k.shape)
+        ]
+    k[centre] += max(0.0, -spectrum(k).min())
+    return k / k[centre]
 
-def _plane(kernel, dims): return kernel if dims == 3 else kernel[:, :, kernel.shape[2]//2]
 
+def _plane(kernel, dims):
+    return kernel if dims == 3 else kernel[:, :, kernel.shape[2] // 2]
+
+# %% ../../nbs/noise/17_correlation.ipynb #6978d091
 def _local(x, where, width=25):
     "Mean over the voxels of a mask within a window"
-    total, share = (ndimage.uniform_filter(np.where(where, v, 0.), width, mode='constant') for v in (x.astype(float), np.ones(x.shape)))
-    return total/np.maximum(share, 1e-12)
+    total, share = (
+        ndimage.uniform_filter(np.where(where, v, 0.0), width, mode='constant')
+        for v in (x.astype(float), np.ones(x.shape))
+    )
+    return total / np.maximum(share, 1e-12)
+
 
 def _series_kernel(x, inside, bvals, dims, reach):
     "Correlation of a series' noise and its source: repeats, empty modes, or the mean over volumes"
     same = [] if bvals is None else repeats_of(x.shape[3], bvals)
-    if len(same) >= 2: noise, _, source = noise_field(x[..., same], inside, np.zeros(len(same)))
-    elif x.shape[3] >= FEW: noise, source = find_components(x.astype(np.float32), inside, K=x.shape[3]//2).noise(x), 'modes of the series without signal'
-    else: return _valid(sum(_image_kernel(x[..., v], inside, dims, reach)[0] for v in range(x.shape[3])), 1e9), 'mean over volumes, each by itself'
-    noise = np.stack([n - _local(n, inside) for n in np.moveaxis(noise, 3, 0)], 3) # slow drifts are no noise
-    return _valid(_plane(autocorrelation(noise, inside, reach), dims), inside.sum()*noise.shape[3]), source
+    if len(same) >= 2:
+        noise, _, source = noise_field(x[..., same], inside, np.zeros(len(same)))
+    elif x.shape[3] >= FEW:
+        noise, source = (
+            find_components(x.astype(np.float32), inside, K=x.shape[3] // 2).noise(x),
+            'modes of the series without signal',
+        )
+    else:
+        return _valid(
+            sum(_image_kernel(x[..., v], inside, dims, reach)[0] for v in range(x.shape[3])), 1e9
+        ), 'mean over volumes, each by itself'
+    noise = np.stack(
+        [n - _local(n, inside) for n in np.moveaxis(noise, 3, 0)], 3
+    )  # slow drifts are no noise
+    return _valid(
+        _plane(autocorrelation(noise, inside, reach), dims), inside.sum() * noise.shape[3]
+    ), source
 
+# %% ../../nbs/noise/17_correlation.ipynb #680d9147
 def _image_kernel(x, inside, dims, reach):
     "Correlation of one volume's noise: air and flat patches both, and the lower, since ghosts and anatomy only add to it; air alone where it is not a magnitude"
     found, air = {}, find_background(x, inside)
-    near = min(reach, 3 if min(x.shape[:2]) < 128 else reach) # a small image has little flat tissue: fewer lags, smaller patches
-    try: flat = np.pad(flat_noise(x, inside, dims, near, *((11, 4) if near < reach else ())), reach - near)
-    except InputError as e: flat, why = None, e
-    if flat is not None and flat.max() > 1e-10*(x[inside].astype(float)**2).mean(): found['flat patches'] = _second_opinion(_valid(flat, 4.5e3, .12), x, inside, dims, reach)
-    if air[0].sum() >= 20_000 and air[1] <= .2 and x[air[0]].std() > 0: found['air'] = _valid(*_air_kernel(x, air[0], dims, reach, flat))
-    if flat is None: require(found, f'noise_kernel: no air, and {why}')
-    require(found, 'noise_kernel: flat patches and air show no noise; the image needs no denoising')
-    bare = 'air' in found and abs(x[air[0]].mean()) < .5*x[air[0]].std()  # not a magnitude: air is noise and nothing else
-    source = 'air' if bare else min(found, key=lambda k: (found[k]**2).sum())
+    near = min(
+        reach, 3 if min(x.shape[:2]) < 128 else reach
+    )  # a small image has little flat tissue: fewer lags, smaller patches
+    try:
+        flat = np.pad(
+            flat_noise(x, inside, dims, near, *((11, 4) if near < reach else ())), reach - near
+        )
+    except InputError as e:
+        flat, why = None, e
+    if flat is not None and flat.max() > 1e-10 * (x[inside].astype(float) ** 2).mean():
+        found['flat patches'] = _second_opinion(_valid(flat, 4.5e3, 0.12), x, inside, dims, reach)
+    if air[0].sum() >= 20_000 and air[1] <= 0.2 and x[air[0]].std() > 0:
+        found['air'] = _valid(*_air_kernel(x, air[0], dims, reach, flat))
+    if flat is None:
+        if not found:
+            raise InputError(f'noise_kernel: no air, and {why}')
+    if not found:
+        raise InputError(
+            'noise_kernel: flat patches and air show no noise; the image needs no denoising'
+        )
+    bare = (
+        'air' in found and abs(x[air[0]].mean()) < 0.5 * x[air[0]].std()
+    )  # not a magnitude: air is noise and nothing else
+    source = 'air' if bare else min(found, key=lambda k: (found[k] ** 2).sum())
     return found[source], source
 
-def _second_opinion(kernel, x, inside, dims, reach, weak=.2):
+
+def _second_opinion(kernel, x, inside, dims, reach, weak=0.2):
     "A correlation from flat patches, or that of smaller ones if they see little: they hold less anatomy, and no correlation of long range"
-    if _explained(kernel, 1, reach) < .05 or reach < 3 or min(x.shape[:2]) < 11: return kernel
-    try: less = _valid(np.pad(flat_noise(x, inside, dims, 3, 11, 4), reach - 3), 4.5e3, .12)
-    except InputError: return kernel
+    if _explained(kernel, 1, reach) < 0.05 or reach < 3 or min(x.shape[:2]) < 11:
+        return kernel
+    try:
+        less = _valid(np.pad(flat_noise(x, inside, dims, 3, 11, 4), reach - 3), 4.5e3, 0.12)
+    except InputError:
+        return kernel
     return less if _explained(less, 1, reach) < weak else kernel
 
+# %% ../../nbs/noise/17_correlation.ipynb #0dcc312b
 def _air_kernel(x, air, dims, reach, flat):
     "Correlation of one channel from air, and the number of voxels behind it; of a magnitude by its squares"
     x, mean, std = x.astype(float), x[air].mean(), x[air].std()
-    if abs(mean) < .5*std: return _plane(autocorrelation((x - mean)[..., None], air, reach), dims), air.sum()
+    if abs(mean) < 0.5 * std:
+        return _plane(autocorrelation((x - mean)[..., None], air, reach), dims), air.sum()
     air = air & (x < np.percentile(x[air], 99.9))
-    power = x**2/np.maximum(_local(x**2, air), 1e-12) # of even strength where the noise differs from place to place
+    power = x**2 / np.maximum(
+        _local(x**2, air), 1e-12
+    )  # of even strength where the noise differs from place to place
     square = _plane(autocorrelation((power - power[air].mean())[..., None], air, reach), dims)
-    return _unsquared(square, 4/np.sqrt(air.sum()), flat), air.sum()
+    return _unsquared(square, 4 / np.sqrt(air.sum()), flat), air.sum()
+
 
 def _unsquared(square, chance, flat):
     "Correlation of one channel from that of squared magnitudes; the sign, and what chance hides, are read from flat patches"
     root, clear = np.sqrt(np.maximum(square, 0)), square > chance
-    if clear.sum() == 1 or flat is None: return np.where(clear, root, 0)
-    return np.where(clear, np.where(flat < 0, -root, root), np.clip(flat/flat.max(), -chance**.5, chance**.5))
+    if clear.sum() == 1 or flat is None:
+        return np.where(clear, root, 0)
+    return np.where(
+        clear,
+        np.where(flat < 0, -root, root),
+        np.clip(flat / flat.max(), -(chance**0.5), chance**0.5),
+    )
 
+# %% ../../nbs/noise/17_correlation.ipynb #733bd969
 def noise_kernel(
-    noisy,       # (X, Y, Z) or a series (X, Y, Z, V)
-    mask=None,   # (X, Y, Z) object; None: Otsu's
+    noisy,  # (X, Y, Z) or a series (X, Y, Z, V)
+    mask=None,  # (X, Y, Z) object; None: Otsu's
     bvals=None,  # (V,) s/mm^2; zeros where the volumes repeat one measurement
-    dims:int=2,  # 2: between voxels of a slice; 3: of the volume
-    reach:int=5, # Largest shift, voxels
-)->tuple:        # (2 reach + 1,)*dims correlation, 1 at the centre; where it came from
+    dims: int = 2,  # 2: between voxels of a slice; 3: of the volume
+    reach: int = 5,  # Largest shift, voxels
+) -> tuple:  # (2 reach + 1,)*dims correlation, 1 at the centre; where it came from
     "Autocorrelation of the noise between voxels, from the best source that a scan offers"
     x = np.asarray(noisy)
-    require(x.ndim in (3, 4) and dims in (2, 3), f'noise_kernel: dims {dims} of an image {x.shape}; give (X, Y, Z[, V]) and dims 2 or 3')
-    require(np.isfinite(x).all(), 'noise_kernel: the image has NaN or Inf voxels; repair it first')
+    if x.ndim not in (3, 4) or dims not in (2, 3):
+        raise InputError(
+            f'noise_kernel: dims {dims} of an image {x.shape}; give (X, Y, Z[, V]) and dims 2 or 3'
+        )
+    if not np.isfinite(x).all():
+        raise InputError('noise_kernel: the image has NaN or Inf voxels; repair it first')
     inside = auto_mask(x if x.ndim == 3 else x.mean(-1)) if mask is None else np.asarray(mask, bool)
-    require(inside.shape == x.shape[:3] and inside.any(), f'noise_kernel: mask {inside.shape} with {inside.sum()} voxels for an image {x.shape[:3]}; give one that fits')
-    return _series_kernel(x, inside, bvals, dims, reach) if x.ndim == 4 else _image_kernel(x, inside, dims, reach)
+    if inside.shape != x.shape[:3] or not inside.any():
+        raise InputError(
+            f'noise_kernel: mask {inside.shape} with {inside.sum()} voxels for an image '
+            f'{x.shape[:3]}; give one that fits'
+        )
+    return (
+        _series_kernel(x, inside, bvals, dims, reach)
+        if x.ndim == 4
+        else _image_kernel(x, inside, dims, reach)
+    )
 
 # %% ../../nbs/noise/17_correlation.ipynb #9e874526
 def predictable_from(
-    kernel,     # Correlation of the noise between voxels, odd sides, 1 at the centre; 0 beyond
-    side:int=1, # Edge of the blind block in voxels, odd; 1: only the voxel itself
-    reach=None, # Predictors lie up to so many voxels away; None: as far as the kernel goes
-)->float:       # 0 (nothing) to 1 (known)
+    kernel,  # Correlation of the noise between voxels, odd sides, 1 at the centre; 0 beyond
+    side: int = 1,  # Edge of the blind block in voxels, odd; 1: only the voxel itself
+    reach=None,  # Predictors lie up to so many voxels away; None: as far as the kernel goes
+) -> float:  # 0 (nothing) to 1 (known)
     "Part of a voxel's noise that the best linear guess from voxels outside the blind block explains, r' R^-1 r"
     k = np.asarray(kernel, np.float64)
-    require(all(s % 2 for s in k.shape) and side % 2 == 1 and side > 0, f'predictable_from: kernel {k.shape}, side {side}; both need odd sides')
-    return _explained(k/k[tuple(s//2 for s in k.shape)], int(side), max(k.shape)//2 if reach is None else int(reach))
+    if not all(s % 2 for s in k.shape) or side % 2 != 1 or side <= 0:
+        raise InputError(f'predictable_from: kernel {k.shape}, side {side}; both need odd sides')
+    return _explained(
+        k / k[tuple(s // 2 for s in k.shape)],
+        int(side),
+        max(k.shape) // 2 if reach is None else int(reach),
+    )
+
 
 def _lowest_on_an_axis(kernel):
     "Smallest correlation between voxels shifted along one axis: zero-filled lines of k-space make it negative"
-    centre = tuple(s//2 for s in np.shape(kernel))
-    return float(min(np.min(kernel[centre[:a] + (slice(None),) + centre[a + 1:]]) for a in range(len(centre)))/kernel[centre])
+    centre = tuple(s // 2 for s in np.shape(kernel))
+    return float(
+        min(
+            np.min(kernel[centre[:a] + (slice(None),) + centre[a + 1 :]])
+            for a in range(len(centre))
+        )
+        / kernel[centre]
+    )
 
+# %% ../../nbs/noise/17_correlation.ipynb #d0d9789a
 def blind_spot_size(
-    kernel,         # As in `predictable_from`
-    limit:float=.05,# Part of the noise variance that may be predictable
-    largest:int=9,  # Largest side tried, voxels
-)->int:             # Odd side of the square or cube that a blind-spot method must not look at
+    kernel,  # As in `predictable_from`
+    limit: float = 0.05,  # Part of the noise variance that may be predictable
+    largest: int = 9,  # Largest side tried, voxels
+) -> int:  # Odd side of the square or cube that a blind-spot method must not look at
     "Smallest blind block from outside which less than `limit` of the noise can be predicted"
     tried, lowest = {}, _lowest_on_an_axis(kernel)
     for side in range(1, largest + 1, 2):
         tried[side] = predictable_from(kernel, side)
-        if tried[side] < limit and lowest > -.15: return side
-    require(lowest > -.15, f'blind spot: the correlation of the noise swings to {lowest:.2f}: k-space was filled with zeros, and such noise is known from afar ({tried[1]:.0%} from all other voxels near by); crop k-space first, or use a method that compares volumes')
+        if tried[side] < limit and lowest > -0.15:
+            return side
+    if not lowest > -0.15:
+        raise InputError(
+            f'blind spot: the correlation of the noise swings to {lowest:.2f}: k-space was filled '
+            f'with zeros, and such noise is known from afar ({tried[1]:.0%} from all other voxels '
+            f'near by); crop k-space first, or use a method that compares volumes'
+        )
     figures = ', '.join(f'{s}: {v:.0%}' for s, v in tried.items())
-    raise InputError(f'blind spot: noise is predictable from outside any blind block up to {largest} voxels ({figures}; limit {limit:.0%}); undo zero-filling or interpolation first (crop k-space), or use a method that compares volumes')
+    raise InputError(
+        f'blind spot: noise is predictable from outside any blind block up to {largest} voxels '
+        f'({figures}; limit {limit:.0%}); undo zero-filling or interpolation first (crop '
+        f'k-space), or use a method that compares volumes'
+    )

@@ -7,100 +7,184 @@ __all__ = ['ASSUMES', 'ADVICE', 'check_independence', 'coils_in_background', 'de
 
 # %% ../../nbs/noise/18_describe.ipynb #7493ce14
 import numpy as np
+from scipy import ndimage, special
+
 from ..core import InputError
 from .correlation import noise_correlation
 from .sigma import _choose, estimate_sigma, find_background, noise_field
 from ..scans.nifti import auto_mask
-from scipy import ndimage, special
 
 # %% ../../nbs/noise/18_describe.ipynb #787c9cde
 ASSUMES = dict(  # method -> what its noise must be independent between
-    diffdenoise=('voxels',), noise2score=('voxels',), corruption2self=('voxels',), dip=('voxels',), nlmeans=('voxels',), wavelet=('voxels',),
-    mppca=('voxels', 'volumes'), patch2self=('volumes',), ddm2=('volumes',), n2n=('volumes',), repeats=('volumes',), piesno=('volumes',))
+    diffdenoise=('voxels',),
+    noise2score=('voxels',),
+    corruption2self=('voxels',),
+    dip=('voxels',),
+    nlmeans=('voxels',),
+    wavelet=('voxels',),
+    mppca=('voxels', 'volumes'),
+    patch2self=('volumes',),
+    ddm2=('volumes',),
+    n2n=('volumes',),
+    repeats=('volumes',),
+    piesno=('volumes',),
+)
 
-ADVICE = dict(voxels='Undo zero-filling or interpolation first, or use a method that compares volumes (ddm2, patch2self)',
-              volumes='Use a method that works on one volume (unet, diffusion, nlmeans)')
 
+ADVICE = dict(
+    voxels='Undo zero-filling or interpolation first, or use a method that compares volumes '
+    '(ddm2, patch2self)',
+    volumes='Use a method that works on one volume (unet, diffusion, nlmeans)',
+)
+
+# %% ../../nbs/noise/18_describe.ipynb #034a0226
 def check_independence(
-    noise,                 # Noise or residual, array; or what `noise_correlation` returned
-    method:str,            # A key of `ASSUMES`; any other method assumes nothing here
-    mask=None,             # Voxels to use (X, Y, Z)
-    threshold:float=.05,   # Correlation below which nothing is said
-    n_voxels:int|None=None,# With correlations only: voxels they came from
-)->list[str]:              # One line for each assumption that fails
+    noise,  # Noise or residual, array; or what `noise_correlation` returned
+    method: str,  # A key of `ASSUMES`; any other method assumes nothing here
+    mask=None,  # Voxels to use (X, Y, Z)
+    threshold: float = 0.05,  # Correlation below which nothing is said
+    n_voxels: int | None = None,  # With correlations only: voxels they came from
+) -> list[str]:  # One line for each assumption that fails
     "Warn when `method` assumes independent noise and the noise is not; false alarm below 1 % (shown on the page)"
     given = isinstance(noise, dict)
     lags = noise if given else noise_correlation(noise, mask)
-    if not given: n_voxels = np.size(noise) if mask is None else int(np.sum(mask))*(np.shape(noise)[3] if np.ndim(noise) == 4 else 1)
-    limit = max(threshold, 4/np.sqrt(n_voxels) if n_voxels else 0)
+    if not given:
+        n_voxels = (
+            np.size(noise)
+            if mask is None
+            else int(np.sum(mask)) * (np.shape(noise)[3] if np.ndim(noise) == 4 else 1)
+        )
+    limit = max(threshold, 4 / np.sqrt(n_voxels) if n_voxels else 0)
     out = []
     for kind in ASSUMES.get(method, ()):
         axes = {k: v for k, v in lags.items() if (k == 'volume') == (kind == 'volumes') and v}
         high = {k: max(v, key=abs) for k, v in axes.items() if abs(max(v, key=abs)) > limit}
-        if not high: continue
+        if not high:
+            continue
         where = ', '.join(f'{k} {v:+.2f} at lag {axes[k].index(v) + 1}' for k, v in high.items())
-        out.append(f'{method} assumes noise independent between {kind}; its correlation is {where} (limit {limit:.2g}). {ADVICE[kind]}')
+        out.append(
+            f'{method} assumes noise independent between {kind}; its correlation is {where} '
+            f'(limit {limit:.2g}). {ADVICE[kind]}'
+        )
     return out
 
 # %% ../../nbs/noise/18_describe.ipynb #c1941e87
 def coils_in_background(
-    noisy,         # Image (X, Y, Z) or series (X, Y, Z, V)
-    mask=None,     # Object (X, Y, Z); None: Otsu's
-):                 # Effective number of coils, or None where the air is blanked
+    noisy,  # Image (X, Y, Z) or series (X, Y, Z, V)
+    mask=None,  # Object (X, Y, Z); None: Otsu's
+):  # Effective number of coils, or None where the air is blanked
     "Shape of the noise in air: E[M]^2/E[M^2] is 0.785 for Rician and rises with the coils"
     air, zero = find_background(noisy, mask)
-    if zero > .05 or air.sum() < 1000: return None
+    if zero > 0.05 or air.sum() < 1000:
+        return None
     m = np.asarray(noisy, float)[air].ravel()
-    m = m[m <= 4*np.median(m)]
-    n = np.linspace(.5, 64, 6351)
-    return float(np.interp(m.mean()**2/(m**2).mean(), np.exp(2*(special.gammaln(n + .5) - special.gammaln(n)))/n, n))
+    m = m[m <= 4 * np.median(m)]
+    n = np.linspace(0.5, 64, 6351)
+    return float(
+        np.interp(
+            m.mean() ** 2 / (m**2).mean(),
+            np.exp(2 * (special.gammaln(n + 0.5) - special.gammaln(n))) / n,
+            n,
+        )
+    )
 
 # %% ../../nbs/noise/18_describe.ipynb #b02c1ba7
 def _scan_correlation(x, mask, bvals):
     "Lag correlations of the noise a scan shows, where they come from, and the level below which they mean nothing"
     noise, where, source = noise_field(x, mask, bvals)
-    if noise is None: return None, source, .05
-    lags, chance = noise_correlation(noise, where), 4/np.sqrt(where.sum())
+    if noise is None:
+        return None, source, 0.05
+    lags, chance = noise_correlation(noise, where), 4 / np.sqrt(where.sum())
     lags.pop('volume', None)
-    if source != 'air': return lags, source, max(.1 if source.startswith('what') else .05, chance)
-    return {k: [max(r, 0)**.5 for r in v] for k, v in lags.items()}, source, max(.05, chance**.5)
+    if source != 'air':
+        return lags, source, max(0.1 if source.startswith('what') else 0.05, chance)
+    return (
+        {k: [max(r, 0) ** 0.5 for r in v] for k, v in lags.items()},
+        source,
+        max(0.05, chance**0.5),
+    )
+
 
 def _quick_estimate(x, how, mask, n_coils, bvals, slices=12):
     "As `estimate_sigma`, but MP-PCA, minutes on a whole series, sees only the slices about the middle of the object"
     reason = None
-    if how == 'auto': how, reason = _choose(x, mask, bvals)
+    if how == 'auto':
+        how, reason = _choose(x, mask, bvals)
     cut, inside = slice(None), mask
     if how == 'mppca' and x.shape[2] > slices:
         inside = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
-        first = int(np.clip(ndimage.center_of_mass(inside)[2] - slices/2, 0, x.shape[2] - slices))
+        first = int(np.clip(ndimage.center_of_mass(inside)[2] - slices / 2, 0, x.shape[2] - slices))
         cut = slice(first, first + slices)
         inside = inside[:, :, cut]
     e = estimate_sigma(x[:, :, cut], how, inside, n_coils, bvals)
-    if reason: e.notes.insert(0, f'chosen because: {reason}')
-    if cut != slice(None): e.sigma, e.notes = e.number, e.notes + [f'median over slices {cut.start} to {cut.stop - 1}; estimate_sigma gives the whole map, as does `noise --map`']
+    if reason:
+        e.notes.insert(0, f'chosen because: {reason}')
+    if cut != slice(None):
+        e.sigma, e.notes = (
+            e.number,
+            e.notes
+            + [
+                f'median over slices {cut.start} to {cut.stop - 1}; estimate_sigma gives the '
+                f'whole map, as does `noise --map`'
+            ],
+        )
     return e
 
+# %% ../../nbs/noise/18_describe.ipynb #e604cc52
 def describe_noise(
-    noisy,           # Image (X, Y, Z) or series (X, Y, Z, V), or a `Scan`
-    mask=None,       # Object (X, Y, Z); None: the scan's own, then Otsu's
-    bvals=None,      # b-values (V,); None: the scan's own
-    n_coils=None,    # Coils of a sum-of-squares image; None: read from the air, 1 where that is blanked
-    how:str='auto',  # Estimator of the headline number
-)->dict:             # Plain values for JSON, and the `NoiseEstimate` itself under 'estimate'
+    noisy,  # Image (X, Y, Z) or series (X, Y, Z, V), or a `Scan`
+    mask=None,  # Object (X, Y, Z); None: the scan's own, then Otsu's
+    bvals=None,  # b-values (V,); None: the scan's own
+    # Coils of a sum-of-squares image; None: read from the air, 1 where that is blanked
+    n_coils=None,
+    how: str = 'auto',  # Estimator of the headline number
+) -> dict:  # Plain values for JSON, and the `NoiseEstimate` itself under 'estimate'
     "All that a scan says about its noise: level by each quick estimator, distribution, correlation, warnings"
-    if hasattr(noisy, 'affine'): noisy, mask, bvals = noisy.data, noisy.mask if mask is None else mask, noisy.bvals if bvals is None else bvals
+    if hasattr(noisy, 'affine'):
+        noisy, mask, bvals = (
+            noisy.data,
+            noisy.mask if mask is None else mask,
+            noisy.bvals if bvals is None else bvals,
+        )
     x, found = np.asarray(noisy), {}
     coils = coils_in_background(x, mask)
     n = n_coils or max(1, round(coils or 1))
     best = _quick_estimate(x, how, mask, n, bvals)
     for name in ('piesno', 'repeats', 'wavelet', 'background', best.how):
-        if name == 'repeats' and bvals is None and best.how != name: continue
-        try: found[name] = (best if name == best.how else estimate_sigma(x, name, mask, n, bvals)).number
-        except InputError as e: found[name] = str(e)
+        if name == 'repeats' and bvals is None and best.how != name:
+            continue
+        try:
+            found[name] = (
+                best if name == best.how else estimate_sigma(x, name, mask, n, bvals)
+            ).number
+        except InputError as e:
+            found[name] = str(e)
     best.correlation, source, limit = _scan_correlation(x, mask, bvals)
-    if coils and (n_coils is None) and n > 1: best.notes.append(f'the air looks like {coils:.1f} coils (sum of squares): taken as {n}')
-    if coils and n_coils and abs(coils - n) > .3*n: best.notes.append(f'the air looks like {coils:.1f} coils, not {n}: ghosts, interpolation, or a wrong n_coils')
-    if coils and coils < .8 and best.how in ('background', 'piesno'): best.notes.append('the air is not pure noise (ghosts, or partly blanked): compare another estimator')
-    warnings = [w for m in ASSUMES for w in check_independence(best.correlation or {}, m, threshold=limit)]
-    return dict(sigma=best.number, how=best.how, distribution=best.distribution, n_coils=n, coils_in_air=coils, zero_in_air=find_background(x, mask)[1],
-                by_estimator=found, correlation=best.correlation, correlation_from=source, notes=best.notes, warnings=warnings, estimate=best)
+    if coils and (n_coils is None) and n > 1:
+        best.notes.append(f'the air looks like {coils:.1f} coils (sum of squares): taken as {n}')
+    if coils and n_coils and abs(coils - n) > 0.3 * n:
+        best.notes.append(
+            f'the air looks like {coils:.1f} coils, not {n}: ghosts, interpolation, or a wrong '
+            f'n_coils'
+        )
+    if coils and coils < 0.8 and best.how in ('background', 'piesno'):
+        best.notes.append(
+            'the air is not pure noise (ghosts, or partly blanked): compare another estimator'
+        )
+    warnings = [
+        w for m in ASSUMES for w in check_independence(best.correlation or {}, m, threshold=limit)
+    ]
+    return dict(
+        sigma=best.number,
+        how=best.how,
+        distribution=best.distribution,
+        n_coils=n,
+        coils_in_air=coils,
+        zero_in_air=find_background(x, mask)[1],
+        by_estimator=found,
+        correlation=best.correlation,
+        correlation_from=source,
+        notes=best.notes,
+        warnings=warnings,
+        estimate=best,
+    )

@@ -8,230 +8,315 @@ __all__ = ['coil_maps', 'add_kspace_noise', 'simulate_kspace', 'undersampling_ma
 
 # %% ../../nbs/noise/11_kspace.ipynb #060dcf36
 import math
+
 import torch
 import torch.nn.functional as F
-from ..core import require
+
+from ..core import InputError
 from ..scans.fourier import fft2c, fftnc, ifft2c, rss
 
 # %% ../../nbs/noise/11_kspace.ipynb #3abac645
 def coil_maps(
-    shape,        # (H, W) or (D, H, W)
-    n_coils:int,  # Coils on a ring in the plane of the last two axes
-    reach=.7,     # How far a coil sees, in half fields of view
-    gen=None,     # torch.Generator: turns the ring by a random angle
-):                # complex64 (n_coils, *shape), sum of squared magnitudes 1
+    shape,  # (H, W) or (D, H, W)
+    n_coils: int,  # Coils on a ring in the plane of the last two axes
+    reach=0.7,  # How far a coil sees, in half fields of view
+    gen=None,  # torch.Generator: turns the ring by a random angle
+):  # complex64 (n_coils, *shape), sum of squared magnitudes 1
     "Smooth complex sensitivities of coils on a ring, exp(-|r-p|^2/2reach^2 + i(phi + 2r.p))"
-    require(len(shape) in (2, 3), f'shape: {tuple(shape)}; give (H, W) or (D, H, W)')
-    require(int(n_coils) == n_coils >= 1, f'n_coils: {n_coils}; give a whole number from 1')
-    turn = torch.rand(1, generator=gen, device=gen.device).cpu() if gen else 0.
-    phi = 2*math.pi*(torch.arange(n_coils) + turn)/n_coils
-    p = 1.3*torch.stack([phi.sin(), phi.cos()])
-    if len(shape) == 3: p = torch.cat([.5*(-1.)**torch.arange(n_coils)[None]*(n_coils > 3), p])
-    p = p.T.reshape(n_coils, len(shape), *[1]*len(shape))
-    r = torch.stack(torch.meshgrid(*[(torch.arange(n) - (n - 1)/2)*2/n for n in shape], indexing='ij'))
-    log = -((r - p)**2).sum(1)/(2*reach**2)
-    c = torch.polar((log - log.amax(0)).exp(), phi.reshape(-1, *[1]*len(shape)) + 2*(r*p).sum(1))
-    return c/c.abs().square().sum(0).sqrt()
+    if len(shape) not in (2, 3):
+        raise InputError(f'shape: {tuple(shape)}; give (H, W) or (D, H, W)')
+    if not int(n_coils) == n_coils >= 1:
+        raise InputError(f'n_coils: {n_coils}; give a whole number from 1')
+    turn = torch.rand(1, generator=gen, device=gen.device).cpu() if gen else 0.0
+    phi = 2 * math.pi * (torch.arange(n_coils) + turn) / n_coils
+    p = 1.3 * torch.stack([phi.sin(), phi.cos()])
+    if len(shape) == 3:
+        p = torch.cat([0.5 * (-1.0) ** torch.arange(n_coils)[None] * (n_coils > 3), p])
+    p = p.T.reshape(n_coils, len(shape), *[1] * len(shape))
+    r = torch.stack(
+        torch.meshgrid(*[(torch.arange(n) - (n - 1) / 2) * 2 / n for n in shape], indexing='ij')
+    )
+    log = -((r - p) ** 2).sum(1) / (2 * reach**2)
+    c = torch.polar(
+        (log - log.amax(0)).exp(), phi.reshape(-1, *[1] * len(shape)) + 2 * (r * p).sum(1)
+    )
+    return c / c.abs().square().sum(0).sqrt()
 
 # %% ../../nbs/noise/11_kspace.ipynb #efe9d181
 def add_kspace_noise(
-    kspace,   # Complex k-space
-    sigma,    # Standard deviation of each real channel; number or tensor that broadcasts
-    gen=None, # torch.Generator
-):            # Noisy k-space
+    kspace,  # Complex k-space
+    sigma,  # Standard deviation of each real channel; number or tensor that broadcasts
+    gen=None,  # torch.Generator
+):  # Noisy k-space
     "White complex Gaussian noise"
-    re_im = torch.randn((*kspace.shape, 2), generator=gen, dtype=kspace.real.dtype, device=kspace.device if gen is None else gen.device)
-    return kspace + sigma*torch.view_as_complex(re_im).to(kspace.device)
+    re_im = torch.randn(
+        (*kspace.shape, 2),
+        generator=gen,
+        dtype=kspace.real.dtype,
+        device=kspace.device if gen is None else gen.device,
+    )
+    return kspace + sigma * torch.view_as_complex(re_im).to(kspace.device)
+
 
 def simulate_kspace(
-    image,    # (..., *space), real or complex
-    smaps,    # (n_coils, *space)
-    sigma=0., # Standard deviation of each real channel, units of `image`
-    gen=None, # torch.Generator
-):            # Complex k-space (..., n_coils, *space)
+    image,  # (..., *space), real or complex
+    smaps,  # (n_coils, *space)
+    sigma=0.0,  # Standard deviation of each real channel, units of `image`
+    gen=None,  # torch.Generator
+):  # Complex k-space (..., n_coils, *space)
     "What the coils record: fft(smaps image) + noise"
     n = smaps.ndim - 1
-    require(tuple(image.shape[-n:]) == tuple(smaps.shape[1:]), f'smaps: space {tuple(smaps.shape[1:])} differs from the image {tuple(image.shape)}')
-    return add_kspace_noise(fftnc(image.unsqueeze(-n - 1)*smaps, tuple(range(-n, 0))), sigma, gen)
+    if tuple(image.shape[-n:]) != tuple(smaps.shape[1:]):
+        raise InputError(
+            f'smaps: space {tuple(smaps.shape[1:])} differs from the image {tuple(image.shape)}'
+        )
+    return add_kspace_noise(fftnc(image.unsqueeze(-n - 1) * smaps, tuple(range(-n, 0))), sigma, gen)
 
 # %% ../../nbs/noise/11_kspace.ipynb #d9902b90
 def undersampling_mask(
-    n:int,              # Lines of k-space
-    accel,              # Acceleration: one line in `accel` is kept
-    centre:float=0.,    # Fraction of lines kept around zero frequency
-    gen=None,           # torch.Generator, for random
-    kind:str='regular', # 'regular' (whole `accel`; contains zero frequency) or 'random' (n/accel lines in all)
-):                      # bool (n,)
+    n: int,  # Lines of k-space
+    accel,  # Acceleration: one line in `accel` is kept
+    centre: float = 0.0,  # Fraction of lines kept around zero frequency
+    gen=None,  # torch.Generator, for random
+    # 'regular' (whole `accel`; contains zero frequency) or 'random' (n/accel lines in all)
+    kind: str = 'regular',
+):  # bool (n,)
     "Lines of a Cartesian acquisition"
-    require(kind in ('regular', 'random'), f"kind: {kind!r} is not known; choose 'regular' or 'random'")
-    require(1 <= accel <= n and 0 <= centre <= 1, f'accel {accel}, centre {centre}: accel lies between 1 and {n}, centre between 0 and 1')
-    line, m = torch.arange(n), round(centre*n)
-    mask = (line >= n//2 - m//2) & (line < n//2 - m//2 + m)
+    if kind not in ('regular', 'random'):
+        raise InputError(f"kind: {kind!r} is not known; choose 'regular' or 'random'")
+    if not 1 <= accel <= n or not 0 <= centre <= 1:
+        raise InputError(
+            f'accel {accel}, centre {centre}: accel lies between 1 and {n}, centre between 0 and 1'
+        )
+    line, m = torch.arange(n), round(centre * n)
+    mask = (line >= n // 2 - m // 2) & (line < n // 2 - m // 2 + m)
     if kind == 'regular':
-        require(accel == int(accel), f'accel: {accel}; a regular mask needs a whole number')
-        return mask | ((line - n//2) % int(accel) == 0)
-    order = torch.rand(n, generator=gen, device=gen.device if gen else 'cpu').cpu().masked_fill(mask, -1).argsort()
-    mask[order[:max(m, round(n/accel))]] = True
+        if accel != int(accel):
+            raise InputError(f'accel: {accel}; a regular mask needs a whole number')
+        return mask | ((line - n // 2) % int(accel) == 0)
+    order = (
+        torch.rand(n, generator=gen, device=gen.device if gen else 'cpu')
+        .cpu()
+        .masked_fill(mask, -1)
+        .argsort()
+    )
+    mask[order[: max(m, round(n / accel))]] = True
     return mask
 
-def apply_mask(
-    kspace,      # Complex k-space
-    mask,        # bool (n,), lines kept
-    axis:int=-2, # Axis of the lines
-):               # k-space with zeros in the other lines
-    "Leave lines out"
-    require(mask.ndim == 1 and len(mask) == kspace.shape[axis], f'mask: shape {tuple(mask.shape)} for {kspace.shape[axis]} lines')
-    return kspace*_along(mask.to(kspace.device), kspace.ndim, axis)
 
+def apply_mask(
+    kspace,  # Complex k-space
+    mask,  # bool (n,), lines kept
+    axis: int = -2,  # Axis of the lines
+):  # k-space with zeros in the other lines
+    "Leave lines out"
+    if mask.ndim != 1 or len(mask) != kspace.shape[axis]:
+        raise InputError(f'mask: shape {tuple(mask.shape)} for {kspace.shape[axis]} lines')
+    return kspace * _along(mask.to(kspace.device), kspace.ndim, axis)
+
+# %% ../../nbs/noise/11_kspace.ipynb #64b97169
 def _along(v, ndim, axis):
     "Vector `v` shaped to multiply an array of `ndim` axes along `axis`"
-    return v.reshape(-1, *[1]*(ndim - 1 - axis % ndim))
+    return v.reshape(-1, *[1] * (ndim - 1 - axis % ndim))
 
 # %% ../../nbs/noise/11_kspace.ipynb #863cec32
 def _fold(x, accel, axis):
     "(..., n, ...) to (..., n/accel, accel) with `axis` last"
     n = x.shape[axis]
-    require(n % accel == 0, f'accel: {n} lines are not divisible by {accel}')
-    return x.movedim(axis, -1).unflatten(-1, (accel, n//accel)).transpose(-1, -2)
+    if n % accel != 0:
+        raise InputError(f'accel: {n} lines are not divisible by {accel}')
+    return x.movedim(axis, -1).unflatten(-1, (accel, n // accel)).transpose(-1, -2)
 
-def _unfold(x, axis): return x.transpose(-1, -2).flatten(-2).movedim(-1, axis)
+
+def _unfold(x, axis):
+    return x.transpose(-1, -2).flatten(-2).movedim(-1, axis)
+
 
 def _gram(smaps, accel, axis, cov):
     "inv(cov) S and S^H inv(cov) S of the folded maps S (..., n_coils, accel), in double precision"
     s = _fold(smaps, accel, axis).movedim(0, -2).to(torch.complex128)
     w = s if cov is None else torch.linalg.solve(cov.to(s), s)
-    return w, s.mH @ w + 1e-9*torch.eye(accel, dtype=s.dtype, device=s.device)
+    return w, s.mH @ w + 1e-9 * torch.eye(accel, dtype=s.dtype, device=s.device)
+
 
 def sense(
-    aliased,     # Complex coil images (..., n_coils, *space) of a regular mask that contains zero frequency
-    smaps,       # (n_coils, *space)
-    accel:int,   # Acceleration of that mask
-    cov=None,    # (n_coils, n_coils) noise covariance between coils; None: white
-    axis:int=-2, # Axis of the lines, counted from the end
-):               # Complex image (..., *space)
+    # Complex coil images (..., n_coils, *space) of a regular mask that contains zero frequency
+    aliased,
+    smaps,  # (n_coils, *space)
+    accel: int,  # Acceleration of that mask
+    cov=None,  # (n_coils, n_coils) noise covariance between coils; None: white
+    axis: int = -2,  # Axis of the lines, counted from the end
+):  # Complex image (..., *space)
     "SENSE unfolding, R (S^H inv(cov) S)^-1 S^H inv(cov) a (Pruessmann et al. 1999)"
     w, gram = _gram(smaps, accel, axis, cov)
     lead = aliased.ndim - smaps.ndim
     a = _fold(aliased, accel, axis)[..., 0].movedim(lead, -1)
     solve = torch.linalg.solve(gram, w.mH).to(a.dtype)
-    return _unfold(accel*(solve @ a[..., None])[..., 0], axis)
+    return _unfold(accel * (solve @ a[..., None])[..., 0], axis)
 
+# %% ../../nbs/noise/11_kspace.ipynb #fb7514be
 def g_factor(
-    smaps,       # (n_coils, *space)
-    accel:int,   # Acceleration
-    cov=None,    # (n_coils, n_coils) noise covariance between coils; None: white
-    axis:int=-2, # Axis of the lines, counted from the end
-):               # Real map of shape `space`, 1 or more
+    smaps,  # (n_coils, *space)
+    accel: int,  # Acceleration
+    cov=None,  # (n_coils, n_coils) noise covariance between coils; None: white
+    axis: int = -2,  # Axis of the lines, counted from the end
+):  # Real map of shape `space`, 1 or more
     "Noise amplification of `sense` beyond sqrt(accel)"
     _, gram = _gram(smaps, accel, axis, cov)
     diagonal = lambda m: m.diagonal(dim1=-2, dim2=-1).real
-    return _unfold((diagonal(torch.linalg.inv(gram))*diagonal(gram)).sqrt().to(smaps.real.dtype), axis)
+    return _unfold(
+        (diagonal(torch.linalg.inv(gram)) * diagonal(gram)).sqrt().to(smaps.real.dtype), axis
+    )
 
 # %% ../../nbs/noise/11_kspace.ipynb #f31ebc2a
 def _first_line(n, fraction):
-    require(.5 < fraction <= 1, f'fraction: {fraction}; must lie above 0.5 and up to 1')
-    return n - math.ceil(fraction*n)
+    if not 0.5 < fraction <= 1:
+        raise InputError(f'fraction: {fraction}; must lie above 0.5 and up to 1')
+    return n - math.ceil(fraction * n)
+
 
 def partial_fourier(
-    kspace,         # Complex k-space
-    fraction:float, # Fraction of lines acquired, above 0.5: the last ones along `axis`
-    axis:int=-2,    # Axis of the lines
-):                  # k-space with zeros in the first lines
+    kspace,  # Complex k-space
+    fraction: float,  # Fraction of lines acquired, above 0.5: the last ones along `axis`
+    axis: int = -2,  # Axis of the lines
+):  # k-space with zeros in the first lines
     "Leave out lines at one end of k-space"
     n = kspace.shape[axis]
     return apply_mask(kspace, torch.arange(n) >= _first_line(n, fraction), axis)
 
+
 def homodyne(
-    kspace,         # What `partial_fourier` returned, over the last two axes
-    fraction:float, # The same fraction
-    axis:int=-2,    # Axis of the lines
-):                  # Real image (its sign follows the smooth phase)
+    kspace,  # What `partial_fourier` returned, over the last two axes
+    fraction: float,  # The same fraction
+    axis: int = -2,  # Axis of the lines
+):  # Real image (its sign follows the smooth phase)
     "Homodyne reconstruction (Noll et al. 1991)"
     n = kspace.shape[axis]
-    d = torch.arange(n, device=kspace.device) - n//2
-    half = max(n//2 - _first_line(n, fraction), 1)
-    ramp = _along((1 + d/half).clamp(0, 2), kspace.ndim, axis)
-    low = _along((d.abs() <= half)*torch.cos(math.pi*d/(2*half + 2))**2, kspace.ndim, axis)
-    phase = ifft2c(kspace*low)
-    return (ifft2c(kspace*ramp)*(phase/phase.abs().clamp_min(1e-12)).conj()).real
+    d = torch.arange(n, device=kspace.device) - n // 2
+    half = max(n // 2 - _first_line(n, fraction), 1)
+    ramp = _along((1 + d / half).clamp(0, 2), kspace.ndim, axis)
+    low = _along(
+        (d.abs() <= half) * torch.cos(math.pi * d / (2 * half + 2)) ** 2, kspace.ndim, axis
+    )
+    phase = ifft2c(kspace * low)
+    return (ifft2c(kspace * ramp) * (phase / phase.abs().clamp_min(1e-12)).conj()).real
 
 # %% ../../nbs/noise/11_kspace.ipynb #74e0bc29
 def bias_field(
-    shape,             # (H, W) or (D, H, W)
-    strength:float=.3, # Standard deviation of the field's logarithm
-    order:int=3,       # Largest total degree of the polynomial
-    gen=None,          # torch.Generator
-):                     # float32 field of shape `shape`, above 0, mean 1
+    shape,  # (H, W) or (D, H, W)
+    strength: float = 0.3,  # Standard deviation of the field's logarithm
+    order: int = 3,  # Largest total degree of the polynomial
+    gen=None,  # torch.Generator
+):  # float32 field of shape `shape`, above 0, mean 1
     "Smooth multiplicative shading, exp of a random polynomial"
-    require(strength >= 0 and order >= 1, f'strength {strength}, order {order}: strength is not negative, order is 1 or more')
-    r = torch.stack(torch.meshgrid(*[(torch.arange(n) - (n - 1)/2)*2/n for n in shape], indexing='ij'))
+    if not strength >= 0 or not order >= 1:
+        raise InputError(
+            f'strength {strength}, order {order}: strength is not negative, order is 1 or more'
+        )
+    r = torch.stack(
+        torch.meshgrid(*[(torch.arange(n) - (n - 1) / 2) * 2 / n for n in shape], indexing='ij')
+    )
     q = torch.zeros(tuple(shape))
-    for powers in torch.cartesian_prod(*[torch.arange(order + 1)]*len(shape)):
-        if 0 < powers.sum() <= order: q += _normal(gen)*(r**_along(powers, r.ndim, 0)).prod(0)
-    q = (q - q.mean())*(strength/q.std().clamp_min(1e-12))
-    return q.exp()/q.exp().mean()
+    for powers in torch.cartesian_prod(*[torch.arange(order + 1)] * len(shape)):
+        if 0 < powers.sum() <= order:
+            q += _normal(gen) * (r ** _along(powers, r.ndim, 0)).prod(0)
+    q = (q - q.mean()) * (strength / q.std().clamp_min(1e-12))
+    return q.exp() / q.exp().mean()
 
-def _normal(gen, *shape): return torch.randn(shape, generator=gen, device=gen.device if gen else 'cpu').cpu()
+
+def _normal(gen, *shape):
+    return torch.randn(shape, generator=gen, device=gen.device if gen else 'cpu').cpu()
 
 # %% ../../nbs/noise/11_kspace.ipynb #ef07a18f
 def _rotate(x, degrees):
     "Rotate a real (..., H, W) about its centre, bicubic, zeros outside; x (last axis) turns towards y"
     h, w = x.shape[-2:]
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    theta = torch.tensor([[c, s*h/w, 0], [-s*w/h, c, 0]], dtype=x.dtype, device=x.device)
+    theta = torch.tensor([[c, s * h / w, 0], [-s * w / h, c, 0]], dtype=x.dtype, device=x.device)
     flat = x.reshape(1, -1, h, w)
-    return F.grid_sample(flat, F.affine_grid(theta[None], flat.shape, align_corners=False), mode='bicubic', align_corners=False).reshape(x.shape)
+    return F.grid_sample(
+        flat,
+        F.affine_grid(theta[None], flat.shape, align_corners=False),
+        mode='bicubic',
+        align_corners=False,
+    ).reshape(x.shape)
 
+# %% ../../nbs/noise/11_kspace.ipynb #4ae0788b
 def add_motion(
-    image,          # (..., H, W), magnitude or complex
-    shifts,         # (segments, 2) shifts along the last two axes, voxels; the lines are split into that many groups
-    rotations=None, # (segments,) degrees in the plane of the last two axes
-    axis:int=-2,    # Axis of the lines
-):                  # Image with ghosts; magnitude if `image` is real
+    image,  # (..., H, W), magnitude or complex
+    # (segments, 2) shifts along the last two axes, voxels; the lines are split into that many
+    # groups
+    shifts,
+    rotations=None,  # (segments,) degrees in the plane of the last two axes
+    axis: int = -2,  # Axis of the lines
+):  # Image with ghosts; magnitude if `image` is real
     "Rigid motion between groups of phase-encode lines"
     shifts = torch.as_tensor(shifts, dtype=torch.float32).reshape(-1, 2)
-    degrees = [0.]*len(shifts) if rotations is None else torch.as_tensor(rotations).flatten().tolist()
-    require(len(degrees) == len(shifts), f'rotations: {len(degrees)} for {len(shifts)} shifts')
-    n, (fy, fx) = image.shape[axis], [(torch.arange(m, device=image.device) - m//2)/m for m in image.shape[-2:]]
-    group = _along(torch.arange(n, device=image.device)*len(shifts)//n, image.ndim, axis)
+    degrees = (
+        [0.0] * len(shifts) if rotations is None else torch.as_tensor(rotations).flatten().tolist()
+    )
+    if len(degrees) != len(shifts):
+        raise InputError(f'rotations: {len(degrees)} for {len(shifts)} shifts')
+    n, (fy, fx) = (
+        image.shape[axis],
+        [(torch.arange(m, device=image.device) - m // 2) / m for m in image.shape[-2:]],
+    )
+    group = _along(torch.arange(n, device=image.device) * len(shifts) // n, image.ndim, axis)
     kspace = 0
     for i, ((sy, sx), angle) in enumerate(zip(shifts.tolist(), degrees)):
-        moved = image if not angle else torch.complex(_rotate(image.real, angle), _rotate(image.imag, angle)) if image.is_complex() else _rotate(image, angle)
-        kspace = kspace + fft2c(moved)*torch.exp(-2j*math.pi*(fy[:, None]*sy + fx*sx))*(group == i)
+        moved = (
+            image
+            if not angle
+            else torch.complex(_rotate(image.real, angle), _rotate(image.imag, angle))
+            if image.is_complex()
+            else _rotate(image, angle)
+        )
+        kspace = kspace + fft2c(moved) * torch.exp(-2j * math.pi * (fy[:, None] * sy + fx * sx)) * (
+            group == i
+        )
     return ifft2c(kspace) if image.is_complex() else ifft2c(kspace).abs()
 
+# %% ../../nbs/noise/11_kspace.ipynb #43cb6a31
 def random_motion(
-    n_segments:int, # Groups of lines
-    shift:float=1., # Standard deviation, voxels
-    rotation=0.,    # Standard deviation, degrees
-    gen=None,       # torch.Generator
-):                  # shifts (n_segments, 2) and rotations (n_segments,) for `add_motion`
+    n_segments: int,  # Groups of lines
+    shift: float = 1.0,  # Standard deviation, voxels
+    rotation=0.0,  # Standard deviation, degrees
+    gen=None,  # torch.Generator
+):  # shifts (n_segments, 2) and rotations (n_segments,) for `add_motion`
     "Random poses; the group in the middle of k-space, which makes the image, does not move"
-    pose = _normal(gen, n_segments, 3)*torch.tensor([shift, shift, float(rotation)])
-    pose = pose - pose[n_segments//2]
+    pose = _normal(gen, n_segments, 3) * torch.tensor([shift, shift, float(rotation)])
+    pose = pose - pose[n_segments // 2]
     return pose[:, :2], pose[:, 2]
 
 # %% ../../nbs/noise/11_kspace.ipynb #ecce0deb
 def simulate_acquisition(
-    x,                 # Clean magnitude (..., H, W); every axis before the last two is a batch of slices
-    sigma,             # Standard deviation of each real channel in the image without acceleration; number or (..., 1, 1)
-    n_coils:int=1,     # Coils
-    accel:int=1,       # Every accel-th line, unfolded by `sense`; it divides H and is at most `n_coils`; 1: root of the sum of squares
-    partial:float=1.,  # Fraction of lines kept by partial Fourier, above 0.5, rest zero
-    acquired:float=1., # Fraction of lines kept around zero frequency, rest zero (0.76 in M4Raw)
-    axis:int=-2,       # Axis of the lines, -2 or -1
-    gen=None,          # torch.Generator
-):                     # Noisy magnitude, shape of `x`
+    x,  # Clean magnitude (..., H, W); every axis before the last two is a batch of slices
+    # Standard deviation of each real channel in the image without acceleration; number or (..., 1,
+    # 1)
+    sigma,
+    n_coils: int = 1,  # Coils
+    # Every accel-th line, unfolded by `sense`; it divides H and is at most `n_coils`; 1: root of
+    # the sum of squares
+    accel: int = 1,
+    partial: float = 1.0,  # Fraction of lines kept by partial Fourier, above 0.5, rest zero
+    # Fraction of lines kept around zero frequency, rest zero (0.76 in M4Raw)
+    acquired: float = 1.0,
+    axis: int = -2,  # Axis of the lines, -2 or -1
+    gen=None,  # torch.Generator
+):  # Noisy magnitude, shape of `x`
     "Magnitude image from noisy, incomplete k-space of several coils"
-    require(0 < acquired <= 1, f'acquired: {acquired}; must lie between 0 and 1')
-    require(accel <= n_coils, f'accel: {accel} needs at least as many coils, got {n_coils}')
+    if not 0 < acquired <= 1:
+        raise InputError(f'acquired: {acquired}; must lie between 0 and 1')
+    if not accel <= n_coils:
+        raise InputError(f'accel: {accel} needs at least as many coils, got {n_coils}')
     x = torch.as_tensor(x)
     n, smaps = x.shape[axis], coil_maps(x.shape[-2:], n_coils, gen=gen).to(x.device)
-    line = torch.arange(n) - n//2
-    keep = (line >= _first_line(n, partial) - n//2) & (line.abs() <= acquired*n/2)
-    level = torch.as_tensor(sigma, device=x.device)/keep.float().mean().sqrt()
+    line = torch.arange(n) - n // 2
+    keep = (line >= _first_line(n, partial) - n // 2) & (line.abs() <= acquired * n / 2)
+    level = torch.as_tensor(sigma, device=x.device) / keep.float().mean().sqrt()
     level = level[..., None, :, :] if level.ndim > 1 else level
     kspace = simulate_kspace(x.float(), smaps, level, gen)
     kspace = apply_mask(kspace, keep & undersampling_mask(n, accel), axis)
-    if accel == 1: return rss(ifft2c(kspace), -3)
+    if accel == 1:
+        return rss(ifft2c(kspace), -3)
     return sense(ifft2c(kspace), smaps, accel, axis=axis).abs()

@@ -6,125 +6,205 @@
 __all__ = ['ResidualMixture', 'rician_logpdf', 'fit_residual_mixture', 'noise_levels']
 
 # %% ../../nbs/noise/12_mixture.ipynb #7493ce14
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from dataclasses import dataclass
-from ..core import generator, require
 from scipy import special, stats
+
+from ..core import InputError, generator
 
 # %% ../../nbs/noise/12_mixture.ipynb #7a3705e7
 @dataclass
 class ResidualMixture:
     "A residual as a mixture of Rician, Gaussian and outlier noise"
-    weights: np.ndarray      # Part of the voxels in each component, sums to 1, largest first
-    means: np.ndarray        # Mean of each component, image units
-    sigmas: np.ndarray       # Std of each (Rician: of one channel), image units
-    kinds: tuple             # 'rician', 'gaussian' or 'outlier' (uniform)
-    log_likelihood: float    # Mean per voxel
-    bic: float               # Bayesian information criterion, lower is better
 
-    def std(self): # Number, image units
+    weights: np.ndarray  # Part of the voxels in each component, sums to 1, largest first
+    means: np.ndarray  # Mean of each component, image units
+    sigmas: np.ndarray  # Std of each (Rician: of one channel), image units
+    kinds: tuple  # 'rician', 'gaussian' or 'outlier' (uniform)
+    log_likelihood: float  # Mean per voxel
+    bic: float  # Bayesian information criterion, lower is better
+
+    def std(self):  # Number, image units
         "Standard deviation of the whole mixture (a Rician counted at high signal)"
-        return float(np.sqrt((self.weights*(self.sigmas**2 + self.means**2)).sum() - (self.weights*self.means).sum()**2))
+        return float(
+            np.sqrt(
+                (self.weights * (self.sigmas**2 + self.means**2)).sum()
+                - (self.weights * self.means).sum() ** 2
+            )
+        )
 
-    def quantile(self, q): # Residual below which a part `q` lies; number or array
+    def quantile(self, q):  # Residual below which a part `q` lies; number or array
         "Quantiles of the mixture (a Rician counted as Gaussian: high signal)"
-        lo, hi = (self.means - 9*self.sigmas).min(), (self.means + 9*self.sigmas).max()
+        lo, hi = (self.means - 9 * self.sigmas).min(), (self.means + 9 * self.sigmas).max()
         grid = np.linspace(lo, hi, 20001)
-        law = [stats.uniform(m - s*3**.5, 2*s*3**.5) if k == 'outlier' else stats.norm(m, s) for m, s, k in zip(self.means, self.sigmas, self.kinds)]
-        return np.interp(q, sum(w*l.cdf(grid) for w, l in zip(self.weights, law)), grid)
+        law = [
+            stats.uniform(m - s * 3**0.5, 2 * s * 3**0.5) if k == 'outlier' else stats.norm(m, s)
+            for m, s, k in zip(self.means, self.sigmas, self.kinds)
+        ]
+        return np.interp(q, sum(w * l.cdf(grid) for w, l in zip(self.weights, law)), grid)
 
     def sample(
         self,
-        shape,          # Shape of the draw
-        gen=None,       # torch.Generator
-        signal=None,    # Noise-free magnitude of that shape, for the Rician part; None: high signal
-    ):                  # Tensor of residuals
+        shape,  # Shape of the draw
+        gen=None,  # torch.Generator
+        signal=None,  # Noise-free magnitude of that shape, for the Rician part; None: high signal
+    ):  # Tensor of residuals
         "Draw residuals from the mixture"
-        which = torch.multinomial(torch.as_tensor(self.weights), int(np.prod(shape)), True, generator=gen).reshape(shape)
-        mean, sigma = (torch.as_tensor(v, dtype=torch.float32)[which] for v in (self.means, self.sigmas))
+        which = torch.multinomial(
+            torch.as_tensor(self.weights), int(np.prod(shape)), True, generator=gen
+        ).reshape(shape)
+        mean, sigma = (
+            torch.as_tensor(v, dtype=torch.float32)[which] for v in (self.means, self.sigmas)
+        )
         e = torch.randn((2, *shape), generator=gen)
-        flat = 3**.5*(2*torch.rand(shape, generator=gen) - 1)
-        out = mean + sigma*torch.where(torch.tensor([k == 'outlier' for k in self.kinds])[which], flat, e[0])
-        if signal is None or 'rician' not in self.kinds: return out
+        flat = 3**0.5 * (2 * torch.rand(shape, generator=gen) - 1)
+        out = mean + sigma * torch.where(
+            torch.tensor([k == 'outlier' for k in self.kinds])[which], flat, e[0]
+        )
+        if signal is None or 'rician' not in self.kinds:
+            return out
         signal = torch.as_tensor(np.asarray(signal), dtype=torch.float32)
-        rice = torch.hypot(signal + sigma*e[0], sigma*e[1]) - signal
+        rice = torch.hypot(signal + sigma * e[0], sigma * e[1]) - signal
         return torch.where(torch.tensor([k == 'rician' for k in self.kinds])[which], rice, out)
 
-    def describe(self): # List of lines
+    def describe(self):  # List of lines
         "One line for each component"
-        return [f'{w:.1%} {k}, sigma {s:.4g}, mean {m:+.3g}' for w, k, s, m in zip(self.weights, self.kinds, self.sigmas, self.means)]
+        return [
+            f'{w:.1%} {k}, sigma {s:.4g}, mean {m:+.3g}'
+            for w, k, s, m in zip(self.weights, self.kinds, self.sigmas, self.means)
+        ]
 
 # %% ../../nbs/noise/12_mixture.ipynb #3e8647ba
 def rician_logpdf(
-    m,     # Magnitude, > 0
-    a,     # Noise-free magnitude
-    sigma, # Std of one channel
-):         # Log density, same shape
+    m,  # Magnitude, > 0
+    a,  # Noise-free magnitude
+    sigma,  # Std of one channel
+):  # Log density, same shape
     "Logarithm of the Rice density, safe at any signal-to-noise ratio"
     s2 = sigma**2
-    return np.log(np.maximum(m, 1e-12)/s2) - (m - a)**2/(2*s2) + np.log(special.i0e(m*a/s2))
+    return (
+        np.log(np.maximum(m, 1e-12) / s2)
+        - (m - a) ** 2 / (2 * s2)
+        + np.log(special.i0e(m * a / s2))
+    )
+
 
 def _log_density(r, a, kind, mean, sigma):
-    if kind == 'rician': return np.where(r + a >= 0, rician_logpdf(r + a, a, sigma), -1e3)
-    if kind == 'gaussian': return stats.norm.logpdf(r, mean, sigma)
-    return np.where(np.abs(r - mean) <= sigma*3**.5*1.0001, -np.log(2*3**.5*sigma), -1e3)
+    if kind == 'rician':
+        return np.where(r + a >= 0, rician_logpdf(r + a, a, sigma), -1e3)
+    if kind == 'gaussian':
+        return stats.norm.logpdf(r, mean, sigma)
+    return np.where(np.abs(r - mean) <= sigma * 3**0.5 * 1.0001, -np.log(2 * 3**0.5 * sigma), -1e3)
 
+# %% ../../nbs/noise/12_mixture.ipynb #6f92df34
 def _em(r, a, kinds, steps=300, tol=1e-6):
     "Expectation-maximisation; the Rician step has the lost phase as its hidden variable"
-    k, robust = len(kinds), np.median(np.abs(r - np.median(r)))/.6745 + 1e-12
-    w, mean, sigma = np.full(k, 1/k), np.full(k, np.median(r)), robust*2.**np.arange(k)
+    k, robust = len(kinds), np.median(np.abs(r - np.median(r))) / 0.6745 + 1e-12
+    w, mean, sigma = np.full(k, 1 / k), np.full(k, np.median(r)), robust * 2.0 ** np.arange(k)
     flat = np.array([kind == 'outlier' for kind in kinds])
-    w[flat], mean[flat], sigma[flat] = .02, (r.max() + r.min())/2, (r.max() - r.min())/12**.5
+    w[flat], mean[flat], sigma[flat] = 0.02, (r.max() + r.min()) / 2, (r.max() - r.min()) / 12**0.5
     mean[[kind == 'rician' for kind in kinds]] = 0
-    w, last = w/w.sum(), -np.inf
+    w, last = w / w.sum(), -np.inf
     for _ in range(steps):
-        logs = np.stack([_log_density(r, a, *c) for c in zip(kinds, mean, sigma)]) + np.log(np.maximum(w, 1e-300))[:, None]
+        logs = (
+            np.stack([_log_density(r, a, *c) for c in zip(kinds, mean, sigma)])
+            + np.log(np.maximum(w, 1e-300))[:, None]
+        )
         total = special.logsumexp(logs, axis=0)
-        if total.mean() - last < tol: break
+        if total.mean() - last < tol:
+            break
         last, p = total.mean(), np.exp(logs - total)
         w = p.mean(1)
         for i, kind in enumerate(kinds):
             n = p[i].sum() + 1e-12
-            if kind == 'gaussian': mean[i], sigma[i] = (v := p[i]@r/n), max(np.sqrt(p[i]@(r - v)**2/n), 1e-3*robust)
-            if kind == 'rician': 
-                m, z = r + a, (r + a)*a/sigma[i]**2
-                sigma[i] = max(np.sqrt(p[i]@(m**2 + a**2 - 2*m*a*special.i1e(z)/special.i0e(z))/(2*n)), 1e-3*robust)
-    order, free = np.argsort(-w), k - 1 + sum(dict(gaussian=2, rician=1, outlier=0)[kind] for kind in kinds)
-    return ResidualMixture(w[order], mean[order], sigma[order], tuple(kinds[i] for i in order), float(total.mean()), float(free*np.log(len(r)) - 2*total.sum()))
+            if kind == 'gaussian':
+                mean[i], sigma[i] = (
+                    (v := p[i] @ r / n),
+                    max(np.sqrt(p[i] @ (r - v) ** 2 / n), 1e-3 * robust),
+                )
+            if kind == 'rician':
+                m, z = r + a, (r + a) * a / sigma[i] ** 2
+                sigma[i] = max(
+                    np.sqrt(
+                        p[i] @ (m**2 + a**2 - 2 * m * a * special.i1e(z) / special.i0e(z)) / (2 * n)
+                    ),
+                    1e-3 * robust,
+                )
+    order, free = (
+        np.argsort(-w),
+        k - 1 + sum(dict(gaussian=2, rician=1, outlier=0)[kind] for kind in kinds),
+    )
+    return ResidualMixture(
+        w[order],
+        mean[order],
+        sigma[order],
+        tuple(kinds[i] for i in order),
+        float(total.mean()),
+        float(free * np.log(len(r)) - 2 * total.sum()),
+    )
 
 # %% ../../nbs/noise/12_mixture.ipynb #b7dc89bf
 def fit_residual_mixture(
-    residual,             # noisy - denoised, image units, any shape
-    signal=None,          # Noise-free magnitude, same shape, so that noisy = signal + residual; None: no Rician part
-    mask=None,            # Voxels to use; None: all
-    max_gaussians:int=3,  # Gaussians tried at most
-    n_fit:int=20_000,     # Voxels drawn for the fit
-    seed:int=0,           # Which voxels
-)->ResidualMixture:       # The mixture with the lowest Bayesian information criterion
+    residual,  # noisy - denoised, image units, any shape
+    # Noise-free magnitude, same shape, so that noisy = signal + residual; None: no Rician part
+    signal=None,
+    mask=None,  # Voxels to use; None: all
+    max_gaussians: int = 3,  # Gaussians tried at most
+    n_fit: int = 20_000,  # Voxels drawn for the fit
+    seed: int = 0,  # Which voxels
+) -> ResidualMixture:  # The mixture with the lowest Bayesian information criterion
     "Rician, Gaussian and outlier parts of a residual, by expectation-maximisation"
-    inside = np.ones(np.shape(residual), bool) if mask is None else np.broadcast_to(np.asarray(mask, bool).reshape(np.shape(mask) + (1,)*(np.ndim(residual) - np.ndim(mask))), np.shape(residual))
+    inside = (
+        np.ones(np.shape(residual), bool)
+        if mask is None
+        else np.broadcast_to(
+            np.asarray(mask, bool).reshape(
+                np.shape(mask) + (1,) * (np.ndim(residual) - np.ndim(mask))
+            ),
+            np.shape(residual),
+        )
+    )
     r = np.asarray(residual, float)[inside]
-    require(r.size >= 100, f'mixture: {r.size} voxels are too few to fit; give a larger mask')
-    require(np.isfinite(r).all() and np.ptp(r) > 0, 'mixture: the residual is constant or has NaN or Inf voxels')
-    a = np.zeros_like(r) if signal is None else np.maximum(np.broadcast_to(np.asarray(signal, float), inside.shape)[inside], 0)
+    if r.size < 100:
+        raise InputError(f'mixture: {r.size} voxels are too few to fit; give a larger mask')
+    if not np.isfinite(r).all() or not np.ptp(r) > 0:
+        raise InputError('mixture: the residual is constant or has NaN or Inf voxels')
+    a = (
+        np.zeros_like(r)
+        if signal is None
+        else np.maximum(np.broadcast_to(np.asarray(signal, float), inside.shape)[inside], 0)
+    )
     pick = torch.randperm(r.size, generator=generator(seed))[:n_fit].numpy()
     r, a = r[pick], a[pick]
     firsts = [['gaussian']] + ([['rician']] if signal is not None else [])
-    tries = [first + ['gaussian']*k + tail for first in firsts for k in range(max_gaussians) for tail in ([], ['outlier'])]
+    tries = [
+        first + ['gaussian'] * k + tail
+        for first in firsts
+        for k in range(max_gaussians)
+        for tail in ([], ['outlier'])
+    ]
     return min((_em(r, a, kinds) for kinds in tries), key=lambda f: f.bic)
 
+# %% ../../nbs/noise/12_mixture.ipynb #27bb7fd7
 def noise_levels(
-    residual,      # (X, Y, Z) or (X, Y, Z, V)
-    block:int=8,   # Edge of a block, voxels
-    mask=None,     # Voxels to use (X, Y, Z)
-)->np.ndarray:     # Std of every block with at least half its voxels in use, sorted
+    residual,  # (X, Y, Z) or (X, Y, Z, V)
+    block: int = 8,  # Edge of a block, voxels
+    mask=None,  # Voxels to use (X, Y, Z)
+) -> np.ndarray:  # Std of every block with at least half its voxels in use, sorted
     "Local noise levels in a residual: the range that a noise schedule must cover"
     r = np.asarray(residual, float)
     r = r[..., None] if r.ndim == 3 else r
     inside = np.ones(r.shape[:3], bool) if mask is None else np.asarray(mask, bool)
     edge = [min(block, n) for n in r.shape[:3]]
-    fold = lambda a: a[tuple(slice(0, n//e*e) for n, e in zip(a.shape, edge))].reshape(*[v for n, e in zip(a.shape, edge) for v in (n//e, e)], -1)
+    fold = lambda a: a[tuple(slice(0, n // e * e) for n, e in zip(a.shape, edge))].reshape(
+        *[v for n, e in zip(a.shape, edge) for v in (n // e, e)], -1
+    )
     n = fold(inside.astype(float)).sum((1, 3, 5))
-    first, second = (fold(np.where(inside[..., None], r**p, 0)).sum((1, 3, 5))/np.maximum(n, 1) for p in (1, 2))
-    return np.sort(np.sqrt(np.maximum(second - first**2, 0))[n[..., 0] >= np.prod(edge)/2].ravel())
+    first, second = (
+        fold(np.where(inside[..., None], r**p, 0)).sum((1, 3, 5)) / np.maximum(n, 1) for p in (1, 2)
+    )
+    return np.sort(
+        np.sqrt(np.maximum(second - first**2, 0))[n[..., 0] >= np.prod(edge) / 2].ravel()
+    )

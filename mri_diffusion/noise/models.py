@@ -8,14 +8,18 @@ __all__ = ['KINDS', 'correlated_noise', 'add_gaussian_noise', 'add_rician_noise'
            'rician_var', 'noise_moments', 'noise_pdf', 'g_factor_map']
 
 # %% ../../nbs/noise/10_models.ipynb #abd7ed74
+from functools import lru_cache
+
 import numpy as np
 import torch
-from functools import lru_cache
-from ..core import require
 from scipy import special
 
+from ..core import InputError
+
 # %% ../../nbs/noise/10_models.ipynb #bb5c324e
-def _float(dtype): return np.float64 if dtype == np.float64 else np.float32
+def _float(dtype):
+    return np.float64 if dtype == np.float64 else np.float32
+
 
 def _open(x, sigma, what='sigma'):
     "Tensors of `x` and `sigma` (volumes first), and the way back"
@@ -24,260 +28,355 @@ def _open(x, sigma, what='sigma'):
     else:
         x = np.asarray(x)
         t = torch.from_numpy(np.array(x, dtype=_float(x.dtype)))
-        if x.ndim == 4: t, sigma = t.movedim(-1, 0), np.moveaxis(sigma, -1, 0) if np.ndim(sigma) == 4 else sigma
+        if x.ndim == 4:
+            t, sigma = t.movedim(-1, 0), np.moveaxis(sigma, -1, 0) if np.ndim(sigma) == 4 else sigma
         back = lambda y: (y.movedim(0, -1) if x.ndim == 4 else y).numpy()
     s = torch.as_tensor(sigma, dtype=t.dtype, device=t.device)
-    require(bool(((s >= 0) & (s < torch.inf)).all()), f'{what}: must be finite and not negative')
-    try: fits = torch.broadcast_shapes(s.shape, t.shape) == t.shape
-    except RuntimeError: fits = False
-    require(fits, f'{what}: shape {tuple(s.shape)} does not broadcast to the image {tuple(t.shape)}; give a number or a map of its shape')
+    if not bool(((s >= 0) & (s < torch.inf)).all()):
+        raise InputError(f'{what}: must be finite and not negative')
+    try:
+        fits = torch.broadcast_shapes(s.shape, t.shape) == t.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f'{what}: shape {tuple(s.shape)} does not broadcast to the image {tuple(t.shape)}; '
+            f'give a number or a map of its shape'
+        )
     return t, s, back
 
 # %% ../../nbs/noise/10_models.ipynb #80462921
 @lru_cache(64)
 def _root(n, width):
     "Symmetric square root of the (n, n) correlation matrix of Gaussian-filtered noise"
-    r = int(np.ceil(4*width))
-    k = np.exp(-np.arange(-r, r + 1)**2/(2*width**2))
-    rho = np.zeros(max(n, 2*r + 1))
-    rho[:2*r + 1] = np.correlate(k, k, 'full')[2*r:]/(k**2).sum()
+    r = int(np.ceil(4 * width))
+    k = np.exp(-(np.arange(-r, r + 1) ** 2) / (2 * width**2))
+    rho = np.zeros(max(n, 2 * r + 1))
+    rho[: 2 * r + 1] = np.correlate(k, k, 'full')[2 * r :] / (k**2).sum()
     e, v = np.linalg.eigh(rho[np.abs(np.subtract.outer(np.arange(n), np.arange(n)))])
-    return torch.from_numpy(v*np.sqrt(e.clip(0)) @ v.T)
+    return torch.from_numpy(v * np.sqrt(e.clip(0)) @ v.T)
 
-def _unit_noise(t, gen=None, correlation=0., voxel_size=None, dims=3):
+
+def _unit_noise(t, gen=None, correlation=0.0, voxel_size=None, dims=3):
     "Unit noise with the shape, type and device of `t`, correlated over its last `dims` axes"
-    w = torch.randn(t.shape, generator=gen, dtype=t.dtype, device=t.device if gen is None else gen.device).to(t.device)
-    if not np.any(correlation): return w
+    w = torch.randn(
+        t.shape, generator=gen, dtype=t.dtype, device=t.device if gen is None else gen.device
+    ).to(t.device)
+    if not np.any(correlation):
+        return w
     n = min(dims, w.ndim)
-    require(all(np.size(a) in (1, n) for a in (correlation, voxel_size)), f'correlation, voxel_size: give one number or {n}, one for each axis of space')
-    widths = np.broadcast_to(correlation, n)/np.broadcast_to(1. if voxel_size is None else voxel_size, n)
-    require((widths >= 0).all() and (widths < 100).all(), 'correlation: width must lie between 0 and 100 voxels')
+    if not all(np.size(a) in (1, n) for a in (correlation, voxel_size)):
+        raise InputError(
+            f'correlation, voxel_size: give one number or {n}, one for each axis of space'
+        )
+    widths = np.broadcast_to(correlation, n) / np.broadcast_to(
+        1.0 if voxel_size is None else voxel_size, n
+    )
+    if not (widths >= 0).all() or not (widths < 100).all():
+        raise InputError('correlation: width must lie between 0 and 100 voxels')
     for axis, width in zip(range(-n, 0), widths):
-        if width > 0: w = (w.movedim(axis, -1) @ _root(w.shape[axis], float(width)).to(w)).movedim(-1, axis)
+        if width > 0:
+            w = (w.movedim(axis, -1) @ _root(w.shape[axis], float(width)).to(w)).movedim(-1, axis)
     return w
 
 # %% ../../nbs/noise/10_models.ipynb #3f0dc2b3
 def correlated_noise(
-    shape,           # Shape of the field; space in its last axes
-    width,           # Standard deviation of the Gaussian filter, in voxels, or mm with `voxel_size`; one number or one per axis
-    gen=None,        # torch.Generator; pass one to get the same field again
-    voxel_size=None, # mm, one number or one per axis
-    dims:int=3,      # How many of the last axes are space: 2 for (B, C, H, W) with several channels
-):                   # Tensor of shape `shape`, mean 0, standard deviation 1
+    shape,  # Shape of the field; space in its last axes
+    # Standard deviation of the Gaussian filter, in voxels, or mm with `voxel_size`; one number or
+    # one per axis
+    width,
+    gen=None,  # torch.Generator; pass one to get the same field again
+    voxel_size=None,  # mm, one number or one per axis
+    dims: int = 3,  # How many of the last axes are space: 2 for (B, C, H, W) with several channels
+):  # Tensor of shape `shape`, mean 0, standard deviation 1
     "Gaussian-filtered white noise of unit standard deviation"
     return _unit_noise(torch.empty(tuple(shape)), gen, width, voxel_size, dims)
 
 # %% ../../nbs/noise/10_models.ipynb #e7e4d05d
 def add_gaussian_noise(
-    x,        # Noise-free image
-    sigma,    # Standard deviation, in the units of `x`; number or map
-    gen=None, # torch.Generator
+    x,  # Noise-free image
+    sigma,  # Standard deviation, in the units of `x`; number or map
+    gen=None,  # torch.Generator
     **field,  # `correlation`, `voxel_size`, `dims`, as in `add_noise`
-):            # Noisy image, may be negative
+):  # Noisy image, may be negative
     "m = x + sigma e"
     t, s, back = _open(x, sigma)
-    return back(t + s*_unit_noise(t, gen, **field))
+    return back(t + s * _unit_noise(t, gen, **field))
+
 
 def add_rician_noise(
-    x,        # Noise-free magnitude image
-    sigma,    # Standard deviation of each real channel, in the units of `x`; number or map
-    gen=None, # torch.Generator
+    x,  # Noise-free magnitude image
+    sigma,  # Standard deviation of each real channel, in the units of `x`; number or map
+    gen=None,  # torch.Generator
     **field,  # `correlation`, `voxel_size`, `dims`, as in `add_noise`
-):            # Noisy magnitude
+):  # Noisy magnitude
     "m = |x + sigma (e1 + i e2)| (Gudbjartsson & Patz 1995)"
     return add_ncchi_noise(x, sigma, 1, gen, **field)
 
+
 def add_ncchi_noise(
-    x,             # Noise-free combined magnitude image
-    sigma,         # Standard deviation of each real channel, in the units of `x`; number or map
-    n_coils:int=1, # Independent coils
-    gen=None,      # torch.Generator
-    **field,       # `correlation`, `voxel_size`, `dims`, as in `add_noise`
-):                 # Noisy magnitude
+    x,  # Noise-free combined magnitude image
+    sigma,  # Standard deviation of each real channel, in the units of `x`; number or map
+    n_coils: int = 1,  # Independent coils
+    gen=None,  # torch.Generator
+    **field,  # `correlation`, `voxel_size`, `dims`, as in `add_noise`
+):  # Noisy magnitude
     "Root of the sum of squares of `n_coils` noisy complex channels (Constantinides et al. 1997)"
-    require(int(n_coils) == n_coils >= 1, f'n_coils: {n_coils}; give a whole number from 1')
+    if not int(n_coils) == n_coils >= 1:
+        raise InputError(f'n_coils: {n_coils}; give a whole number from 1')
     t, s, back = _open(x, sigma)
-    m = t + s*_unit_noise(t, gen, **field)
-    for _ in range(2*int(n_coils) - 1): m = torch.hypot(m, s*_unit_noise(t, gen, **field))
+    m = t + s * _unit_noise(t, gen, **field)
+    for _ in range(2 * int(n_coils) - 1):
+        m = torch.hypot(m, s * _unit_noise(t, gen, **field))
     return back(m)
 
 # %% ../../nbs/noise/10_models.ipynb #e4c358ad
 def add_poisson_noise(
-    x,        # Noise-free image, not negative, usually within [0, 1]
-    lam,      # Expected counts where the image is one; number or map
-    gen=None, # torch.Generator
-):            # Noisy image: counts / lam
+    x,  # Noise-free image, not negative, usually within [0, 1]
+    lam,  # Expected counts where the image is one; number or map
+    gen=None,  # torch.Generator
+):  # Noisy image: counts / lam
     "m = Poisson(lam x)/lam; mean x, variance x/lam"
     t, l, back = _open(x, lam, 'lam')
-    require(bool((l > 0).all()), 'lam: must be above 0')
-    require(bool((t >= 0).all()), 'image: Poisson noise needs an image without negative values')
-    return back(_on(gen, torch.poisson, l*t)/l)
+    if not bool((l > 0).all()):
+        raise InputError('lam: must be above 0')
+    if not bool((t >= 0).all()):
+        raise InputError('image: Poisson noise needs an image without negative values')
+    return back(_on(gen, torch.poisson, l * t) / l)
+
 
 def add_gamma_noise(
-    x,        # Noise-free image
-    alpha,    # Shape and rate of the Gamma law, so its mean is one; number or map
-    gen=None, # torch.Generator
-):            # Noisy image
+    x,  # Noise-free image
+    alpha,  # Shape and rate of the Gamma law, so its mean is one; number or map
+    gen=None,  # torch.Generator
+):  # Noisy image
     "m = x Gamma(alpha, rate alpha); mean x, variance x^2/alpha"
     t, a, back = _open(x, alpha, 'alpha')
-    require(bool((a > 0).all()), 'alpha: must be above 0')
-    return back(t*_on(gen, torch._standard_gamma, a.expand(t.shape).contiguous())/a)
+    if not bool((a > 0).all()):
+        raise InputError('alpha: must be above 0')
+    return back(t * _on(gen, torch._standard_gamma, a.expand(t.shape).contiguous()) / a)
+
 
 def _on(gen, draw, parameter):
     "Draw where the generator lives, return where the parameter lives"
-    return draw(parameter.to(parameter.device if gen is None else gen.device), generator=gen).to(parameter.device)
+    return draw(parameter.to(parameter.device if gen is None else gen.device), generator=gen).to(
+        parameter.device
+    )
 
 # %% ../../nbs/noise/10_models.ipynb #1ff43736
 KINDS = 'gaussian', 'rician', 'ncchi', 'poisson', 'gamma'
 
+
 def add_noise(
-    x,                  # Noise-free image: array (X, Y[, Z[, V]]), or tensor with space in its last axes
-    sigma,              # Standard deviation of each real channel (poisson, gamma: where the image is one); number or map
-    kind:str='rician',  # One of `KINDS`
-    n_coils:int=1,      # Coils, for ncchi
-    correlation=0.,     # Width of the Gaussian filter of each real channel, voxels, or mm with `voxel_size`
-    gen=None,           # torch.Generator
-    voxel_size=None,    # mm, one number or one per axis
-    dims:int=3,         # Axes of space of a tensor: 2 for (B, C, H, W) with several channels
-):                      # Noisy image, same kind, shape and type as `x`
+    x,  # Noise-free image: array (X, Y[, Z[, V]]), or tensor with space in its last axes
+    # Standard deviation of each real channel (poisson, gamma: where the image is one); number or
+    # map
+    sigma,
+    kind: str = 'rician',  # One of `KINDS`
+    n_coils: int = 1,  # Coils, for ncchi
+    # Width of the Gaussian filter of each real channel, voxels, or mm with `voxel_size`
+    correlation=0.0,
+    gen=None,  # torch.Generator
+    voxel_size=None,  # mm, one number or one per axis
+    dims: int = 3,  # Axes of space of a tensor: 2 for (B, C, H, W) with several channels
+):  # Noisy image, same kind, shape and type as `x`
     "Add noise of one kind"
-    require(kind in KINDS, f'kind: {kind!r} is not known; choose from {", ".join(KINDS)}')
-    require(kind == 'ncchi' or n_coils == 1, f'n_coils: {n_coils} coils make noncentral chi noise; use kind ncchi')
+    if kind not in KINDS:
+        raise InputError(f'kind: {kind!r} is not known; choose from {", ".join(KINDS)}')
+    if kind != 'ncchi' and n_coils != 1:
+        raise InputError(f'n_coils: {n_coils} coils make noncentral chi noise; use kind ncchi')
     field = dict(correlation=correlation, voxel_size=voxel_size, dims=dims)
-    if kind == 'gaussian': return add_gaussian_noise(x, sigma, gen, **field)
-    if kind in ('rician', 'ncchi'): return add_ncchi_noise(x, sigma, n_coils, gen, **field)
-    require(not np.any(correlation), f'correlation: not defined for {kind} noise')
-    require(bool((torch.as_tensor(sigma) > 0).all()), f'sigma: must be above 0 for {kind} noise')
-    return (add_poisson_noise if kind == 'poisson' else add_gamma_noise)(x, 1/sigma**2, gen)
+    if kind == 'gaussian':
+        return add_gaussian_noise(x, sigma, gen, **field)
+    if kind in ('rician', 'ncchi'):
+        return add_ncchi_noise(x, sigma, n_coils, gen, **field)
+    if np.any(correlation):
+        raise InputError(f'correlation: not defined for {kind} noise')
+    if not bool((torch.as_tensor(sigma) > 0).all()):
+        raise InputError(f'sigma: must be above 0 for {kind} noise')
+    return (add_poisson_noise if kind == 'poisson' else add_gamma_noise)(x, 1 / sigma**2, gen)
 
 # %% ../../nbs/noise/10_models.ipynb #9c5798ed
 def _arrays(*values):
     "float64 arrays of numbers, arrays or tensors"
-    return [np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float64) for v in values]
+    return [
+        np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float64)
+        for v in values
+    ]
+
 
 def _back(y, like):
     "`y` as the kind that `like` is"
-    if isinstance(like, torch.Tensor): return torch.as_tensor(y, dtype=like.dtype if like.is_floating_point() else torch.float32, device=like.device)
-    return np.asarray(y, _float(like.dtype)) if isinstance(like, np.ndarray) else y if np.ndim(y) else float(y)
+    if isinstance(like, torch.Tensor):
+        return torch.as_tensor(
+            y, dtype=like.dtype if like.is_floating_point() else torch.float32, device=like.device
+        )
+    return (
+        np.asarray(y, _float(like.dtype))
+        if isinstance(like, np.ndarray)
+        else y
+        if np.ndim(y)
+        else float(y)
+    )
+
 
 def _log_chi(m, theta, n):
     "Log density of the noncentral chi law for sigma = 1"
-    z, nu = m*theta, n - 1
-    near, far = np.where(z < 1, z, 0.), np.where(z < 1, 1., z)
+    z, nu = m * theta, n - 1
+    near, far = np.where(z < 1, z, 0.0), np.where(z < 1, 1.0, z)
     huge = far > 1e8  # ive gives nan from about 1e9 on; its asymptotic series is exact there
-    ive = np.where(huge, (1 - (4*nu**2 - 1)/(8*far))/np.sqrt(2*np.pi*far), special.ive(nu, np.where(huge, 1., far)))
-    bessel = np.where(z < 1, np.log(special.hyp0f1(n, near**2/4)) - special.gammaln(n) - near, np.log(ive) - nu*np.log(far/2))
-    return special.xlogy(2*n - 1, m) - nu*np.log(2) - (m - theta)**2/2 + bessel
+    ive = np.where(
+        huge,
+        (1 - (4 * nu**2 - 1) / (8 * far)) / np.sqrt(2 * np.pi * far),
+        special.ive(nu, np.where(huge, 1.0, far)),
+    )
+    bessel = np.where(
+        z < 1,
+        np.log(special.hyp0f1(n, near**2 / 4)) - special.gammaln(n) - near,
+        np.log(ive) - nu * np.log(far / 2),
+    )
+    return special.xlogy(2 * n - 1, m) - nu * np.log(2) - (m - theta) ** 2 / 2 + bessel
 
 # %% ../../nbs/noise/10_models.ipynb #8d8b45cb
 def ncchi_pdf(
-    noisy,         # Magnitude at which the density is wanted
-    clean,         # Noise-free signal
-    sigma,         # Standard deviation of each real channel
-    n_coils:int=1, # Independent coils
-):                 # Density, 1/units of `noisy`
+    noisy,  # Magnitude at which the density is wanted
+    clean,  # Noise-free signal
+    sigma,  # Standard deviation of each real channel
+    n_coils: int = 1,  # Independent coils
+):  # Density, 1/units of `noisy`
     "Noncentral chi density of the magnitude of `n_coils` channels"
     m, x, s = _arrays(noisy, clean, sigma)
-    require((s > 0).all(), 'sigma: must be above 0')
-    return _back(np.where(m >= 0, np.exp(_log_chi(np.maximum(m, 0)/s, x/s, n_coils))/s, 0.), noisy)
+    if not (s > 0).all():
+        raise InputError('sigma: must be above 0')
+    return _back(
+        np.where(m >= 0, np.exp(_log_chi(np.maximum(m, 0) / s, x / s, n_coils)) / s, 0.0), noisy
+    )
+
 
 def rician_pdf(
-    noisy, # Magnitude at which the density is wanted
-    clean, # Noise-free signal
-    sigma, # Standard deviation of each real channel
-):         # Density, 1/units of `noisy`
+    noisy,  # Magnitude at which the density is wanted
+    clean,  # Noise-free signal
+    sigma,  # Standard deviation of each real channel
+):  # Density, 1/units of `noisy`
     "Rician density p(m|x) = m/sigma^2 exp(-(m^2+x^2)/2sigma^2) I0(mx/sigma^2)"
     return ncchi_pdf(noisy, clean, sigma, 1)
 
 # %% ../../nbs/noise/10_models.ipynb #8af6e03f
 def _chi_moments(theta, n):
     "Mean and variance of the noncentral chi law for sigma = 1"
-    z = theta**2/2
-    far = z > 1e4*n
-    zf, zn = np.where(far, z, 1.), np.where(far, 0., z)
-    mean = np.sqrt(2)*np.exp(special.gammaln(n + .5) - special.gammaln(n))*special.hyp1f1(-.5, n, -zn)
-    a1, a2, a3 = (special.poch(-.5, k)*special.poch(.5 - n, k)/special.factorial(k) for k in (1, 2, 3))
-    mean_far = theta*(1 + a1/zf + a2/zf**2 + a3/zf**3)
-    var_far = 1 - 2*(a1**2 + 2*a2)/zf - 4*(a1*a2 + a3)/zf**2
-    return np.where(far, mean_far, mean), np.where(far, var_far, 2*zn + 2*n - mean**2)
+    z = theta**2 / 2
+    far = z > 1e4 * n
+    zf, zn = np.where(far, z, 1.0), np.where(far, 0.0, z)
+    mean = (
+        np.sqrt(2)
+        * np.exp(special.gammaln(n + 0.5) - special.gammaln(n))
+        * special.hyp1f1(-0.5, n, -zn)
+    )
+    a1, a2, a3 = (
+        special.poch(-0.5, k) * special.poch(0.5 - n, k) / special.factorial(k) for k in (1, 2, 3)
+    )
+    mean_far = theta * (1 + a1 / zf + a2 / zf**2 + a3 / zf**3)
+    var_far = 1 - 2 * (a1**2 + 2 * a2) / zf - 4 * (a1 * a2 + a3) / zf**2
+    return np.where(far, mean_far, mean), np.where(far, var_far, 2 * zn + 2 * n - mean**2)
+
 
 def _scaled(clean, sigma):
     x, s = _arrays(clean, sigma)
-    require((s > 0).all(), 'sigma: must be above 0')
-    return np.abs(x)/s, s
+    if not (s > 0).all():
+        raise InputError('sigma: must be above 0')
+    return np.abs(x) / s, s
 
 # %% ../../nbs/noise/10_models.ipynb #bb3bff85
 def ncchi_mean(
-    clean,         # Noise-free signal
-    sigma,         # Standard deviation of each real channel
-    n_coils:int=1, # Independent coils
-):                 # E[m], units of `clean`
+    clean,  # Noise-free signal
+    sigma,  # Standard deviation of each real channel
+    n_coils: int = 1,  # Independent coils
+):  # E[m], units of `clean`
     "Mean of the noncentral chi magnitude, by 1F1(-1/2; n; -x^2/2sigma^2)"
     theta, s = _scaled(clean, sigma)
-    return _back(s*_chi_moments(theta, n_coils)[0], clean)
+    return _back(s * _chi_moments(theta, n_coils)[0], clean)
+
 
 def ncchi_var(
-    clean,         # Noise-free signal
-    sigma,         # Standard deviation of each real channel
-    n_coils:int=1, # Independent coils
-):                 # Variance, units of `clean` squared
+    clean,  # Noise-free signal
+    sigma,  # Standard deviation of each real channel
+    n_coils: int = 1,  # Independent coils
+):  # Variance, units of `clean` squared
     "Variance of the noncentral chi magnitude, x^2 + 2 n sigma^2 - E[m]^2"
     theta, s = _scaled(clean, sigma)
-    return _back(s**2*_chi_moments(theta, n_coils)[1], clean)
+    return _back(s**2 * _chi_moments(theta, n_coils)[1], clean)
+
 
 def rician_mean(
-    clean, # Noise-free signal
-    sigma, # Standard deviation of each real channel
-):         # E[m], units of `clean`
+    clean,  # Noise-free signal
+    sigma,  # Standard deviation of each real channel
+):  # E[m], units of `clean`
     "Mean of the Rician magnitude, sigma sqrt(pi/2) L_1/2(-x^2/2sigma^2)"
     theta, s = _scaled(clean, sigma)
-    z = theta**2/2
-    return _back(s*np.sqrt(np.pi/2)*((1 + z)*special.i0e(z/2) + z*special.i1e(z/2)), clean)
+    z = theta**2 / 2
+    return _back(
+        s * np.sqrt(np.pi / 2) * ((1 + z) * special.i0e(z / 2) + z * special.i1e(z / 2)), clean
+    )
+
 
 def rician_var(
-    clean, # Noise-free signal
-    sigma, # Standard deviation of each real channel
-):         # Variance, units of `clean` squared
+    clean,  # Noise-free signal
+    sigma,  # Standard deviation of each real channel
+):  # Variance, units of `clean` squared
     "Variance of the Rician magnitude, x^2 + 2 sigma^2 - E[m]^2"
     return ncchi_var(clean, sigma, 1)
 
 # %% ../../nbs/noise/10_models.ipynb #ce51c4f9
 def noise_moments(
-    clean,             # Noise-free image
-    sigma,             # As in `add_noise`
-    kind:str='rician', # One of `KINDS`
-    n_coils:int=1,     # Coils, for ncchi
-):                     # Mean and standard deviation of the noisy image
+    clean,  # Noise-free image
+    sigma,  # As in `add_noise`
+    kind: str = 'rician',  # One of `KINDS`
+    n_coils: int = 1,  # Coils, for ncchi
+):  # Mean and standard deviation of the noisy image
     "Mean and standard deviation of `add_noise` in closed form"
-    require(kind in KINDS, f'kind: {kind!r} is not known; choose from {", ".join(KINDS)}')
-    if kind in ('rician', 'ncchi'): return ncchi_mean(clean, sigma, n_coils), ncchi_var(clean, sigma, n_coils)**.5
+    if kind not in KINDS:
+        raise InputError(f'kind: {kind!r} is not known; choose from {", ".join(KINDS)}')
+    if kind in ('rician', 'ncchi'):
+        return ncchi_mean(clean, sigma, n_coils), ncchi_var(clean, sigma, n_coils) ** 0.5
     x, s = _arrays(clean, sigma)
-    std = {'gaussian': s + 0*x, 'poisson': s*np.sqrt(np.abs(x)), 'gamma': s*np.abs(x)}[kind]
-    return _back(x + 0*s, clean), _back(std, clean)
+    std = {'gaussian': s + 0 * x, 'poisson': s * np.sqrt(np.abs(x)), 'gamma': s * np.abs(x)}[kind]
+    return _back(x + 0 * s, clean), _back(std, clean)
+
 
 def noise_pdf(
-    noisy,             # Value at which the density is wanted
-    clean,             # Noise-free signal
-    sigma,             # As in `add_noise`
-    kind:str='rician', # One of `KINDS`
-    n_coils:int=1,     # Coils, for ncchi
-):                     # Density; for poisson the probability of `noisy` = count/lam, times lam
+    noisy,  # Value at which the density is wanted
+    clean,  # Noise-free signal
+    sigma,  # As in `add_noise`
+    kind: str = 'rician',  # One of `KINDS`
+    n_coils: int = 1,  # Coils, for ncchi
+):  # Density; for poisson the probability of `noisy` = count/lam, times lam
     "Density of `add_noise` in closed form"
-    require(kind in KINDS, f'kind: {kind!r} is not known; choose from {", ".join(KINDS)}')
-    if kind in ('rician', 'ncchi'): return ncchi_pdf(noisy, clean, sigma, n_coils)
+    if kind not in KINDS:
+        raise InputError(f'kind: {kind!r} is not known; choose from {", ".join(KINDS)}')
+    if kind in ('rician', 'ncchi'):
+        return ncchi_pdf(noisy, clean, sigma, n_coils)
     m, x, s = _arrays(noisy, clean, sigma)
-    if kind == 'gaussian': return _back(np.exp(-(m - x)**2/(2*s**2))/(s*np.sqrt(2*np.pi)), noisy)
-    m, a = np.maximum(m, 0), 1/s**2
-    if kind == 'poisson': return _back(a*np.exp(special.xlogy(a*m, a*x) - a*x - special.gammaln(a*m + 1)), noisy)
-    return _back(np.exp(special.xlogy(a, a/x) + special.xlogy(a - 1, m) - a*m/x - special.gammaln(a)), noisy)
+    if kind == 'gaussian':
+        return _back(np.exp(-((m - x) ** 2) / (2 * s**2)) / (s * np.sqrt(2 * np.pi)), noisy)
+    m, a = np.maximum(m, 0), 1 / s**2
+    if kind == 'poisson':
+        return _back(
+            a * np.exp(special.xlogy(a * m, a * x) - a * x - special.gammaln(a * m + 1)), noisy
+        )
+    return _back(
+        np.exp(special.xlogy(a, a / x) + special.xlogy(a - 1, m) - a * m / x - special.gammaln(a)),
+        noisy,
+    )
 
 # %% ../../nbs/noise/10_models.ipynb #b79d23d0
 def g_factor_map(
-    shape,        # Shape of the map
-    factor:float, # Noise amplification at the centre, 1 or more
-):                # float32 array from 1 (border) to `factor` (centre)
+    shape,  # Shape of the map
+    factor: float,  # Noise amplification at the centre, 1 or more
+):  # float32 array from 1 (border) to `factor` (centre)
     "Smooth noise amplification, 1 + (factor - 1) prod cos^2(pi u/2), u from -1 to 1 along each axis"
-    require(factor >= 1, f'factor: {factor}; a g-factor is 1 or more')
-    g = np.array(factor - 1.)
-    for n in shape: g = np.multiply.outer(g, np.cos(np.pi*(np.arange(n) - (n - 1)/2)/n)**2)
+    if not factor >= 1:
+        raise InputError(f'factor: {factor}; a g-factor is 1 or more')
+    g = np.array(factor - 1.0)
+    for n in shape:
+        g = np.multiply.outer(g, np.cos(np.pi * (np.arange(n) - (n - 1) / 2) / n) ** 2)
     return (1 + g).astype(np.float32)

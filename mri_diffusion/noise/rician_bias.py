@@ -6,40 +6,48 @@
 __all__ = ['THETA_MAX', 'correct_bias', 'stabilise', 'unstabilise']
 
 # %% ../../nbs/noise/10_rician_bias.ipynb #abd7ed74
-import numpy as np
 from functools import lru_cache
-from ..core import require
+
+import numpy as np
+
+from ..core import InputError
 from .models import _arrays, _back, _chi_moments, _log_chi, _scaled
 
 # %% ../../nbs/noise/10_rician_bias.ipynb #c27766cc
-THETA_MAX = 30.
+THETA_MAX = 30.0
+
 
 @lru_cache(16)
 def _mean_table(n):
     "SNR, mean and standard deviation of the noncentral chi law for sigma = 1"
-    theta = THETA_MAX*np.linspace(0, 1, 800)**2
+    theta = THETA_MAX * np.linspace(0, 1, 800) ** 2
     mean, var = _chi_moments(theta, n)
     return theta, mean, np.sqrt(var)
 
+
 def _read_backwards(v, theta, curve, n):
     "SNR at which the increasing `curve` over `theta` reaches `v`"
-    far = lambda a: np.sqrt(np.maximum(a**2 - (2*n - 1), 0))
+    far = lambda a: np.sqrt(np.maximum(a**2 - (2 * n - 1), 0))
     return np.where(v > curve[-1], far(v) + theta[-1] - far(curve[-1]), np.interp(v, curve, theta))
 
+
 def correct_bias(
-    noisy,                    # Magnitude image, or its local mean ('koay') or local root mean square
-    sigma,                    # Standard deviation of each real channel; number or map; where 0 nothing changes
-    n_coils:int=1,            # Independent coils
-    how:str='second_moment',  # 'second_moment' or 'koay'
-):                            # Estimate of the noise-free signal, 0 at or below the noise floor
+    noisy,  # Magnitude image, or its local mean ('koay') or local root mean square
+    sigma,  # Standard deviation of each real channel; number or map; where 0 nothing changes
+    n_coils: int = 1,  # Independent coils
+    how: str = 'second_moment',  # 'second_moment' or 'koay'
+):  # Estimate of the noise-free signal, 0 at or below the noise floor
     "Remove the Rician or noncentral chi bias (Koay & Basser 2006)"
-    require(how in ('second_moment', 'koay'), f"how: {how!r} is not known; choose 'second_moment' or 'koay'")
+    if how not in ('second_moment', 'koay'):
+        raise InputError(f"how: {how!r} is not known; choose 'second_moment' or 'koay'")
     m, s = _arrays(noisy, sigma)
-    require((s >= 0).all(), 'sigma: must not be negative')
-    if how == 'second_moment': return _back(np.sqrt(np.maximum(m**2 - 2*n_coils*s**2, 0)), noisy)
-    unit = np.where(s > 0, s, 1.)
+    if not (s >= 0).all():
+        raise InputError('sigma: must not be negative')
+    if how == 'second_moment':
+        return _back(np.sqrt(np.maximum(m**2 - 2 * n_coils * s**2, 0)), noisy)
+    unit = np.where(s > 0, s, 1.0)
     theta, mean, _ = _mean_table(n_coils)
-    return _back(np.where(s > 0, unit*_read_backwards(m/unit, theta, mean, n_coils), m), noisy)
+    return _back(np.where(s > 0, unit * _read_backwards(m / unit, theta, mean, n_coils), m), noisy)
 
 # %% ../../nbs/noise/10_rician_bias.ipynb #e2c3352f
 @lru_cache(16)
@@ -48,39 +56,44 @@ def _stabiliser(n, rounds=8):
     theta, mean, std = _mean_table(n)
     u, w = np.polynomial.legendre.leggauss(96)
     low, high = np.maximum(mean - 9, 0)[:, None], mean[:, None] + 9
-    m, w = low + (high - low)*(u + 1)/2, w*(high - low)/2
-    w = w*np.exp(_log_chi(m, theta[:, None], n))
+    m, w = low + (high - low) * (u + 1) / 2, w * (high - low) / 2
+    w = w * np.exp(_log_chi(m, theta[:, None], n))
     for _ in range(rounds):
-        f = np.concatenate([[0], np.cumsum((1/std[1:] + 1/std[:-1])/2*np.diff(mean))])
+        f = np.concatenate([[0], np.cumsum((1 / std[1:] + 1 / std[:-1]) / 2 * np.diff(mean))])
         f += mean[-1] - f[-1]
         y = _transform(m, mean, f)
-        expected = (w*y).sum(1)
-        std = std*np.sqrt((w*(y - expected[:, None])**2).sum(1))
+        expected = (w * y).sum(1)
+        std = std * np.sqrt((w * (y - expected[:, None]) ** 2).sum(1))
     return theta, mean, f, expected
+
 
 def _transform(m, mean, f):
     "Piecewise linear f, continued by straight lines"
-    slope = (f[1] - f[0])/(mean[1] - mean[0])
-    return np.where(m < mean[0], f[0] + slope*(m - mean[0]), np.where(m > mean[-1], m, np.interp(m, mean, f)))
+    slope = (f[1] - f[0]) / (mean[1] - mean[0])
+    return np.where(
+        m < mean[0], f[0] + slope * (m - mean[0]), np.where(m > mean[-1], m, np.interp(m, mean, f))
+    )
 
 # %% ../../nbs/noise/10_rician_bias.ipynb #9db10a43
 def stabilise(
-    noisy,         # Magnitude image
-    sigma,         # Standard deviation of each real channel; number or map, above 0
-    n_coils:int=1, # Independent coils
-):                 # Image whose noise has a standard deviation of about one everywhere
+    noisy,  # Magnitude image
+    sigma,  # Standard deviation of each real channel; number or map, above 0
+    n_coils: int = 1,  # Independent coils
+):  # Image whose noise has a standard deviation of about one everywhere
     "Variance-stabilising transform for Rician and noncentral chi noise; noisy/sigma at high SNR (after Foi 2011)"
     a, _ = _scaled(noisy, sigma)
     _, mean, f, _ = _stabiliser(n_coils)
     return _back(_transform(a, mean, f), noisy)
 
+
 def unstabilise(
-    stabilised,    # Denoised image in the scale of `stabilise`
-    sigma,         # As given to `stabilise`
-    n_coils:int=1, # As given to `stabilise`
-):                 # Estimate of the noise-free signal
+    stabilised,  # Denoised image in the scale of `stabilise`
+    sigma,  # As given to `stabilise`
+    n_coils: int = 1,  # As given to `stabilise`
+):  # Estimate of the noise-free signal
     "Exact unbiased inverse: maps E[stabilise(m)|x] to x"
     v, s = _arrays(stabilised, sigma)
-    require((s > 0).all(), 'sigma: must be above 0')
+    if not (s > 0).all():
+        raise InputError('sigma: must be above 0')
     theta, _, _, expected = _stabiliser(n_coils)
-    return _back(s*_read_backwards(v, theta, expected, n_coils), stabilised)
+    return _back(s * _read_backwards(v, theta, expected, n_coils), stabilised)

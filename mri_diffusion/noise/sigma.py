@@ -6,26 +6,31 @@
 __all__ = ['ESTIMATORS', 'NoiseEstimate', 'channel_sigma', 'find_background', 'repeats_of', 'estimate_sigma', 'noise_field']
 
 # %% ../../nbs/noise/12_sigma.ipynb #7493ce14
-import numpy as np
 from dataclasses import dataclass, field
-from ..core import require
+
+import numpy as np
+from scipy import ndimage, stats
+
+from ..core import InputError
 from .models import ncchi_mean, ncchi_var
 from ..scans.nifti import B0_MAX, auto_mask
-from scipy import ndimage, stats
 
 # %% ../../nbs/noise/12_sigma.ipynb #2b6fb3fd
 @dataclass
 class NoiseEstimate:
     "What is known about the noise of one scan"
-    sigma: object                              # Std of one channel, image units: a number, one per volume (V,), or a map (X, Y, Z)
-    how: str                                   # Estimator that gave it
-    distribution: str = 'rician'               # 'rician', 'ncchi' or 'gaussian'
-    n_coils: int = 1                           # Coils of the noncentral chi; 1 is Rician
-    correlation: dict | None = None            # Lag correlations per axis, if they were measured
+
+    sigma: (
+        object  # Std of one channel, image units: a number, one per volume (V,), or a map (X, Y, Z)
+    )
+    how: str  # Estimator that gave it
+    distribution: str = 'rician'  # 'rician', 'ncchi' or 'gaussian'
+    n_coils: int = 1  # Coils of the noncentral chi; 1 is Rician
+    correlation: dict | None = None  # Lag correlations per axis, if they were measured
     notes: list = field(default_factory=list)  # One line each: why this estimator, what to distrust
 
     @property
-    def number(self): # One number for the whole scan
+    def number(self):  # One number for the whole scan
         "Median of `sigma` where it is positive and finite"
         s = np.asarray(self.sigma, float)
         s = s[np.isfinite(s) & (s > 0)]
@@ -33,190 +38,328 @@ class NoiseEstimate:
 
     def map(
         self,
-        shape, # Spatial shape (X, Y, Z), or (X, Y, Z, V) for one value per volume
-    ):         # Array of that shape
+        shape,  # Spatial shape (X, Y, Z), or (X, Y, Z, V) for one value per volume
+    ):  # Array of that shape
         "`sigma` at every voxel"
         s = np.asarray(self.sigma, np.float32)
-        if s.ndim == 1 and len(shape) == 3: s = np.float32(self.number)
-        if s.ndim == 3 and len(shape) == 4: s = s[..., None]
+        if s.ndim == 1 and len(shape) == 3:
+            s = np.float32(self.number)
+        if s.ndim == 3 and len(shape) == 4:
+            s = s[..., None]
         return np.broadcast_to(s, shape).copy()
 
     def __repr__(self):
         shape = '' if np.ndim(self.sigma) == 0 else f' (median of {np.shape(self.sigma)})'
-        return f'sigma {self.number:.4g}{shape} by {self.how}, {self.distribution}' + ''.join(f'\n  {n}' for n in self.notes)
+        return f'sigma {self.number:.4g}{shape} by {self.how}, {self.distribution}' + ''.join(
+            f'\n  {n}' for n in self.notes
+        )
 
 # %% ../../nbs/noise/12_sigma.ipynb #1f5edb38
 def channel_sigma(
-    mean,           # Mean of the magnitude; number or array
-    std,            # Its standard deviation
-    n_coils:int=1,  # Coils of a sum-of-squares image; 1 is Rician
-):                  # Std of one channel, same shape
+    mean,  # Mean of the magnitude; number or array
+    std,  # Its standard deviation
+    n_coils: int = 1,  # Coils of a sum-of-squares image; 1 is Rician
+):  # Std of one channel, same shape
     "Standard deviation of one channel from mean and standard deviation of the magnitude (doi:10.1016/j.jmr.2006.01.016)"
     theta = np.linspace(0, 20, 801)
-    m, s = ncchi_mean(theta, 1., n_coils), np.sqrt(ncchi_var(theta, 1., n_coils))
-    ratio = np.asarray(mean, float)/np.maximum(std, 1e-12)
-    return std/np.interp(ratio, m/s, s)
+    m, s = ncchi_mean(theta, 1.0, n_coils), np.sqrt(ncchi_var(theta, 1.0, n_coils))
+    ratio = np.asarray(mean, float) / np.maximum(std, 1e-12)
+    return std / np.interp(ratio, m / s, s)
 
 # %% ../../nbs/noise/12_sigma.ipynb #f37efa7c
 def find_background(
-    noisy,                       # Image (X, Y, Z) or series (X, Y, Z, V)
-    mask=None,                   # Object (X, Y, Z); None: Otsu's
-    margin:int=3,                # Voxels kept away from the object
-)->tuple[np.ndarray, float]:     # Mask of the air, and the part of it that is exactly zero (1 where there is none)
+    noisy,  # Image (X, Y, Z) or series (X, Y, Z, V)
+    mask=None,  # Object (X, Y, Z); None: Otsu's
+    margin: int = 3,  # Voxels kept away from the object
+) -> tuple[
+    np.ndarray, float
+]:  # Mask of the air, and the part of it that is exactly zero (1 where there is none)
     "Where there is no object; a scanner that blanks it leaves exact zeros"
     image = noisy if noisy.ndim == 3 else noisy.mean(-1)
     inside = auto_mask(image) if mask is None else np.asarray(mask, bool)
     air = ~ndimage.binary_dilation(inside, iterations=margin)
-    if air.sum() < 100: return air, 1.
+    if air.sum() < 100:
+        return air, 1.0
     zero = (noisy == 0) if noisy.ndim == 3 else (noisy == 0).mean(-1)
     return air, float(zero[air].mean())
+
 
 def _background(x, mask, n_coils, bvals):
     "Second moment of the air: E[M^2] = 2 n sigma^2"
     air, zero = find_background(x, mask)
-    require(air.sum() >= 100, f'background: only {air.sum()} voxels outside the object; use mppca, repeats or wavelet')
-    require(zero <= .2, f'background: {zero:.0%} of the air is exactly zero (blanked by the scanner, or skull-stripped); use mppca, repeats or wavelet')
+    if not air.sum() >= 100:
+        raise InputError(
+            f'background: only {air.sum()} voxels outside the object; use mppca, repeats or wavelet'
+        )
+    if not zero <= 0.2:
+        raise InputError(
+            f'background: {zero:.0%} of the air is exactly zero (blanked by the scanner, or '
+            f'skull-stripped); use mppca, repeats or wavelet'
+        )
     m = x[air].astype(float).ravel()
-    sigma = np.median(m)/stats.chi.median(2*n_coils)
-    limit = stats.chi.isf(1e-4, 2*n_coils)
-    for _ in range(10): sigma = np.sqrt((m[m <= limit*sigma]**2).mean()/(2*n_coils))
-    dropped = (m > limit*sigma).mean()
-    return sigma, [f'{m.size} values of air; {dropped:.1%} left out as ghost or signal'] + ([f'{dropped:.0%} of the air is brighter than noise can be: ghosts, or a wrong n_coils'] if dropped > .05 else [])
+    sigma = np.median(m) / stats.chi.median(2 * n_coils)
+    limit = stats.chi.isf(1e-4, 2 * n_coils)
+    for _ in range(10):
+        sigma = np.sqrt((m[m <= limit * sigma] ** 2).mean() / (2 * n_coils))
+    dropped = (m > limit * sigma).mean()
+    return sigma, [f'{m.size} values of air; {dropped:.1%} left out as ghost or signal'] + (
+        [f'{dropped:.0%} of the air is brighter than noise can be: ghosts, or a wrong n_coils']
+        if dropped > 0.05
+        else []
+    )
 
 # %% ../../nbs/noise/12_sigma.ipynb #3292d63c
 def _piesno(x, mask, n_coils, bvals):
     "Voxels whose series looks like pure noise, slice by slice"
     from dipy.denoise.noise_estimate import piesno
-    require(x.ndim == 4 and x.shape[-1] >= 6, f'piesno: needs a series (X, Y, Z, V) of at least 6 volumes, got {x.shape}; use background or wavelet')
+
+    if x.ndim != 4 or x.shape[-1] < 6:
+        raise InputError(
+            f'piesno: needs a series (X, Y, Z, V) of at least 6 volumes, got {x.shape}; use '
+            f'background or wavelet'
+        )
     air, zero = find_background(x, mask, 1)
     keep = air & (x > 0).all(-1)
-    require(keep.sum() >= 100, f'piesno: {zero:.0%} of the air is exactly zero and {keep.sum()} of its voxels are left; use mppca or repeats')
+    if not keep.sum() >= 100:
+        raise InputError(
+            f'piesno: {zero:.0%} of the air is exactly zero and {keep.sum()} of its voxels are '
+            f'left; use mppca or repeats'
+        )
     sigma, found = piesno(x[keep][:, None, :], N=int(n_coils), return_mask=True)
-    notes = [f'{found.sum()} voxels ({found.mean():.0%} of the air not blanked) look like pure noise in all volumes']
-    if found.mean() < .2: notes.append('few voxels look like pure noise: ghosts in the air, or a wrong n_coils')
-    return float(sigma), notes + ([f'{zero:.0%} of the air is exactly zero: what is left of it may be selected by its brightness'] if zero > .2 else [])
+    notes = [
+        f'{found.sum()} voxels ({found.mean():.0%} of the air not blanked) look like pure noise '
+        f'in all volumes'
+    ]
+    if found.mean() < 0.2:
+        notes.append('few voxels look like pure noise: ghosts in the air, or a wrong n_coils')
+    return float(sigma), notes + (
+        [
+            f'{zero:.0%} of the air is exactly zero: what is left of it may be selected by its '
+            f'brightness'
+        ]
+        if zero > 0.2
+        else []
+    )
 
 # %% ../../nbs/noise/12_sigma.ipynb #073bc398
 def repeats_of(
-    n_volumes:int,    # Volumes in the series
-    bvals=None,       # b-values (V,), s/mm^2; None: all volumes are repeats of one measurement
-)->np.ndarray:        # Indices of volumes that measure the same thing
+    n_volumes: int,  # Volumes in the series
+    bvals=None,  # b-values (V,), s/mm^2; None: all volumes are repeats of one measurement
+) -> np.ndarray:  # Indices of volumes that measure the same thing
     "Volumes that repeat one measurement: all of them, or those with b <= 50"
     return np.arange(n_volumes) if bvals is None else np.flatnonzero(np.asarray(bvals) <= B0_MAX)
 
+
 def _repeats(x, mask, n_coils, bvals):
     "Variance over repeats, averaged over 3x3x3 voxels, corrected for the magnitude"
-    require(x.ndim == 4, f'repeats: needs a series (X, Y, Z, V), got {x.shape}; use background or wavelet')
+    if x.ndim != 4:
+        raise InputError(
+            f'repeats: needs a series (X, Y, Z, V), got {x.shape}; use background or wavelet'
+        )
     which = repeats_of(x.shape[-1], bvals)
-    require(len(which) >= 2, f'repeats: {len(which)} volume(s) with b <= 50; give at least two repeats of one measurement, or use mppca')
+    if len(which) < 2:
+        raise InputError(
+            f'repeats: {len(which)} volume(s) with b <= 50; give at least two repeats of one '
+            f'measurement, or use mppca'
+        )
     r = x[..., which].astype(float)
     inside = auto_mask(r.mean(-1)) if mask is None else np.asarray(mask, bool)
     inside = inside & (r > 0).all(-1)
     share = np.maximum(ndimage.uniform_filter(inside.astype(float), 3, mode='constant'), 1e-9)
-    mean, var = (ndimage.uniform_filter(np.where(inside, v, 0), 3, mode='constant')/share for v in (r.mean(-1), r.var(-1, ddof=1)))
-    sigma = np.where(inside, channel_sigma(mean, np.sqrt(np.maximum(var, 0)), n_coils), 0).astype(np.float32)
-    notes = [f'map over {len(which)} repeats, zero outside the object; motion and pulsation between repeats count as noise']
-    return sigma, notes + ([] if bvals is not None else ['bvals absent: all volumes taken for repeats of one measurement'])
+    mean, var = (
+        ndimage.uniform_filter(np.where(inside, v, 0), 3, mode='constant') / share
+        for v in (r.mean(-1), r.var(-1, ddof=1))
+    )
+    sigma = np.where(inside, channel_sigma(mean, np.sqrt(np.maximum(var, 0)), n_coils), 0).astype(
+        np.float32
+    )
+    notes = [
+        f'map over {len(which)} repeats, zero outside the object; motion and pulsation between '
+        f'repeats count as noise'
+    ]
+    return sigma, notes + (
+        []
+        if bvals is not None
+        else ['bvals absent: all volumes taken for repeats of one measurement']
+    )
 
 # %% ../../nbs/noise/12_sigma.ipynb #78676a61
 def _mppca(x, mask, n_coils, bvals):
     "Noise of the discarded principal components of every patch"
     from dipy.denoise.localpca import mppca
-    require(x.ndim == 4 and x.shape[-1] >= 6, f'mppca: needs a series (X, Y, Z, V) of at least 6 volumes, got {x.shape}; use background or wavelet')
-    radius = next(r for r in range(2, 9) if (2*r + 1)**3 > x.shape[-1])
-    require(min(x.shape[:3]) > 2*radius, f'mppca: {x.shape[:3]} is smaller than one patch of {2*radius + 1}; use wavelet')
+
+    if x.ndim != 4 or x.shape[-1] < 6:
+        raise InputError(
+            f'mppca: needs a series (X, Y, Z, V) of at least 6 volumes, got {x.shape}; use '
+            f'background or wavelet'
+        )
+    radius = next(r for r in range(2, 9) if (2 * r + 1) ** 3 > x.shape[-1])
+    if not min(x.shape[:3]) > 2 * radius:
+        raise InputError(
+            f'mppca: {x.shape[:3]} is smaller than one patch of {2 * radius + 1}; use wavelet'
+        )
     inside = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
     _, std = mppca(x.astype(np.float32), mask=inside, patch_radius=radius, return_sigma=True)
-    return np.where(inside, channel_sigma(x.mean(-1), np.nan_to_num(std), n_coils), 0).astype(np.float32), ['map, zero outside the object; too low where the noise is correlated between voxels']
+    return np.where(inside, channel_sigma(x.mean(-1), np.nan_to_num(std), n_coils), 0).astype(
+        np.float32
+    ), ['map, zero outside the object; too low where the noise is correlated between voxels']
 
 # %% ../../nbs/noise/12_sigma.ipynb #2dc12951
 def _interior_details(image, inside):
     "Finest diagonal wavelet coefficients (db2) whose support lies within the object"
     import pywt
+
     axes = [a for a in (0, 1, 2) if image.shape[a] >= 8]
-    d = pywt.dwtn(image, 'db2', mode='symmetric', axes=axes)['d'*len(axes)]
-    core = ndimage.binary_erosion(inside, np.ones([3 if n >= 8 else 1 for n in image.shape]), border_value=0)
-    at = np.ix_(*[np.clip(2*np.arange(n) - 1, 0, s - 1) if a in axes else np.arange(s) for a, (n, s) in enumerate(zip(d.shape, image.shape))])
-    return d[core[at]], np.median(image[core]) if core.any() else 0.
+    d = pywt.dwtn(image, 'db2', mode='symmetric', axes=axes)['d' * len(axes)]
+    core = ndimage.binary_erosion(
+        inside, np.ones([3 if n >= 8 else 1 for n in image.shape]), border_value=0
+    )
+    at = np.ix_(
+        *[
+            np.clip(2 * np.arange(n) - 1, 0, s - 1) if a in axes else np.arange(s)
+            for a, (n, s) in enumerate(zip(d.shape, image.shape))
+        ]
+    )
+    return d[core[at]], np.median(image[core]) if core.any() else 0.0
+
 
 def _wavelet(x, mask, n_coils, bvals):
     "Median absolute finest diagonal coefficient over 0.6745, per volume, on the interior of the object"
     inside = auto_mask(x if x.ndim == 3 else x.mean(-1)) if mask is None else np.asarray(mask, bool)
     sigma = []
-    for v in ([x] if x.ndim == 3 else np.moveaxis(x, -1, 0)):
+    for v in [x] if x.ndim == 3 else np.moveaxis(x, -1, 0):
         d, level = _interior_details(v.astype(float), inside)
-        require(d.size >= 100, f'wavelet: only {d.size} coefficients inside the object; give a larger mask')
-        sigma.append(float(channel_sigma(level, np.median(np.abs(d))/stats.norm.ppf(.75), n_coils)))
-    return np.array(sigma) if x.ndim == 4 else sigma[0], ['interior of the object only; fine texture counts as noise, smooth (correlated) noise is missed']
+        if d.size < 100:
+            raise InputError(
+                f'wavelet: only {d.size} coefficients inside the object; give a larger mask'
+            )
+        sigma.append(
+            float(channel_sigma(level, np.median(np.abs(d)) / stats.norm.ppf(0.75), n_coils))
+        )
+    return np.array(sigma) if x.ndim == 4 else sigma[0], [
+        'interior of the object only; fine texture counts as noise, smooth (correlated) noise is '
+        'missed'
+    ]
 
+# %% ../../nbs/noise/12_sigma.ipynb #26de586d
 def _noise_scan(x, mask, n_coils, bvals):
     "Second moment of a scan made without excitation, over 5x5x5 voxels"
     x = x.astype(float)
     magnitude = bool(x.min() >= 0)
-    power = (x**2 if x.ndim == 3 else (x**2).mean(-1))/(2*n_coils if magnitude else 1)
-    return np.sqrt(ndimage.uniform_filter(power, 5, mode='nearest')).astype(np.float32), ['read as magnitude' if magnitude else 'negative values: read as one real channel']
+    power = (x**2 if x.ndim == 3 else (x**2).mean(-1)) / (2 * n_coils if magnitude else 1)
+    return np.sqrt(ndimage.uniform_filter(power, 5, mode='nearest')).astype(np.float32), [
+        'read as magnitude' if magnitude else 'negative values: read as one real channel'
+    ]
 
-ESTIMATORS = dict(piesno=_piesno, mppca=_mppca, repeats=_repeats, wavelet=_wavelet, background=_background, noise_scan=_noise_scan)
+
+ESTIMATORS = dict(
+    piesno=_piesno,
+    mppca=_mppca,
+    repeats=_repeats,
+    wavelet=_wavelet,
+    background=_background,
+    noise_scan=_noise_scan,
+)
 
 # %% ../../nbs/noise/12_sigma.ipynb #120f04fd
 def _choose(x, mask, bvals):
     "The estimator that the data allow, and why"
     air, zero = find_background(x, mask)
     state = f'{zero:.0%} of the air is exactly zero' if air.sum() >= 100 else 'no air found'
-    if x.ndim == 3: return ('background', f'one volume, {state}') if zero <= .2 else ('wavelet', f'one volume, {state}')
+    if x.ndim == 3:
+        return (
+            ('background', f'one volume, {state}')
+            if zero <= 0.2
+            else ('wavelet', f'one volume, {state}')
+        )
     n, same = x.shape[-1], 0 if bvals is None else len(repeats_of(x.shape[-1], bvals))
-    if zero <= .2 and n >= 6: return 'piesno', f'{n} volumes, {state}'
-    if same >= 3: return 'repeats', f'{state}; {same} volumes with b <= 50'
-    if n >= 12 and min(x.shape[:3]) >= 6: return 'mppca', f'{n} volumes, {state}'
+    if zero <= 0.2 and n >= 6:
+        return 'piesno', f'{n} volumes, {state}'
+    if same >= 3:
+        return 'repeats', f'{state}; {same} volumes with b <= 50'
+    if n >= 12 and min(x.shape[:3]) >= 6:
+        return 'mppca', f'{n} volumes, {state}'
     return ('wavelet', f'{n} volumes, {state}; if they repeat one measurement, say repeats')
 
+# %% ../../nbs/noise/12_sigma.ipynb #9de56bc7
 def estimate_sigma(
-    noisy,            # Image (X, Y, Z) or series (X, Y, Z, V), magnitude
-    how:str='auto',   # 'auto', or a key of `ESTIMATORS`
-    mask=None,        # Object (X, Y, Z); None: Otsu's
-    n_coils:int=1,    # Coils of a sum-of-squares image; 1 for Rician (also SENSE)
-    bvals=None,       # b-values (V,), s/mm^2
-)->NoiseEstimate:     # A number, one per volume (wavelet), or a map (mppca, repeats, noise_scan)
+    noisy,  # Image (X, Y, Z) or series (X, Y, Z, V), magnitude
+    how: str = 'auto',  # 'auto', or a key of `ESTIMATORS`
+    mask=None,  # Object (X, Y, Z); None: Otsu's
+    n_coils: int = 1,  # Coils of a sum-of-squares image; 1 for Rician (also SENSE)
+    bvals=None,  # b-values (V,), s/mm^2
+) -> NoiseEstimate:  # A number, one per volume (wavelet), or a map (mppca, repeats, noise_scan)
     "Noise level of a scan, by the estimator asked for or the one its data allow"
     x = np.asarray(noisy)
-    require(x.ndim in (3, 4), f'noise estimation needs (X, Y, Z) or (X, Y, Z, V), got {x.shape}')
-    require(how == 'auto' or how in ESTIMATORS, f'{how}: no such noise estimator; choose auto or one of {", ".join(ESTIMATORS)}')
-    require(mask is None or np.shape(mask) == x.shape[:3], f'mask {np.shape(mask)} does not fit the image {x.shape[:3]}')
-    require(mask is None or np.any(mask), 'the mask is empty: no voxel is in the object')
-    require(bvals is None or x.ndim == 4 and len(bvals) == x.shape[-1], f'{np.size(bvals)} b-values for an image {x.shape}')
-    require(np.isfinite(x).all(), 'the image has NaN or Inf voxels: repair it before estimating its noise')
+    if x.ndim not in (3, 4):
+        raise InputError(f'noise estimation needs (X, Y, Z) or (X, Y, Z, V), got {x.shape}')
+    if how != 'auto' and how not in ESTIMATORS:
+        raise InputError(
+            f'{how}: no such noise estimator; choose auto or one of {", ".join(ESTIMATORS)}'
+        )
+    if mask is not None and np.shape(mask) != x.shape[:3]:
+        raise InputError(f'mask {np.shape(mask)} does not fit the image {x.shape[:3]}')
+    if mask is not None and not np.any(mask):
+        raise InputError('the mask is empty: no voxel is in the object')
+    if bvals is not None and (x.ndim != 4 or len(bvals) != x.shape[-1]):
+        raise InputError(f'{np.size(bvals)} b-values for an image {x.shape}')
+    if not np.isfinite(x).all():
+        raise InputError('the image has NaN or Inf voxels: repair it before estimating its noise')
     why = []
     if how == 'auto':
         how, reason = _choose(x, mask, bvals)
         why = [f'chosen because: {reason}']
     sigma, notes = ESTIMATORS[how](x, mask, n_coils, bvals)
-    return NoiseEstimate(sigma, how, 'ncchi' if n_coils > 1 else 'rician', n_coils, None, why + notes)
+    return NoiseEstimate(
+        sigma, how, 'ncchi' if n_coils > 1 else 'rician', n_coils, None, why + notes
+    )
 
 # %% ../../nbs/noise/12_sigma.ipynb #00000022
 def noise_field(
-    noisy,           # Image (X, Y, Z) or series (X, Y, Z, V)
-    mask=None,       # Object (X, Y, Z); None: Otsu's
-    bvals=None,      # b-values (V,)
-):                   # (noise array, mask of it, where it came from), or (None, None, why not)
+    noisy,  # Image (X, Y, Z) or series (X, Y, Z, V)
+    mask=None,  # Object (X, Y, Z); None: Otsu's
+    bvals=None,  # b-values (V,)
+):  # (noise array, mask of it, where it came from), or (None, None, why not)
     "The noise itself, as far as a scan shows it: difference of repeats, what MP-PCA removes, or the air squared"
     x = np.asarray(noisy, float)
     inside = auto_mask(x if x.ndim == 3 else x.mean(-1)) if mask is None else np.asarray(mask, bool)
     same = repeats_of(x.shape[-1], bvals) if x.ndim == 4 and bvals is not None else []
-    if len(same) >= 2: return np.diff(x[..., same], axis=-1)[..., ::2]/np.sqrt(2), inside, 'difference of repeats'
-    if x.ndim == 4 and x.shape[-1] >= 6 and min(x.shape[:3]) >= 5: return *_discarded(x, inside), 'what MP-PCA removes in the middle of the object (a lower bound)'
-    if x.ndim == 4: return None, None, 'fewer than 6 volumes and no repeats'
+    if len(same) >= 2:
+        return (
+            np.diff(x[..., same], axis=-1)[..., ::2] / np.sqrt(2),
+            inside,
+            'difference of repeats',
+        )
+    if x.ndim == 4 and x.shape[-1] >= 6 and min(x.shape[:3]) >= 5:
+        return *_discarded(
+            x, inside
+        ), 'what MP-PCA removes in the middle of the object (a lower bound)'
+    if x.ndim == 4:
+        return None, None, 'fewer than 6 volumes and no repeats'
     air, zero = find_background(x, inside)
-    if zero > .2 or air.sum() < 1000: return None, None, f'one volume, {"its air blanked" if zero > .2 else "too little air found"}: nothing shows the noise bare'
+    if zero > 0.2 or air.sum() < 1000:
+        return (
+            None,
+            None,
+            f'one volume, {"its air blanked" if zero > 0.2 else "too little air found"}: nothing '
+            f'shows the noise bare',
+        )
     power, air = x**2, air & (x < np.percentile(x[air], 99.9))
-    trend, share = (ndimage.uniform_filter(np.where(air, v, 0.), 9, mode='constant') for v in (power, np.ones_like(x)))
-    return np.where(air, power*share/np.maximum(trend, 1e-12), 0), air, 'air'
+    trend, share = (
+        ndimage.uniform_filter(np.where(air, v, 0.0), 9, mode='constant')
+        for v in (power, np.ones_like(x))
+    )
+    return np.where(air, power * share / np.maximum(trend, 1e-12), 0), air, 'air'
 
 # %% ../../nbs/noise/12_sigma.ipynb #00000023
 def _discarded(x, inside, block=(32, 32, 10)):
     "Residual of DIPY's mppca in a block about the centre of the object"
     from dipy.denoise.localpca import mppca
+
     centre = ndimage.center_of_mass(inside)
-    cut = tuple(slice(max(0, int(c) - b//2), max(0, int(c) - b//2) + b) for c, b in zip(centre, block))
-    radius = next(r for r in range(2, 9) if (2*r + 1)**3 > x.shape[-1])
+    cut = tuple(
+        slice(max(0, int(c) - b // 2), max(0, int(c) - b // 2) + b) for c, b in zip(centre, block)
+    )
+    radius = next(r for r in range(2, 9) if (2 * r + 1) ** 3 > x.shape[-1])
     part = x[cut].astype(np.float32)
     return part - mppca(part, patch_radius=radius), inside[cut]

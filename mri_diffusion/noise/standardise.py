@@ -9,87 +9,126 @@ __all__ = ['diagonal_gain', 'noise_curve', 'Standardisation']
 from dataclasses import dataclass
 
 import numpy as np
-from ..core import require
+
+from ..core import InputError
 from .components import from_states, to_states
 
 # %% ../../nbs/noise/17_standardise.ipynb #08e0e168
 def diagonal_gain(
-    kernel=None, # (k, k) autocorrelation of the noise, 1 in the middle; None: white
-)->float:        # Variance of the filtered noise over that of the noise
+    kernel=None,  # (k, k) autocorrelation of the noise, 1 in the middle; None: white
+) -> float:  # Variance of the filtered noise over that of the noise
     "What the filter (x00 - x01 - x10 + x11)/2 passes of noise"
-    if kernel is None: return 1.
-    k, r = np.asarray(kernel, float), np.shape(kernel)[0]//2
-    at = lambda i, j: k[r + i, r + j] if max(abs(i), abs(j)) <= r else 0.
-    return float(at(0, 0) - (at(0, 1) + at(0, -1) + at(1, 0) + at(-1, 0))/2 + (at(1, 1) + at(-1, -1) + at(1, -1) + at(-1, 1))/4)
+    if kernel is None:
+        return 1.0
+    k, r = np.asarray(kernel, float), np.shape(kernel)[0] // 2
+    at = lambda i, j: k[r + i, r + j] if max(abs(i), abs(j)) <= r else 0.0
+    return float(
+        at(0, 0)
+        - (at(0, 1) + at(0, -1) + at(1, 0) + at(-1, 0)) / 2
+        + (at(1, 1) + at(-1, -1) + at(1, -1) + at(-1, 1)) / 4
+    )
 
+# %% ../../nbs/noise/17_standardise.ipynb #1fdd457b
 def noise_curve(
-    noisy,          # (X, Y) or (X, Y, Z); slices along the third axis
-    kernel=None,    # (k, k) autocorrelation of the noise within slices; None: white
-    groups:int=40,  # Groups of equal size by brightness
-)->tuple:           # (a, b, c), image units: variance a + b s + c s^2
+    noisy,  # (X, Y) or (X, Y, Z); slices along the third axis
+    kernel=None,  # (k, k) autocorrelation of the noise within slices; None: white
+    groups: int = 40,  # Groups of equal size by brightness
+) -> tuple:  # (a, b, c), image units: variance a + b s + c s^2
     "Variance of the noise as a function of the brightness, from the image alone"
     from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
     from scipy.optimize import nnls
+
     x = np.asarray(noisy, float)
     x = x[..., None] if x.ndim == 2 else x
-    require(min(x.shape[:2]) >= 8, f'noise curve: slices of {x.shape[:2]} are too small; at least 8 x 8')
-    d = (x[:-1, :-1] - x[1:, :-1] - x[:-1, 1:] + x[1:, 1:])/2
+    if not min(x.shape[:2]) >= 8:
+        raise InputError(f'noise curve: slices of {x.shape[:2]} are too small; at least 8 x 8')
+    d = (x[:-1, :-1] - x[1:, :-1] - x[:-1, 1:] + x[1:, 1:]) / 2
     s = gaussian_filter(x, [1.5, 1.5, 0])
-    s = (s[:-1, :-1] + s[1:, :-1] + s[:-1, 1:] + s[1:, 1:])/4
+    s = (s[:-1, :-1] + s[1:, :-1] + s[:-1, 1:] + s[1:, 1:]) / 4
     use = (x != 0)[:-1, :-1] & (x != 0)[1:, 1:]
     slope = gaussian_gradient_magnitude(x, [2, 2, 1e-6])[:-1, :-1][use]
     d, s = d[use], s[use]
-    require(len(d) >= 50*groups, f'noise curve: {len(d)} pixels are too few for {groups} groups; give a larger image')
-    parts = [p[slope[p] <= np.quantile(slope[p], .3)] for p in np.array_split(np.argsort(s, kind='stable'), groups)]
+    if len(d) < 50 * groups:
+        raise InputError(
+            f'noise curve: {len(d)} pixels are too few for {groups} groups; give a larger image'
+        )
+    parts = [
+        p[slope[p] <= np.quantile(slope[p], 0.3)]
+        for p in np.array_split(np.argsort(s, kind='stable'), groups)
+    ]
     level = np.array([s[p].mean() for p in parts]).clip(min=0)
-    var = np.array([(np.median(np.abs(d[p]))/.6745)**2 for p in parts])/max(diagonal_gain(kernel), 1e-3)
-    require((var > 0).any(), 'noise curve: the image shows no noise')
-    top, weight = max(level.max(), 1e-12), 1/np.maximum(var, .02*var.max())
-    basis = np.stack([np.ones_like(level), level/top, (level/top)**2], 1)
-    a, b, c = nnls(basis*weight[:, None], var*weight)[0]
-    return float(a), float(b/top), float(c/top**2)
+    var = np.array([(np.median(np.abs(d[p])) / 0.6745) ** 2 for p in parts]) / max(
+        diagonal_gain(kernel), 1e-3
+    )
+    if not (var > 0).any():
+        raise InputError('noise curve: the image shows no noise')
+    top, weight = max(level.max(), 1e-12), 1 / np.maximum(var, 0.02 * var.max())
+    basis = np.stack([np.ones_like(level), level / top, (level / top) ** 2], 1)
+    a, b, c = nnls(basis * weight[:, None], var * weight)[0]
+    return float(a), float(b / top), float(c / top**2)
 
 # %% ../../nbs/noise/17_standardise.ipynb #441deee8
 @dataclass
 class Standardisation:
     "A scale on which the noise of a scan has std one: `states(image)` and `image(states)`"
-    kind:str             # 'magnitude' (Rician, noncentral chi), 'additive' (Gaussian) or 'curve' (variance a + b s + c s^2)
-    sigma:object=None    # Noise std, image units: number or (X, Y, Z); magnitude and additive
-    n_coils:int=1        # Coils of a sum-of-squares magnitude
-    curve:tuple=()       # (a, b, c), image units
-    span:tuple=(0., 1.)  # Smallest and largest value that `curve` must serve
+
+    # 'magnitude' (Rician, noncentral chi), 'additive' (Gaussian) or 'curve' (variance a + b s + c
+    # s^2)
+    kind: str
+    sigma: object = None  # Noise std, image units: number or (X, Y, Z); magnitude and additive
+    n_coils: int = 1  # Coils of a sum-of-squares magnitude
+    curve: tuple = ()  # (a, b, c), image units
+    span: tuple = (0.0, 1.0)  # Smallest and largest value that `curve` must serve
 
     def __post_init__(self):
-        require(self.kind in ('magnitude', 'additive', 'curve'), f"noise={self.kind!r}; 'magnitude', 'additive' or 'curve'")
-        if self.kind == 'curve': self._table()
-        else: require(np.isfinite(self.sigma).all() and np.min(self.sigma) > 0, 'sigma must be positive and finite')
+        if self.kind not in ('magnitude', 'additive', 'curve'):
+            raise InputError(f"noise={self.kind!r}; 'magnitude', 'additive' or 'curve'")
+        if self.kind == 'curve':
+            self._table()
+        else:
+            if not np.isfinite(self.sigma).all() or not np.min(self.sigma) > 0:
+                raise InputError('sigma must be positive and finite')
 
     def _std(self, s):
         a, b, c = self.curve
         s = np.maximum(s, 0)
-        return np.sqrt(np.maximum(a + b*s + c*s*s, (2e-3*max(self.span[1], 1e-12))**2))
+        return np.sqrt(np.maximum(a + b * s + c * s * s, (2e-3 * max(self.span[1], 1e-12)) ** 2))
 
     def _table(self):
         lo, hi = self.span
-        margin = 6*self._std(max(abs(lo), abs(hi)))
+        margin = 6 * self._std(max(abs(lo), abs(hi)))
         self._s = np.linspace(min(lo, 0) - margin, hi + margin, 8001)
-        rate = 1/self._std(self._s)
-        self._u = np.concatenate([[0], np.cumsum((rate[1:] + rate[:-1])/2)])*(self._s[1] - self._s[0])
+        rate = 1 / self._std(self._s)
+        self._u = np.concatenate([[0], np.cumsum((rate[1:] + rate[:-1]) / 2)]) * (
+            self._s[1] - self._s[0]
+        )
         self._u -= np.interp(0, self._s, self._u)
         n, w = np.polynomial.hermite_e.hermegauss(21)
-        at = self._s[:, None] + self._std(self._s)[:, None]*n
-        self._expected = np.maximum.accumulate(np.interp(at, self._s, self._u)@w/w.sum())
+        at = self._s[:, None] + self._std(self._s)[:, None] * n
+        self._expected = np.maximum.accumulate(np.interp(at, self._s, self._u) @ w / w.sum())
 
     def states(self, x):
         "(X, Y, Z) image to unit noise, float32"
-        if self.kind == 'curve': return np.interp(x, self._s, self._u).astype(np.float32)
-        return np.asarray(to_states(np.asarray(x)[..., None], self.sigma, self.n_coils)[..., 0] if self.kind == 'magnitude' else x/np.float32(self.sigma), np.float32)
+        if self.kind == 'curve':
+            return np.interp(x, self._s, self._u).astype(np.float32)
+        return np.asarray(
+            to_states(np.asarray(x)[..., None], self.sigma, self.n_coils)[..., 0]
+            if self.kind == 'magnitude'
+            else x / np.float32(self.sigma),
+            np.float32,
+        )
 
     def image(self, z):
         "Denoised states back to the image's units, without bias"
-        if self.kind == 'curve': return np.interp(z, self._expected, self._s).astype(np.float32)
-        return np.asarray(from_states(np.asarray(z)[..., None], self.sigma, self.n_coils)[..., 0] if self.kind == 'magnitude' else z*np.float32(self.sigma), np.float32)
+        if self.kind == 'curve':
+            return np.interp(z, self._expected, self._s).astype(np.float32)
+        return np.asarray(
+            from_states(np.asarray(z)[..., None], self.sigma, self.n_coils)[..., 0]
+            if self.kind == 'magnitude'
+            else z * np.float32(self.sigma),
+            np.float32,
+        )
 
     def std(self, z, spread):
         "Std in image units of states with std `spread` about `z`"
-        return (self.image(z + spread) - self.image(z - spread))/2
+        return (self.image(z + spread) - self.image(z - spread)) / 2

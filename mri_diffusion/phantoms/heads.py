@@ -8,125 +8,157 @@ __all__ = ['TISSUES', 'load_t1', 'load_tissues', 'make_directions', 'make_gradie
            'fetch_sherbrooke']
 
 # %% ../../nbs/phantoms/02_heads.ipynb #59745822
-import numpy as np
 import os
-from ..core import InputError, require
-from ..scans.nifti import Scan
 from pathlib import Path
+
+import numpy as np
+
+from ..core import InputError
+from ..scans.nifti import Scan
 
 # %% ../../nbs/phantoms/02_heads.ipynb #3482e1bf
 def _mni(name, resolution):
     "One of nilearn's embedded maps, (197, 233, 189) at 1 mm, and its affine"
     from nilearn import datasets
+
     img = getattr(datasets, f'load_mni152_{name}')(resolution=resolution)
     return img.get_fdata(dtype=np.float32), np.asarray(img.affine, float)
 
+
 def _cut(data, affine, downsample, crop):
     "Crop, then average blocks of `downsample` voxels a side; the affine follows"
-    crop = tuple(slice(*c) for c in crop) if crop is not None else (slice(None),)*3
+    crop = tuple(slice(*c) for c in crop) if crop is not None else (slice(None),) * 3
     start = [s.indices(n)[0] for s, n in zip(crop, data.shape)]
     data, k = data[crop], downsample
-    size = [n//k for n in data.shape]
-    require(min(size) > 0, f'crop of shape {data.shape} is smaller than one block of {k} voxels; crop less or downsample less')
-    data = data[:size[0]*k, :size[1]*k, :size[2]*k].reshape(size[0], k, size[1], k, size[2], k).mean((1, 3, 5))
-    step = np.diag([k, k, k, 1.])
-    step[:3, 3] = np.array(start) + (k - 1)/2
+    size = [n // k for n in data.shape]
+    if not min(size) > 0:
+        raise InputError(
+            f'crop of shape {data.shape} is smaller than one block of {k} voxels; crop less or '
+            f'downsample less'
+        )
+    data = (
+        data[: size[0] * k, : size[1] * k, : size[2] * k]
+        .reshape(size[0], k, size[1], k, size[2], k)
+        .mean((1, 3, 5))
+    )
+    step = np.diag([k, k, k, 1.0])
+    step[:3, 3] = np.array(start) + (k - 1) / 2
     return data.astype(np.float32), affine @ step
 
+
 def load_t1(
-    resolution=1, # mm, resampled by nilearn
-    downsample=1, # Average blocks of this many voxels a side
-    crop=None,    # Three (start, stop) in voxels of `resolution`; None: all
-)->Scan:          # (X, Y, Z) in 0..1, with the brain mask
+    resolution=1,  # mm, resampled by nilearn
+    downsample=1,  # Average blocks of this many voxels a side
+    crop=None,  # Three (start, stop) in voxels of `resolution`; None: all
+) -> Scan:  # (X, Y, Z) in 0..1, with the brain mask
     "The MNI152 T1 template: an average of 152 people, noise-free, smooth, skull-stripped"
     data, affine = _cut(*_mni('template', resolution), downsample, crop)
     mask, _ = _cut(*_mni('brain_mask', resolution), downsample, crop)
-    return Scan(data, affine, mask=mask > .5)
+    return Scan(data, affine, mask=mask > 0.5)
 
+# %% ../../nbs/phantoms/02_heads.ipynb #31e70efc
 def load_tissues(
-    resolution=1, # mm, as in `load_t1`
-    downsample=1, # As in `load_t1`
-    crop=None,    # As in `load_t1`
-)->dict:          # gm, wm, csf: (X, Y, Z) fractions in 0..1
+    resolution=1,  # mm, as in `load_t1`
+    downsample=1,  # As in `load_t1`
+    crop=None,  # As in `load_t1`
+) -> dict:  # gm, wm, csf: (X, Y, Z) fractions in 0..1
     "Grey matter, white matter and fluid on the grid of `load_t1`"
-    (gm, affine), (wm, _), (brain, _) = [_mni(n, resolution) for n in ('gm_template', 'wm_template', 'brain_mask')]
-    maps = dict(gm=gm*brain, wm=wm*brain, csf=np.clip(1 - gm - wm, 0, 1)*brain)
+    (gm, affine), (wm, _), (brain, _) = [
+        _mni(n, resolution) for n in ('gm_template', 'wm_template', 'brain_mask')
+    ]
+    maps = dict(gm=gm * brain, wm=wm * brain, csf=np.clip(1 - gm - wm, 0, 1) * brain)
     return {k: _cut(v, affine, downsample, crop)[0] for k, v in maps.items()}
 
 # %% ../../nbs/phantoms/02_heads.ipynb #71ef7ef1
 def make_directions(
-    n,          # How many
-    seed=0,     # Start of the points
+    n,  # How many
+    seed=0,  # Start of the points
     steps=400,  # Moves along the forces
-)->np.ndarray:  # (n, 3) unit vectors
+) -> np.ndarray:  # (n, 3) unit vectors
     "Directions spread evenly by electrostatic repulsion, antipodes counted as equal"
-    require(n >= 1, f'{n} directions: give at least 1')
+    if n < 1:
+        raise InputError(f'{n} directions: give at least 1')
     g = np.random.default_rng(seed).normal(size=(n, 3))
     g /= np.linalg.norm(g, axis=1, keepdims=True)
-    for step in .3/np.sqrt(n)*np.linspace(1, 0, steps)**2:
+    for step in 0.3 / np.sqrt(n) * np.linspace(1, 0, steps) ** 2:
         both = np.concatenate([g, -g])
         gap = g[:, None] - both
         dist = np.linalg.norm(gap, axis=2, keepdims=True)
-        force = (gap/np.where(dist > 1e-9, dist, np.inf)**3).sum(1)
-        force -= (force*g).sum(1, keepdims=True)*g
-        g = g + step*force/max(np.linalg.norm(force, axis=1).max(), 1e-12)
+        force = (gap / np.where(dist > 1e-9, dist, np.inf) ** 3).sum(1)
+        force -= (force * g).sum(1, keepdims=True) * g
+        g = g + step * force / max(np.linalg.norm(force, axis=1).max(), 1e-12)
         g /= np.linalg.norm(g, axis=1, keepdims=True)
     return g
+
 
 def make_gradients(
     shells,  # {b-value: number of directions}, such as {1000: 30}, s/mm²
     n_b0=1,  # Volumes at b = 0, put first
     seed=0,  # Start of the directions
-)->tuple:    # bvals (V,), bvecs (V, 3)
+) -> tuple:  # bvals (V,), bvecs (V, 3)
     "A gradient table: b0 first, then each shell with directions of its own"
     bvals = np.concatenate([np.zeros(n_b0)] + [np.full(n, float(b)) for b, n in shells.items()])
-    bvecs = np.concatenate([np.zeros((n_b0, 3))] + [make_directions(n, seed + i) for i, n in enumerate(shells.values())])
+    bvecs = np.concatenate(
+        [np.zeros((n_b0, 3))]
+        + [make_directions(n, seed + i) for i, n in enumerate(shells.values())]
+    )
     return bvals, bvecs
 
 # %% ../../nbs/phantoms/02_heads.ipynb #56614e9c
-TISSUES = dict( # S0 in image units, FA, MD in mm²/s
-    wm=dict(s0=700., fa=.7, md=.7e-3),
-    gm=dict(s0=900., fa=0., md=.8e-3),
-    csf=dict(s0=1800., fa=0., md=3e-3))
+TISSUES = dict(  # S0 in image units, FA, MD in mm²/s
+    wm=dict(s0=700.0, fa=0.7, md=0.7e-3),
+    gm=dict(s0=900.0, fa=0.0, md=0.8e-3),
+    csf=dict(s0=1800.0, fa=0.0, md=3e-3),
+)
+
 
 def eigenvalues(
-    fa,     # Fractional anisotropy, 0 to below 1
-    md,     # Mean diffusivity, mm²/s
-)->tuple:   # Along and across the axis, mm²/s
+    fa,  # Fractional anisotropy, 0 to below 1
+    md,  # Mean diffusivity, mm²/s
+) -> tuple:  # Along and across the axis, mm²/s
     "Axial and radial diffusivity of a tensor with one long axis, a = FA/sqrt(3 - 2 FA^2)"
-    a = fa/np.sqrt(3 - 2*fa**2)
-    return md*(1 + 2*a), md*(1 - a)
+    a = fa / np.sqrt(3 - 2 * fa**2)
+    return md * (1 + 2 * a), md * (1 - a)
 
 # %% ../../nbs/phantoms/02_heads.ipynb #0040b42a
 def fibre_field(
-    points,     # (..., 3) positions, mm in MNI space
-    seed=0,     # Chooses the waves
-    bend=.8,    # Their strength against the arches; 0: arches only
-)->np.ndarray:  # (..., 3) unit vectors
+    points,  # (..., 3) positions, mm in MNI space
+    seed=0,  # Chooses the waves
+    bend=0.8,  # Their strength against the arches; 0: arches only
+) -> np.ndarray:  # (..., 3) unit vectors
     "A smooth field of fibre directions"
     rng = np.random.default_rng(seed)
     x, z = points[..., 0], points[..., 2] - 5
     radius = np.sqrt(x**2 + z**2 + 10**2)
-    v = np.stack([z/radius, np.zeros_like(x), -x/radius], -1)
+    v = np.stack([z / radius, np.zeros_like(x), -x / radius], -1)
     for _ in range(6):
         k, way = rng.normal(size=(2, 3))
-        k *= 2*np.pi/rng.uniform(60, 120)/np.linalg.norm(k)
-        v = v + bend/np.sqrt(6)*way*np.sin(points @ k + rng.uniform(0, 2*np.pi))[..., None]
-    return v/np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12)
+        k *= 2 * np.pi / rng.uniform(60, 120) / np.linalg.norm(k)
+        v = v + bend / np.sqrt(6) * way * np.sin(points @ k + rng.uniform(0, 2 * np.pi))[..., None]
+    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12)
 
 # %% ../../nbs/phantoms/02_heads.ipynb #e3fe2986
-_BRAIN = np.array([[26, 171], [27, 208], [0, 155]]) # Extent of the brain in the 1 mm template, voxels
+_BRAIN = np.array(
+    [[26, 171], [27, 208], [0, 155]]
+)  # Extent of the brain in the 1 mm template, voxels
+
 
 def _weights(n_in, start, size, n_out):
     "(n_out, n_in): each row averages linear interpolation over one voxel of `size` input voxels"
-    k = max(1, int(np.ceil(2*size)))
-    at = start + size*(np.arange(n_out)[:, None] + (np.arange(k) + .5)/k) - .5
+    k = max(1, int(np.ceil(2 * size)))
+    at = start + size * (np.arange(n_out)[:, None] + (np.arange(k) + 0.5) / k) - 0.5
     return np.maximum(1 - abs(at[:, :, None] - np.arange(n_in)), 0).mean(1).astype(np.float32)
+
 
 def _grid(shape, voxel_size):
     "First edge and voxel size on each axis, in voxels of the 1 mm template"
-    size = np.diff(_BRAIN, axis=1)[:, 0]/np.array(shape) if voxel_size is None else np.broadcast_to(np.asarray(voxel_size, float), 3)
-    return _BRAIN.mean(1) - size*np.array(shape)/2, size
+    size = (
+        np.diff(_BRAIN, axis=1)[:, 0] / np.array(shape)
+        if voxel_size is None
+        else np.broadcast_to(np.asarray(voxel_size, float), 3)
+    )
+    return _BRAIN.mean(1) - size * np.array(shape) / 2, size
+
 
 def _fractions(shape, start, size):
     "gm, wm, csf averaged over the voxels of the grid"
@@ -140,106 +172,138 @@ def _signal(bvals, bvecs, frac, fibres, tissues):
     out = np.empty(fibres.shape[:3] + (len(bvals),), np.float32)
     ev = {t: eigenvalues(p['fa'], p['md']) for t, p in tissues.items()}
     for v, (b, g) in enumerate(zip(bvals, bvecs)):
-        cos2 = (fibres @ g)**2
-        out[..., v] = sum(frac[t]*p['s0']*np.exp(-b*(ev[t][1] + (ev[t][0] - ev[t][1])*cos2)) for t, p in tissues.items())
+        cos2 = (fibres @ g) ** 2
+        out[..., v] = sum(
+            frac[t] * p['s0'] * np.exp(-b * (ev[t][1] + (ev[t][0] - ev[t][1]) * cos2))
+            for t, p in tissues.items()
+        )
     return out
 
+# %% ../../nbs/phantoms/02_heads.ipynb #efde61a1
 def simulate_dmri(
-    bvals,              # (V,) s/mm²
-    bvecs,              # (V, 3) unit vectors, in the voxel axes; anything at b = 0
-    shape=(32, 32, 16), # Voxels
-    seed=0,             # Chooses the fibres
-    voxel_size=2.,      # mm, one number or three; None: the whole brain in `shape`
-    bend=.8,            # See `fibre_field`
-    tissues=None,       # Like `TISSUES`; None: that
-)->tuple:               # Scan (noise-free, with bvals, bvecs, mask), truth dict
+    bvals,  # (V,) s/mm²
+    bvecs,  # (V, 3) unit vectors, in the voxel axes; anything at b = 0
+    shape=(32, 32, 16),  # Voxels
+    seed=0,  # Chooses the fibres
+    voxel_size=2.0,  # mm, one number or three; None: the whole brain in `shape`
+    bend=0.8,  # See `fibre_field`
+    tissues=None,  # Like `TISSUES`; None: that
+) -> tuple:  # Scan (noise-free, with bvals, bvecs, mask), truth dict
     "A noise-free diffusion series on the MNI tissue maps, and the truth behind it"
-    require(len(shape) == 3 and min(shape) >= 1, f'shape {shape}: give three numbers of voxels')
+    if len(shape) != 3 or not min(shape) >= 1:
+        raise InputError(f'shape {shape}: give three numbers of voxels')
     tissues = tissues or TISSUES
     start, size = _grid(shape, voxel_size)
-    affine = _mni('brain_mask', 1)[1] @ np.block([[np.diag(size), (start + size/2 - .5)[:, None]], [np.zeros(3), 1.]])
+    affine = _mni('brain_mask', 1)[1] @ np.block(
+        [[np.diag(size), (start + size / 2 - 0.5)[:, None]], [np.zeros(3), 1.0]]
+    )
     frac = _fractions(shape, start, size)
     points = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
     fibres = fibre_field(points, seed, bend).astype(np.float32)
-    mask = sum(frac.values()) > .5
-    require(mask.any(), f'shape {shape} at {voxel_size} mm holds no brain; make it larger')
+    mask = sum(frac.values()) > 0.5
+    if not mask.any():
+        raise InputError(f'shape {shape} at {voxel_size} mm holds no brain; make it larger')
     empty = Scan.from_array(np.zeros(tuple(shape) + (len(bvals),)), affine, bvals, bvecs, mask)
     scan = empty.with_data(_signal(empty.bvals, empty.bvecs, frac, fibres, tissues))
     names = np.array(list(tissues))
     main = np.argmax([frac[t] for t in names], 0)
-    truth = {k: np.where(mask, np.array([tissues[t][k] for t in names])[main], 0).astype(np.float32) for k in ('fa', 'md')}
-    s0 = sum(frac[t]*p['s0'] for t, p in tissues.items()).astype(np.float32)
+    truth = {
+        k: np.where(mask, np.array([tissues[t][k] for t in names])[main], 0).astype(np.float32)
+        for k in ('fa', 'md')
+    }
+    s0 = sum(frac[t] * p['s0'] for t, p in tissues.items()).astype(np.float32)
     purity = np.max([frac[t] for t in names], 0)
     return scan, dict(truth, fibres=fibres, s0=s0, purity=purity, **frac)
 
 # %% ../../nbs/phantoms/02_heads.ipynb #5ff156d5
 def tensor_maps(
-    scan, # Series with bvals and bvecs
-)->dict:  # fa, md (mm²/s): (X, Y, Z); direction: (X, Y, Z, 3)
+    scan,  # Series with bvals and bvecs
+) -> dict:  # fa, md (mm²/s): (X, Y, Z); direction: (X, Y, Z, 3)
     "FA, MD and main direction of DIPY's weighted tensor fit inside the mask"
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
-    require(scan.bvals is not None and scan.bvecs is not None, 'the scan has no gradient table; give its .bval and .bvec')
-    fit = TensorModel(gradient_table(scan.bvals, bvecs=scan.bvecs)).fit(scan.data, mask=scan.foreground())
+
+    if scan.bvals is None or scan.bvecs is None:
+        raise InputError('the scan has no gradient table; give its .bval and .bvec')
+    fit = TensorModel(gradient_table(scan.bvals, bvecs=scan.bvecs)).fit(
+        scan.data, mask=scan.foreground()
+    )
     return dict(fa=np.nan_to_num(fit.fa), md=fit.md, direction=fit.evecs[..., 0])
 
 # %% ../../nbs/phantoms/02_heads.ipynb #4b8f040c
 def shapes_phantom(
     shape=(64, 64),  # (X, Y) or (X, Y, Z)
-    seed=0,          # Chooses the ellipsoids
-)->np.ndarray:       # float32 in 0..1
+    seed=0,  # Chooses the ellipsoids
+) -> np.ndarray:  # float32 in 0..1
     "Piecewise constant ellipsoids with bars and dots"
-    require(len(shape) in (2, 3) and min(shape) >= 8, f'shape {shape}: give (X, Y) or (X, Y, Z), each at least 8')
+    if len(shape) not in (2, 3) or not min(shape) >= 8:
+        raise InputError(f'shape {shape}: give (X, Y) or (X, Y, Z), each at least 8')
     rng, index = np.random.default_rng(seed), np.indices(shape)
-    r = [2*(i + .5)/n - 1 for i, n in zip(index, shape)]
-    inside = lambda centre, size: sum(((a - c)/s)**2 for a, c, s in zip(r, centre, size)) < 1
+    r = [2 * (i + 0.5) / n - 1 for i, n in zip(index, shape)]
+    inside = lambda centre, size: sum(((a - c) / s) ** 2 for a, c, s in zip(r, centre, size)) < 1
     out = np.zeros(shape, np.float32)
-    out[inside([0]*3, [.9]*3)] = .9
-    head = inside([0]*3, [.8]*3)
-    out[head] = .4
+    out[inside([0] * 3, [0.9] * 3)] = 0.9
+    head = inside([0] * 3, [0.8] * 3)
+    out[head] = 0.4
     for _ in range(8):
-        blob = inside(rng.uniform(-.5, .5, 3), rng.uniform(.1, .35, 3)) & head
-        out[blob] = rng.uniform(.15, .85)
-    low = [(a > -.45) & (a < -.1) for a in r]
+        blob = inside(rng.uniform(-0.5, 0.5, 3), rng.uniform(0.1, 0.35, 3)) & head
+        out[blob] = rng.uniform(0.15, 0.85)
+    low = [(a > -0.45) & (a < -0.1) for a in r]
     for width, side in ((2, r[0] < 0), (1, r[0] >= 0)):
-        patch = low[1] & (abs(r[0]) < .45) & (abs(r[0]) > .05) & side
-        out[patch] = np.where(index[0]//width % 2, .7, .2)[patch]
-    dots = (abs(r[0]) < .45) & (r[1] > .3) & (r[1] < .55) & (index[0] % 4 == 0) & (index[1] % 4 == 0)
-    if len(shape) == 3: dots &= index[2] % 4 == 0
+        patch = low[1] & (abs(r[0]) < 0.45) & (abs(r[0]) > 0.05) & side
+        out[patch] = np.where(index[0] // width % 2, 0.7, 0.2)[patch]
+    dots = (
+        (abs(r[0]) < 0.45)
+        & (r[1] > 0.3)
+        & (r[1] < 0.55)
+        & (index[0] % 4 == 0)
+        & (index[1] % 4 == 0)
+    )
+    if len(shape) == 3:
+        dots &= index[2] % 4 == 0
     out[dots & head] = 1
     return out
 
 # %% ../../nbs/phantoms/02_heads.ipynb #e318411b
-def load_small_64d()->Scan: # Real voxels with bvals and bvecs
+def load_small_64d() -> Scan:  # Real voxels with bvals and bvecs
     "DIPY's `small_64D`: a few voxels of a real scan, one b0 and 64 directions"
     from dipy.data import get_fnames
+
     image, bval, bvec = get_fnames(name='small_64D')
     return Scan.load(image, bval, bvec)
 
 # %% ../../nbs/phantoms/02_heads.ipynb #cb246e8a
 def shared_data(
-    name='', # File or folder inside, such as 'dti32/dwi.nii.gz'
-):           # Path, or None where it is absent
+    name='',  # File or folder inside, such as 'dti32/dwi.nii.gz'
+):  # Path, or None where it is absent
     "Where a real scan lies on this machine, if it does"
     named = os.environ.get('MRI_DIFFUSION_DATA')
     starts = Path.cwd().resolve(), Path(globals().get('__file__', '.')).resolve().parent
-    roots = [Path(named)] if named else [p/'shared'/'data' for s in starts for p in (s, *s.parents)]
-    return next((r/name for r in roots if (r/name).exists()), None)
+    roots = (
+        [Path(named)] if named else [p / 'shared' / 'data' for s in starts for p in (s, *s.parents)]
+    )
+    return next((r / name for r in roots if (r / name).exists()), None)
 
 # %% ../../nbs/phantoms/02_heads.ipynb #00000032
 def _fetch(name, what):
     "The three files of a DIPY data set, downloaded if they are not there"
     import dipy.data
-    try: files = dipy.data.get_fnames(name=name)
-    except Exception as e: raise InputError(f'{what}: could not be fetched ({type(e).__name__}); this needs the network once, or the files in ~/.dipy') from None
+
+    try:
+        files = dipy.data.get_fnames(name=name)
+    except Exception as e:
+        raise InputError(
+            f'{what}: could not be fetched ({type(e).__name__}); this needs the network once, or '
+            f'the files in ~/.dipy'
+        ) from None
     return Scan.load(files[0], bval=files[1], bvec=files[2])
 
 # %% ../../nbs/phantoms/02_heads.ipynb #00000033
-def fetch_stanford_hardi()->Scan: # (81, 106, 76, 160), bvals and bvecs
+def fetch_stanford_hardi() -> Scan:  # (81, 106, 76, 160), bvals and bvecs
     "Stanford HARDI, fetched by DIPY on first use"
     return _fetch('stanford_hardi', 'Stanford HARDI')
 
 # %% ../../nbs/phantoms/02_heads.ipynb #00000034
-def fetch_sherbrooke()->Scan: # (128, 128, 60, 193), bvals and bvecs
+def fetch_sherbrooke() -> Scan:  # (128, 128, 60, 193), bvals and bvecs
     "Sherbrooke three-shell series, fetched by DIPY on first use"
     return _fetch('sherbrooke_3shell', 'Sherbrooke')

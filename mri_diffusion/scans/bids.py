@@ -8,75 +8,112 @@ __all__ = ['ScanFile', 'load_bids', 'by_field', 'load_ppmi']
 # %% ../../nbs/scans/14_bids.ipynb #b4baf8d9
 import re
 from dataclasses import dataclass, field
-from ..core import read_json, require
-from .nifti import Scan, stem
 from pathlib import Path
+
+from ..core import InputError, read_json
+from .nifti import Scan, stem
 
 # %% ../../nbs/scans/14_bids.ipynb #45a43d3e
 @dataclass
 class ScanFile:
     "Where a scan is and what is known about it before it is read"
-    path:Path                      # .nii or .nii.gz
-    subject:str                    # Label without 'sub-'
-    session:str = ''               # Label without 'ses-'
-    suffix:str = ''                # T1w, dwi, …
-    field_strength:float|None = None # Tesla
-    bval:Path|None = None          # Beside it, or inherited
-    bvec:Path|None = None          # Beside it, or inherited
-    entities:dict = field(default_factory=dict) # All key-value pairs of the name
-    meta:dict = field(default_factory=dict)     # The JSON, inherited values included
 
-    def load(self)->Scan: return Scan.load(self.path, bval=self.bval, bvec=self.bvec)
+    path: Path  # .nii or .nii.gz
+    subject: str  # Label without 'sub-'
+    session: str = ''  # Label without 'ses-'
+    suffix: str = ''  # T1w, dwi, …
+    field_strength: float | None = None  # Tesla
+    bval: Path | None = None  # Beside it, or inherited
+    bvec: Path | None = None  # Beside it, or inherited
+    entities: dict = field(default_factory=dict)  # All key-value pairs of the name
+    meta: dict = field(default_factory=dict)  # The JSON, inherited values included
+
+    def load(self) -> Scan:
+        return Scan.load(self.path, bval=self.bval, bvec=self.bvec)
+
 
 def _entities(name):
     "BIDS name to (dict of its key-value pairs, suffix)"
     *pairs, suffix = re.sub(r'\.(nii|nii\.gz|json|bval|bvec)$', '', name).split('_')
     return dict(p.split('-', 1) for p in pairs if '-' in p), suffix
 
+
 def _companions(path, root, ending):
     "Files that apply to `path` by BIDS inheritance, the most general first"
     entities, suffix = _entities(path.name)
-    folders = [p for p in (path.parent, *path.parent.parents) if p == root or root in p.parents][::-1]
+    folders = [p for p in (path.parent, *path.parent.parents) if p == root or root in p.parents][
+        ::-1
+    ]
     found = []
     for folder in folders:
         for p in sorted(folder.glob(f'*{suffix}{ending}'), key=lambda p: len(p.name)):
             theirs, their_suffix = _entities(p.name)
-            if their_suffix == suffix and theirs.items() <= entities.items(): found.append(p)
+            if their_suffix == suffix and theirs.items() <= entities.items():
+                found.append(p)
     return found
 
+# %% ../../nbs/scans/14_bids.ipynb #9e683393
 def _field_strength(meta, *names):
     "Tesla from the JSON, else from words such as 64mT, 3T, 0p3T; None if nowhere"
     value = meta.get('MagneticFieldStrength')
-    try: return float(value)/(1000 if float(value) > 30 else 1)
-    except (TypeError, ValueError): pass
-    for m in filter(None, (re.search(r'(?<![a-zA-Z0-9])(\d+(?:[p.]\d+)?)(m?)T(?![a-zA-Z0-9])', n) for n in names)):
-        return float(m[1].replace('p', '.'))/(1000 if m[2] else 1)
+    try:
+        return float(value) / (1000 if float(value) > 30 else 1)
+    except (TypeError, ValueError):
+        pass
+    for m in filter(
+        None,
+        (re.search(r'(?<![a-zA-Z0-9])(\d+(?:[p.]\d+)?)(m?)T(?![a-zA-Z0-9])', n) for n in names),
+    ):
+        return float(m[1].replace('p', '.')) / (1000 if m[2] else 1)
     return None
 
+# %% ../../nbs/scans/14_bids.ipynb #60b35173
 def load_bids(
-    folder,      # Folder with sub-* folders
-    suffix=None, # 'T1w', 'T2w', 'dwi', …; None: all
-):               # Yields ScanFile, sorted by path; derivatives are left out
+    folder,  # Folder with sub-* folders
+    suffix=None,  # 'T1w', 'T2w', 'dwi', …; None: all
+):  # Yields ScanFile, sorted by path; derivatives are left out
     "The scans of a BIDS folder, with field strength and gradient tables found"
     root = Path(folder)
     subjects = sorted(p for p in root.glob('sub-*') if p.is_dir())
-    require(subjects, f'{root}: no sub-* folders; is it a BIDS folder?')
-    for path in sorted(p for s in subjects for p in s.rglob('*.nii*') if re.search(r'\.nii(\.gz)?$', p.name)):
+    if not subjects:
+        raise InputError(f'{root}: no sub-* folders; is it a BIDS folder?')
+    for path in sorted(
+        p for s in subjects for p in s.rglob('*.nii*') if re.search(r'\.nii(\.gz)?$', p.name)
+    ):
         entities, kind = _entities(path.name)
-        if suffix is not None and kind != suffix: continue
+        if suffix is not None and kind != suffix:
+            continue
         meta = {}
-        for p in _companions(path, root, '.json'): meta |= read_json(p)
+        for p in _companions(path, root, '.json'):
+            meta |= read_json(p)
         tables = [(_companions(path, root, e) or [None])[-1] for e in ('.bval', '.bvec')]
-        yield ScanFile(path, entities.get('sub', ''), entities.get('ses', ''), kind, _field_strength(meta, path.name), *tables, entities, meta)
+        yield ScanFile(
+            path,
+            entities.get('sub', ''),
+            entities.get('ses', ''),
+            kind,
+            _field_strength(meta, path.name),
+            *tables,
+            entities,
+            meta,
+        )
 
+# %% ../../nbs/scans/14_bids.ipynb #87abfeca
 def by_field(
-    scans,    # ScanFiles
-)->dict:      # (subject, suffix) -> list of ScanFiles from low to high field; only where there are several field strengths
+    scans,  # ScanFiles
+    # (subject, suffix) -> list of ScanFiles from low to high field; only where there are several
+    # field strengths
+) -> dict:
     "The same subject and contrast at several field strengths"
     groups = {}
     for s in scans:
-        if s.field_strength is not None: groups.setdefault((s.subject, s.suffix), []).append(s)
-    return {k: sorted(v, key=lambda s: s.field_strength) for k, v in groups.items() if len({s.field_strength for s in v}) > 1}
+        if s.field_strength is not None:
+            groups.setdefault((s.subject, s.suffix), []).append(s)
+    return {
+        k: sorted(v, key=lambda s: s.field_strength)
+        for k, v in groups.items()
+        if len({s.field_strength for s in v}) > 1
+    }
 
 # %% ../../nbs/scans/14_bids.ipynb #7508120d
 def _table_of(path, *endings):
@@ -86,21 +123,43 @@ def _table_of(path, *endings):
     images = [p for p in path.parent.iterdir() if re.search(r'\.nii(\.gz)?$', p.name.lower())]
     return own[0] if own else beside[0] if len(beside) == len(images) == 1 else None
 
+# %% ../../nbs/scans/14_bids.ipynb #0942192b
 def load_ppmi(
-    folder,              # One folder a subject, with converted NIfTI anywhere below
-    diffusion_only=True, # Only scans with bvals and bvecs
-):                       # Yields ScanFile, sorted by path; `session` is the date or visit folder, if any
+    folder,  # One folder a subject, with converted NIfTI anywhere below
+    diffusion_only=True,  # Only scans with bvals and bvecs
+):  # Yields ScanFile, sorted by path; `session` is the date or visit folder, if any
     "Scans of a folder as converted from PPMI (ppmi-info.org): <subject>/<series>/<date>/…/x.nii.gz with .bval and .bvec"
     root = Path(folder)
     subjects = sorted(p for p in root.glob('*') if p.is_dir() and not p.name.startswith('.'))
-    require(subjects, f'{root}: no folders of subjects')
+    if not subjects:
+        raise InputError(f'{root}: no folders of subjects')
     for subject in subjects:
-        for path in sorted(p for p in subject.rglob('*') if p.is_file() and re.search(r'\.nii(\.gz)?$', p.name.lower())):
-            bval, bvec = _table_of(path, '.bval', '.bvals', 'bvals', 'bval'), _table_of(path, '.bvec', '.bvecs', 'bvecs', 'bvec')
-            if diffusion_only and (bval is None or bvec is None): continue
+        for path in sorted(
+            p
+            for p in subject.rglob('*')
+            if p.is_file() and re.search(r'\.nii(\.gz)?$', p.name.lower())
+        ):
+            bval, bvec = (
+                _table_of(path, '.bval', '.bvals', 'bvals', 'bval'),
+                _table_of(path, '.bvec', '.bvecs', 'bvecs', 'bvec'),
+            )
+            if diffusion_only and (bval is None or bvec is None):
+                continue
             parts = path.relative_to(subject).parts[:-1]
-            session = next((p for p in parts if re.match(r'(\d{4}-?\d{2}-?\d{2}|ses-|BL$|V\d+$)', p)), '')
-            meta_file = path.parent/(stem(path) + '.json')
+            session = next(
+                (p for p in parts if re.match(r'(\d{4}-?\d{2}-?\d{2}|ses-|BL$|V\d+$)', p)), ''
+            )
+            meta_file = path.parent / (stem(path) + '.json')
             meta = read_json(meta_file) if meta_file.is_file() else {}
             kind = 'dwi' if bval and bvec else ''
-            yield ScanFile(path, re.sub('^sub-', '', subject.name), re.sub('^ses-', '', session), kind, _field_strength(meta, *parts, path.name), bval, bvec, {}, meta)
+            yield ScanFile(
+                path,
+                re.sub('^sub-', '', subject.name),
+                re.sub('^ses-', '', session),
+                kind,
+                _field_strength(meta, *parts, path.name),
+                bval,
+                bvec,
+                {},
+                meta,
+            )

@@ -7,77 +7,88 @@ __all__ = ['fftnc', 'ifftnc', 'fft2c', 'ifft2c', 'rss', 'zero_fill', 'acquired_b
 
 # %% ../../nbs/scans/01_fourier.ipynb #060dcf36
 import math
+
 import torch
-from ..core import require
+
+from ..core import InputError
 
 # %% ../../nbs/scans/01_fourier.ipynb #1ce1873a
 def fftnc(
-    x,    # Image, real or complex
-    dims, # Axes of space
-):        # k-space, complex, zero frequency at index n//2
+    x,  # Image, real or complex
+    dims,  # Axes of space
+):  # k-space, complex, zero frequency at index n//2
     "Centred orthonormal Fourier transform"
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dims), dim=dims, norm='ortho'), dims)
+    return torch.fft.fftshift(
+        torch.fft.fftn(torch.fft.ifftshift(x, dims), dim=dims, norm='ortho'), dims
+    )
+
 
 def ifftnc(
-    kspace, # k-space, zero frequency at index n//2
-    dims,   # Axes of space
-):          # Image, complex
+    kspace,  # k-space, zero frequency at index n//2
+    dims,  # Axes of space
+):  # Image, complex
     "Inverse, and adjoint, of `fftnc`"
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, dims), dim=dims, norm='ortho'), dims)
+    return torch.fft.fftshift(
+        torch.fft.ifftn(torch.fft.ifftshift(kspace, dims), dim=dims, norm='ortho'), dims
+    )
+
 
 def fft2c(
-    x, # Image (..., H, W)
-):     # k-space (..., H, W)
+    x,  # Image (..., H, W)
+):  # k-space (..., H, W)
     "Centred orthonormal transform over the last two axes"
     return fftnc(x, (-2, -1))
 
+
 def ifft2c(
-    kspace, # k-space (..., H, W)
-):          # Image (..., H, W), complex
+    kspace,  # k-space (..., H, W)
+):  # Image (..., H, W), complex
     "Inverse, and adjoint, of `fft2c`"
     return ifftnc(kspace, (-2, -1))
 
 # %% ../../nbs/scans/01_fourier.ipynb #00000005
 def rss(
-    coil_images, # Complex coil images
-    axis:int=0,  # Axis of the coils
-):               # Magnitude image
+    coil_images,  # Complex coil images
+    axis: int = 0,  # Axis of the coils
+):  # Magnitude image
     "Root of the sum of squares over coils"
     return coil_images.abs().square().sum(axis).sqrt()
 
 # %% ../../nbs/scans/01_fourier.ipynb #00000006
 def zero_fill(
-    kspace,     # Complex k-space
-    shape,      # New sizes of the last len(shape) axes
-    start=None, # First index of the block in each of them; None: zero frequency stays at n//2
-):              # Larger k-space; its image has the same brightness and noise level
+    kspace,  # Complex k-space
+    shape,  # New sizes of the last len(shape) axes
+    start=None,  # First index of the block in each of them; None: zero frequency stays at n//2
+):  # Larger k-space; its image has the same brightness and noise level
     "Pad k-space with zeros"
-    old = kspace.shape[-len(shape):]
-    require(all(a <= b for a, b in zip(old, shape)), f'shape: {tuple(shape)} is smaller than the k-space {tuple(old)}')
-    start = start or [b//2 - a//2 for a, b in zip(old, shape)]
-    out = kspace.new_zeros(*kspace.shape[:-len(shape)], *shape)
+    old = kspace.shape[-len(shape) :]
+    if not all(a <= b for a, b in zip(old, shape)):
+        raise InputError(f'shape: {tuple(shape)} is smaller than the k-space {tuple(old)}')
+    start = start or [b // 2 - a // 2 for a, b in zip(old, shape)]
+    out = kspace.new_zeros(*kspace.shape[: -len(shape)], *shape)
     out[(..., *[slice(s, s + a) for s, a in zip(start, old)])] = kspace
-    return out*math.sqrt(math.prod(shape)/math.prod(old))
+    return out * math.sqrt(math.prod(shape) / math.prod(old))
 
 # %% ../../nbs/scans/01_fourier.ipynb #00000007
 def acquired_block(
-    kspace,     # Complex k-space, perhaps zero-filled
-    dims:int=2, # Axes of space, the last ones
-):              # Slices, one per axis, outside which all is zero
+    kspace,  # Complex k-space, perhaps zero-filled
+    dims: int = 2,  # Axes of space, the last ones
+):  # Slices, one per axis, outside which all is zero
     "Where k-space was acquired"
     rows = []
     for axis in range(-dims, 0):
         line = kspace.abs().movedim(axis, 0).flatten(1).amax(1)
-        require(bool(line.any()), 'kspace: all zero')
-        used = (line > 1e-6*line.max()).nonzero().flatten()
+        if not bool(line.any()):
+            raise InputError('kspace: all zero')
+        used = (line > 1e-6 * line.max()).nonzero().flatten()
         rows.append(slice(used[0].item(), used[-1].item() + 1))
     return tuple(rows)
 
 # %% ../../nbs/scans/01_fourier.ipynb #00000008
 def crop_zero_fill(
-    kspace,     # Complex k-space, perhaps zero-filled
-    dims:int=2, # Axes of space, the last ones
-):              # The acquired block; its image has the same brightness and noise level
+    kspace,  # Complex k-space, perhaps zero-filled
+    dims: int = 2,  # Axes of space, the last ones
+):  # The acquired block; its image has the same brightness and noise level
     "Undo `zero_fill`"
     out = kspace[(..., *acquired_block(kspace, dims))]
-    return out*math.sqrt(math.prod(out.shape[-dims:])/math.prod(kspace.shape[-dims:]))
+    return out * math.sqrt(math.prod(out.shape[-dims:]) / math.prod(kspace.shape[-dims:]))

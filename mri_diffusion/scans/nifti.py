@@ -8,7 +8,8 @@ __all__ = ['B0_MAX', 'read_nifti', 'load_bvals', 'unit_bvecs', 'load_bvecs', 'sa
            'save_scan', 'bids_name', 'make_sidecar', 'write_sidecar', 'write_dataset_description']
 
 # %% ../../nbs/scans/01_nifti.ipynb #c2ec7c66
-import gzip, json
+import gzip
+import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,191 +17,317 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from ..core import InputError, atomic_path, check_output, plain, require, write_json
-from .slices import check_images, clipped, is_images, name_of, read_images, write_images
+from ..core import InputError, atomic_path, check_output, plain, write_json
+from mri_diffusion.scans.slices import (
+    check_images,
+    clipped,
+    is_images,
+    name_of,
+    read_images,
+    write_images,
+)
 
 # %% ../../nbs/scans/01_nifti.ipynb #87eba81a
 def _is_hidden_gzip(path):
     "A compressed file whose name does not say so"
-    with open(path, 'rb') as f: return path.suffix.lower() != '.gz' and f.read(2) == b'\x1f\x8b'
+    with open(path, 'rb') as f:
+        return path.suffix.lower() != '.gz' and f.read(2) == b'\x1f\x8b'
 
+# %% ../../nbs/scans/01_nifti.ipynb #35d4db73
 def _open(path):
     "The nibabel image at `path`; one clear line if it is not a whole NIfTI"
     path = Path(path)
-    require(path.exists(), f'{path}: no such file; check the name and the folder')
-    require(not path.is_dir(), f'{path}: is a folder; give one .nii or .nii.gz file')
-    require(path.name.lower().endswith(('.nii', '.nii.gz')), f'{path}: the name does not end in .nii or .nii.gz; convert the image to NIfTI first')
-    require(path.stat().st_size > 0, f'{path}: empty, 0 bytes; copy or download it again')
+    if not path.exists():
+        raise InputError(f'{path}: no such file; check the name and the folder')
+    if path.is_dir():
+        raise InputError(f'{path}: is a folder; give one .nii or .nii.gz file')
+    if not path.name.lower().endswith(('.nii', '.nii.gz')):
+        raise InputError(
+            f'{path}: the name does not end in .nii or .nii.gz; convert the image to NIfTI first'
+        )
+    if not path.stat().st_size > 0:
+        raise InputError(f'{path}: empty, 0 bytes; copy or download it again')
     try:
         if path.name.lower().endswith('.gz'):
             with gzip.open(path) as f:
-                while f.read(1 << 24): pass
+                while f.read(1 << 24):
+                    pass
         return nib.load(path)
-    except EOFError: raise InputError(f'{path}: truncated, the compressed data end too early; copy or download it again') from None
-    except PermissionError: raise InputError(f'{path}: no permission to read it; change its permissions') from None
-    except gzip.BadGzipFile: raise InputError(f'{path}: not a sound gzip file; copy it again, or name it .nii if it is not compressed') from None
+    except EOFError:
+        raise InputError(
+            f'{path}: truncated, the compressed data end too early; copy or download it again'
+        ) from None
+    except PermissionError:
+        raise InputError(f'{path}: no permission to read it; change its permissions') from None
+    except gzip.BadGzipFile:
+        raise InputError(
+            f'{path}: not a sound gzip file; copy it again, or name it .nii if it is not compressed'
+        ) from None
     except Exception as e:
-        if type(e).__name__ == 'error': raise InputError(f'{path}: damaged compressed data; copy or download it again') from None
-        require(not _is_hidden_gzip(path), f'{path}: not a NIfTI image but a compressed file; name it .nii.gz')
+        if type(e).__name__ == 'error':
+            raise InputError(
+                f'{path}: damaged compressed data; copy or download it again'
+            ) from None
+        if _is_hidden_gzip(path):
+            raise InputError(f'{path}: not a NIfTI image but a compressed file; name it .nii.gz')
         raise InputError(f'{path}: not a NIfTI image; convert it to .nii or .nii.gz') from None
 
 # %% ../../nbs/scans/01_nifti.ipynb #82673576
 def _check_type(path, img):
     "Refuse complex and colour data, and shapes that are neither volume nor series"
     kind, shape = img.get_data_dtype(), img.shape
-    require(kind.fields is None, f'{path}: colour (RGB) image; give a grey-scale image')
-    require(kind.kind != 'c', f'{path}: complex data; give the magnitude')
-    require(min(shape, default=0) > 0, f'{path}: no voxels, shape {shape}; give a volume (X, Y, Z) or a series (X, Y, Z, V)')
-    while len(shape) > 4 and shape[-1] == 1: shape = shape[:-1]
-    require(len(shape) in (3, 4), f'{path}: {len(shape)}-D array {shape}; give a volume (X, Y, Z) or a series (X, Y, Z, V)')
+    if kind.fields is not None:
+        raise InputError(f'{path}: colour (RGB) image; give a grey-scale image')
+    if kind.kind == 'c':
+        raise InputError(f'{path}: complex data; give the magnitude')
+    if not min(shape, default=0) > 0:
+        raise InputError(
+            f'{path}: no voxels, shape {shape}; give a volume (X, Y, Z) or a series (X, Y, Z, V)'
+        )
+    while len(shape) > 4 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (3, 4):
+        raise InputError(
+            f'{path}: {len(shape)}-D array {shape}; give a volume (X, Y, Z) or a series (X, Y, Z, '
+            f'V)'
+        )
     return shape
+
 
 def _check_finite(path, data):
     "Refuse NaN and Inf, and say how many there are"
-    if np.isfinite(data.sum(dtype=np.float64)): return
+    if np.isfinite(data.sum(dtype=np.float64)):
+        return
     bad, nan = int((~np.isfinite(data)).sum()), int(np.isnan(data).sum())
-    require(bad == 0, f'{path}: {bad} of {data.size} values are not finite ({nan} NaN, {bad - nan} Inf); replace them, for example with 0, before denoising')
+    if bad != 0:
+        raise InputError(
+            f'{path}: {bad} of {data.size} values are not finite ({nan} NaN, {bad - nan} Inf); '
+            f'replace them, for example with 0, before denoising'
+        )
 
+# %% ../../nbs/scans/01_nifti.ipynb #7aa95075
 def read_nifti(
-    path, # A .nii or .nii.gz file
-)->tuple: # data float32 (X, Y, Z[, V]), affine (4, 4) mm, header, notes (list of str)
+    path,  # A .nii or .nii.gz file
+) -> tuple:  # data float32 (X, Y, Z[, V]), affine (4, 4) mm, header, notes (list of str)
     "Read one NIfTI image as float32, its stored slope applied; `InputError` for anything that is not a finite volume or series"
     img = _open(path)
     shape, notes = _check_type(path, img), []
-    if shape != img.shape: notes.append(f'{path}: shape {img.shape} read as {shape}')
+    if shape != img.shape:
+        notes.append(f'{path}: shape {img.shape} read as {shape}')
     try:
-        with np.errstate(over='ignore'): data = img.get_fdata(dtype=np.float32, caching='unchanged').reshape(shape)
-    except MemoryError: raise InputError(f'{path}: an array of shape {shape} does not fit in memory; crop it or use a larger machine') from None
-    except Exception: raise InputError(f'{path}: truncated, it holds fewer voxels than its header promises {shape}; copy or download it again') from None
+        with np.errstate(over='ignore'):
+            data = img.get_fdata(dtype=np.float32, caching='unchanged').reshape(shape)
+    except MemoryError:
+        raise InputError(
+            f'{path}: an array of shape {shape} does not fit in memory; crop it or use a larger '
+            f'machine'
+        ) from None
+    except Exception:
+        raise InputError(
+            f'{path}: truncated, it holds fewer voxels than its header promises {shape}; copy or '
+            f'download it again'
+        ) from None
     _check_finite(path, data)
     affine = np.asarray(img.affine, float)
-    require(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12, f'{path}: the affine has no inverse; repair the qform or sform of the header')
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-12:
+        raise InputError(
+            f'{path}: the affine has no inverse; repair the qform or sform of the header'
+        )
     return data, affine, img.header.copy(), notes
 
+# %% ../../nbs/scans/01_nifti.ipynb #69067a72
 def _check_constant(path, data):
     "Refuse a volume without contrast: there is nothing in it to denoise"
     vols = data[..., None] if data.ndim == 3 else data
     flat = [v for v in range(vols.shape[-1]) if vols[..., v].min() == vols[..., v].max()]
-    where = 'the volume' if data.ndim == 3 else f'volume {flat[:5]} of the series' if len(flat) < vols.shape[-1] else 'every volume'
-    require(not flat, f'{path}: {where} is constant; remove it or check how the file was made')
+    where = (
+        'the volume'
+        if data.ndim == 3
+        else f'volume {flat[:5]} of the series'
+        if len(flat) < vols.shape[-1]
+        else 'every volume'
+    )
+    if flat:
+        raise InputError(f'{path}: {where} is constant; remove it or check how the file was made')
 
 # %% ../../nbs/scans/01_nifti.ipynb #5be92e80
-B0_MAX = 50 # s/mm²: at or below, a volume counts as b0
+B0_MAX = 50  # s/mm²: at or below, a volume counts as b0
+
 
 def _numbers(path):
     "The rows of numbers in a text file"
     path = Path(path)
-    require(path.is_file(), f'{path}: no such file; give the text file with the gradient table')
-    try: rows = [[float(w) for w in line.replace(',', ' ').split()] for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-    except PermissionError: raise InputError(f'{path}: no permission to read it; change its permissions') from None
-    except (ValueError, UnicodeDecodeError): raise InputError(f'{path}: holds something that is not a number; give plain numbers separated by spaces') from None
-    require(rows, f'{path}: empty; give one number a volume')
-    require(len({len(r) for r in rows}) == 1, f'{path}: its rows differ in length; each row needs one number a volume')
+    if not path.is_file():
+        raise InputError(f'{path}: no such file; give the text file with the gradient table')
+    try:
+        rows = [
+            [float(w) for w in line.replace(',', ' ').split()]
+            for line in path.read_text(encoding='utf-8').splitlines()
+            if line.strip()
+        ]
+    except PermissionError:
+        raise InputError(f'{path}: no permission to read it; change its permissions') from None
+    except (ValueError, UnicodeDecodeError):
+        raise InputError(
+            f'{path}: holds something that is not a number; give plain numbers separated by spaces'
+        ) from None
+    if not rows:
+        raise InputError(f'{path}: empty; give one number a volume')
+    if len({len(r) for r in rows}) != 1:
+        raise InputError(f'{path}: its rows differ in length; each row needs one number a volume')
     return np.array(rows)
 
+# %% ../../nbs/scans/01_nifti.ipynb #80215e94
 def load_bvals(
-    path,        # Text file, one row or one column
-    n=None,      # Number of volumes expected; None: any
-)->np.ndarray:   # (V,) s/mm²
+    path,  # Text file, one row or one column
+    n=None,  # Number of volumes expected; None: any
+) -> np.ndarray:  # (V,) s/mm²
     "Read b-values"
     table = _numbers(path)
-    require(1 in table.shape, f'{path}: {table.shape[0]} x {table.shape[1]} numbers; b-values are one row or one column (is this the .bvec file?)')
+    if 1 not in table.shape:
+        raise InputError(
+            f'{path}: {table.shape[0]} x {table.shape[1]} numbers; b-values are one row or one '
+            f'column (is this the .bvec file?)'
+        )
     bvals = table.ravel()
-    require(np.isfinite(bvals).all(), f'{path}: holds NaN or Inf; give finite numbers')
-    require(n is None or len(bvals) == n, f'{path}: {len(bvals)} b-values for {n} volumes; give one a volume')
-    require((bvals >= 0).all(), f'{path}: negative b-value {bvals.min():g}; b-values are at least 0 s/mm²')
+    if not np.isfinite(bvals).all():
+        raise InputError(f'{path}: holds NaN or Inf; give finite numbers')
+    if n is not None and len(bvals) != n:
+        raise InputError(f'{path}: {len(bvals)} b-values for {n} volumes; give one a volume')
+    if not (bvals >= 0).all():
+        raise InputError(f'{path}: negative b-value {bvals.min():g}; b-values are at least 0 s/mm²')
     return bvals
 
 # %% ../../nbs/scans/01_nifti.ipynb #fc695e11
 def unit_bvecs(
-    bvecs,           # (V, 3) directions; those of b0 volumes may be anything
-    bvals=None,      # (V,) s/mm²; None: only zero vectors count as b0
-    what='bvecs',    # Name used in the error
-)->np.ndarray:       # (V, 3), unit or zero
+    bvecs,  # (V, 3) directions; those of b0 volumes may be anything
+    bvals=None,  # (V,) s/mm²; None: only zero vectors count as b0
+    what='bvecs',  # Name used in the error
+) -> np.ndarray:  # (V, 3), unit or zero
     "Directions of exactly unit length, refused if they are more than 5 % off; b0 without a usable direction becomes zero"
     bvecs = np.asarray(bvecs, float)
     length = np.linalg.norm(bvecs, axis=1)
     b0 = np.isnan(length) | (length == 0) if bvals is None else np.asarray(bvals) <= B0_MAX
-    unit = abs(length - 1) <= .05
+    unit = abs(length - 1) <= 0.05
     off = np.flatnonzero(~b0 & ~unit)
-    if len(off): raise InputError(f'{what}: the direction of volume {off[0]} has length {length[off[0]]:.3g}, not 1 ({len(off)} such); divide each by its length')
-    return np.where(unit[:, None], bvecs/np.where(unit, length, 1)[:, None], 0.)
+    if len(off):
+        raise InputError(
+            f'{what}: the direction of volume {off[0]} has length {length[off[0]]:.3g}, not 1 '
+            f'({len(off)} such); divide each by its length'
+        )
+    return np.where(unit[:, None], bvecs / np.where(unit, length, 1)[:, None], 0.0)
+
 
 def load_bvecs(
-    path,          # Text file, three rows (FSL) or three columns
-    bvals=None,    # (V,) s/mm², to know which volumes are b0
-    n=None,        # Number of volumes expected; None: any, or that of `bvals`
-)->np.ndarray:     # (V, 3) unit vectors, zero where b0 has none
+    path,  # Text file, three rows (FSL) or three columns
+    bvals=None,  # (V,) s/mm², to know which volumes are b0
+    n=None,  # Number of volumes expected; None: any, or that of `bvals`
+) -> np.ndarray:  # (V, 3) unit vectors, zero where b0 has none
     "Read gradient directions"
     table = _numbers(path)
-    require(3 in table.shape, f'{path}: {table.shape[0]} x {table.shape[1]} numbers; directions are three rows (FSL) or three columns')
+    if 3 not in table.shape:
+        raise InputError(
+            f'{path}: {table.shape[0]} x {table.shape[1]} numbers; directions are three rows '
+            f'(FSL) or three columns'
+        )
     bvecs = table.T if table.shape[0] == 3 else table
-    if n is None and bvals is not None: n = len(bvals)
-    require(n is None or len(bvecs) == n, f'{path}: {len(bvecs)} directions for {n} volumes; give one a volume')
+    if n is None and bvals is not None:
+        n = len(bvals)
+    if n is not None and len(bvecs) != n:
+        raise InputError(f'{path}: {len(bvecs)} directions for {n} volumes; give one a volume')
     return unit_bvecs(bvecs, bvals, path)
 
-def _table_text(rows): return '\n'.join(' '.join(f'{v:.10g}' for v in r) for r in np.atleast_2d(rows)) + '\n'
+# %% ../../nbs/scans/01_nifti.ipynb #be5c40cf
+def _table_text(rows):
+    return '\n'.join(' '.join(f'{v:.10g}' for v in r) for r in np.atleast_2d(rows)) + '\n'
+
 
 def save_bvals(
-    path,             # Text file to write
-    bvals,            # (V,) s/mm²
-    force:bool=False, # Replace an existing file
+    path,  # Text file to write
+    bvals,  # (V,) s/mm²
+    force: bool = False,  # Replace an existing file
 ):
     "Write b-values as one row, FSL's layout"
-    with atomic_path(path, force) as p: p.write_text(_table_text(bvals))
+    with atomic_path(path, force) as p:
+        p.write_text(_table_text(bvals))
+
 
 def save_bvecs(
-    path,             # Text file to write
-    bvecs,            # (V, 3) unit vectors
-    force:bool=False, # Replace an existing file
+    path,  # Text file to write
+    bvecs,  # (V, 3) unit vectors
+    force: bool = False,  # Replace an existing file
 ):
     "Write directions as three rows, FSL's layout"
-    with atomic_path(path, force) as p: p.write_text(_table_text(np.asarray(bvecs).T))
+    with atomic_path(path, force) as p:
+        p.write_text(_table_text(np.asarray(bvecs).T))
 
 # %% ../../nbs/scans/01_nifti.ipynb #dae9d51d
 @dataclass(frozen=True)
 class Scaling:
     "`apply(x) = (x - offset)/scale` and its inverse `undo`; works on arrays and tensors"
-    offset:float = 0. # Image units
-    scale:float = 1.  # Image units; also divides sigma
-    def __post_init__(self): require(np.isfinite(self.offset) and np.isfinite(self.scale) and self.scale > 0, f'Scaling(offset={self.offset}, scale={self.scale}): the scale must be a positive number')
-    def apply(self, x): return (x - self.offset)/self.scale if self.offset else x/self.scale
-    def undo(self, x): return x*self.scale + self.offset if self.offset else x*self.scale
+
+    offset: float = 0.0  # Image units
+    scale: float = 1.0  # Image units; also divides sigma
+
+    def __post_init__(self):
+        if not np.isfinite(self.offset) or not np.isfinite(self.scale) or not self.scale > 0:
+            raise InputError(
+                f'Scaling(offset={self.offset}, scale={self.scale}): the scale must be a positive '
+                f'number'
+            )
+
+    def apply(self, x):
+        return (x - self.offset) / self.scale if self.offset else x / self.scale
+
+    def undo(self, x):
+        return x * self.scale + self.offset if self.offset else x * self.scale
+
 
 def fit_scaling(
-    data,       # (X, Y, Z[, V]) image units
+    data,  # (X, Y, Z[, V]) image units
     mask=None,  # (X, Y, Z) bool; None: the voxels that are not zero
-    q=99.9,     # Percentile that becomes 1
-)->Scaling:     # Division by that percentile, no offset
+    q=99.9,  # Percentile that becomes 1
+) -> Scaling:  # Division by that percentile, no offset
     "The scaling that brings `data` to order one and leaves zero where it is"
     data = np.asarray(data)
     values = data[np.asarray(mask, bool)] if mask is not None else data[data != 0]
-    scale = float(np.percentile(values, q)) if values.size else 0.
-    require(scale > 0, f'the {q} percentile of the data is {scale:g}, so there is no positive signal to scale by; check the image and the mask')
-    return Scaling(0., scale)
+    scale = float(np.percentile(values, q)) if values.size else 0.0
+    if not scale > 0:
+        raise InputError(
+            f'the {q} percentile of the data is {scale:g}, so there is no positive signal to '
+            f'scale by; check the image and the mask'
+        )
+    return Scaling(0.0, scale)
 
 # %% ../../nbs/scans/01_nifti.ipynb #4f98efde
 def auto_mask(
-    data,      # (X, Y, Z) or (X, Y, Z, V) magnitude; the mean is taken over V
-    width=1.,  # Std of the Gaussian that smooths before the threshold, voxels
-)->np.ndarray: # (X, Y, Z) bool
+    data,  # (X, Y, Z) or (X, Y, Z, V) magnitude; the mean is taken over V
+    width=1.0,  # Std of the Gaussian that smooths before the threshold, voxels
+) -> np.ndarray:  # (X, Y, Z) bool
     "Foreground by Otsu's threshold, largest component, holes filled; an image without background gives most of itself"
     from scipy import ndimage as ndi
     from skimage.filters import threshold_otsu
+
     ref = np.asarray(data, np.float32)
-    if ref.ndim == 4: ref = ref.mean(-1)
-    require(ref.max() > max(ref.min(), 0), 'no foreground can be found: the image is constant or not positive; give a mask')
+    if ref.ndim == 4:
+        ref = ref.mean(-1)
+    if not ref.max() > max(ref.min(), 0):
+        raise InputError(
+            'no foreground can be found: the image is constant or not positive; give a mask'
+        )
     ref = np.minimum(ref, np.percentile(ref[ref > 0], 99))
-    ref = np.minimum(ref, 2*np.median(ref[ref > threshold_otsu(ref.ravel())]))
+    ref = np.minimum(ref, 2 * np.median(ref[ref > threshold_otsu(ref.ravel())]))
     smooth = ndi.gaussian_filter(ref, [width if n > 1 else 0 for n in ref.shape])
     otsu = threshold_otsu(smooth.ravel())
-    labels, n = ndi.label(smooth > min(otsu, np.median(smooth[smooth > otsu])/3))
+    labels, n = ndi.label(smooth > min(otsu, np.median(smooth[smooth > otsu]) / 3))
     mask = labels == 1 + np.argmax(ndi.sum_labels(np.ones_like(ref), labels, range(1, n + 1)))
     return _fill(mask)
+
 
 def _fill(mask):
     "Fill holes in 3-D, then slice by slice, since a cavity may open at the edge of the volume"
     from scipy.ndimage import binary_fill_holes
+
     mask = binary_fill_holes(mask)
     return np.stack([binary_fill_holes(mask[..., k]) for k in range(mask.shape[-1])], -1)
 
@@ -208,146 +335,233 @@ def _fill(mask):
 @dataclass
 class Scan:
     "An image with its geometry and, for diffusion, its gradient table"
-    data:np.ndarray              # (X, Y, Z) or (X, Y, Z, V) float32
-    affine:np.ndarray            # (4, 4) voxel index to mm
-    header:object = None         # nibabel header, kept for what `save` writes back
-    bvals:np.ndarray|None = None # (V,) s/mm²
-    bvecs:np.ndarray|None = None # (V, 3) unit, zero where b0 has none
-    mask:np.ndarray|None = None  # (X, Y, Z) bool
-    path:Path|None = None        # Where it came from
-    notes:list = field(default_factory=list) # What reading had to change, in words
-    images:object = None         # ImageFacts where it came from a folder of images
+
+    data: np.ndarray  # (X, Y, Z) or (X, Y, Z, V) float32
+    affine: np.ndarray  # (4, 4) voxel index to mm
+    header: object = None  # nibabel header, kept for what `save` writes back
+    bvals: np.ndarray | None = None  # (V,) s/mm²
+    bvecs: np.ndarray | None = None  # (V, 3) unit, zero where b0 has none
+    mask: np.ndarray | None = None  # (X, Y, Z) bool
+    path: Path | None = None  # Where it came from
+    notes: list = field(default_factory=list)  # What reading had to change, in words
+    images: object = None  # ImageFacts where it came from a folder of images
 
     @classmethod
-    def load(cls, path, bval=None, bvec=None, mask=None): return load_scan(path, bval, bvec, mask)
+    def load(cls, path, bval=None, bvec=None, mask=None):
+        return load_scan(path, bval, bvec, mask)
+
     @classmethod
-    def from_array(cls, data, affine=None, bvals=None, bvecs=None, mask=None): return scan_from_array(data, affine, bvals, bvecs, mask)
-    def with_data(self, data): return scan_with_data(self, data)
-    def save(self, path, force=False, sidecar=None): return save_scan(self, path, force, sidecar)
+    def from_array(cls, data, affine=None, bvals=None, bvecs=None, mask=None):
+        return scan_from_array(data, affine, bvals, bvecs, mask)
+
+    def with_data(self, data):
+        return scan_with_data(self, data)
+
+    def save(self, path, force=False, sidecar=None):
+        return save_scan(self, path, force, sidecar)
+
     @property
-    def shape(self): return self.data.shape
+    def shape(self):
+        return self.data.shape
+
     @property
-    def n_volumes(self): return self.data.shape[3] if self.data.ndim == 4 else 1
+    def n_volumes(self):
+        return self.data.shape[3] if self.data.ndim == 4 else 1
+
     @property
-    def voxel_size(self): return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0)) # mm
+    def voxel_size(self):
+        return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))  # mm
+
     @property
-    def is_b0(self): return None if self.bvals is None else self.bvals <= max(B0_MAX, 1.05*self.bvals.min())
+    def is_b0(self):
+        return None if self.bvals is None else self.bvals <= max(B0_MAX, 1.05 * self.bvals.min())
+
     @property
     def b0(self):
         "(X, Y, Z): the volume itself; of a series the mean of its b0 (or lowest b) volumes, of all if there are no b-values"
-        if self.data.ndim == 3: return self.data
+        if self.data.ndim == 3:
+            return self.data
         return self.data.mean(-1) if self.bvals is None else self.data[..., self.is_b0].mean(-1)
+
     def foreground(self):
         "(X, Y, Z) bool: the mask, or Otsu's of `b0` if there is none"
         return self.mask if self.mask is not None else auto_mask(self.b0)
+
     def __repr__(self):
-        size = ' x '.join(map(str, self.shape)) + ', ' + ' x '.join(f'{v:.3g}' for v in self.voxel_size) + ' mm'
-        shells = '' if self.bvals is None else ', b = ' + ', '.join(f'{b:g} ({n})' for b, n in zip(*np.unique(np.round(self.bvals, -2), return_counts=True)))
+        size = (
+            ' x '.join(map(str, self.shape))
+            + ', '
+            + ' x '.join(f'{v:.3g}' for v in self.voxel_size)
+            + ' mm'
+        )
+        shells = (
+            ''
+            if self.bvals is None
+            else ', b = '
+            + ', '.join(
+                f'{b:g} ({n})'
+                for b, n in zip(*np.unique(np.round(self.bvals, -2), return_counts=True))
+            )
+        )
         return f'Scan({size}{shells}{"" if self.mask is None else f", mask of {int(self.mask.sum())} voxels"})'
 
 # %% ../../nbs/scans/01_nifti.ipynb #f5479ec3
 def scan_from_array(
-    data,        # (X, Y, Z) or (X, Y, Z, V)
-    affine=None, # (4, 4) voxel index to mm; None: 1 mm voxels
+    data,  # (X, Y, Z) or (X, Y, Z, V)
+    affine=None,  # (4, 4) voxel index to mm; None: 1 mm voxels
     bvals=None,  # (V,) s/mm²
     bvecs=None,  # (V, 3)
-    mask=None,   # (X, Y, Z)
-)->Scan:         # float32 copy where needed
+    mask=None,  # (X, Y, Z)
+) -> Scan:  # float32 copy where needed
     "A scan that never was a file"
     data = np.ascontiguousarray(data, dtype=np.float32)
-    require(data.ndim in (3, 4), f'array: {data.ndim}-D {data.shape}; give a volume (X, Y, Z) or a series (X, Y, Z, V)')
+    if data.ndim not in (3, 4):
+        raise InputError(
+            f'array: {data.ndim}-D {data.shape}; give a volume (X, Y, Z) or a series (X, Y, Z, V)'
+        )
     _check_finite('array', data)
     n = data.shape[3] if data.ndim == 4 else 1
     if bvals is not None:
         bvals = np.asarray(bvals, float).ravel()
-        require(len(bvals) == n and (bvals >= 0).all(), f'bvals: {len(bvals)} b-values, least {bvals.min():g}, for {n} volumes; give one a volume, none negative')
+        if len(bvals) != n or not (bvals >= 0).all():
+            raise InputError(
+                f'bvals: {len(bvals)} b-values, least {bvals.min():g}, for {n} volumes; give one '
+                f'a volume, none negative'
+            )
     if bvecs is not None:
-        require(np.shape(bvecs) == (n, 3), f'bvecs: shape {np.shape(bvecs)} for {n} volumes; give (V, 3)')
+        if np.shape(bvecs) != (n, 3):
+            raise InputError(f'bvecs: shape {np.shape(bvecs)} for {n} volumes; give (V, 3)')
         bvecs = unit_bvecs(bvecs, bvals)
-    if mask is not None: mask = _check_mask('mask', np.asarray(mask), data.shape[:3])
-    return Scan(data, np.eye(4) if affine is None else np.asarray(affine, float), None, bvals, bvecs, mask)
+    if mask is not None:
+        mask = _check_mask('mask', np.asarray(mask), data.shape[:3])
+    return Scan(
+        data, np.eye(4) if affine is None else np.asarray(affine, float), None, bvals, bvecs, mask
+    )
 
+# %% ../../nbs/scans/01_nifti.ipynb #c62cd2a0
 def scan_with_data(
-    scan, # Where the geometry comes from
-    data, # (X, Y, Z) or (X, Y, Z, V) on the same grid; tensors too
-)->Scan:  # Same geometry; the gradient table only if the number of volumes agrees
+    scan,  # Where the geometry comes from
+    data,  # (X, Y, Z) or (X, Y, Z, V) on the same grid; tensors too
+) -> Scan:  # Same geometry; the gradient table only if the number of volumes agrees
     "The same scan with other values"
     data = np.ascontiguousarray(np.asarray(data), dtype=np.float32)
-    require(data.ndim in (3, 4) and data.shape[:3] == scan.shape[:3], f'array of shape {data.shape} does not fit the grid {scan.shape[:3]} of the scan; keep the first three axes')
+    if data.ndim not in (3, 4) or data.shape[:3] != scan.shape[:3]:
+        raise InputError(
+            f'array of shape {data.shape} does not fit the grid {scan.shape[:3]} of the scan; '
+            f'keep the first three axes'
+        )
     same = (data.shape[3] if data.ndim == 4 else 1) == scan.n_volumes
-    return replace(scan, data=data, bvals=scan.bvals if same else None, bvecs=scan.bvecs if same else None)
+    return replace(
+        scan, data=data, bvals=scan.bvals if same else None, bvecs=scan.bvecs if same else None
+    )
 
 # %% ../../nbs/scans/01_nifti.ipynb #6e102c9d
 def stem(
-    path, # An image's path
-)->str:   # Its name without .nii, .nii.gz, .png, .dcm or .ima
+    path,  # An image's path
+) -> str:  # Its name without .nii, .nii.gz, .png, .dcm or .ima
     "The name that the companions of an image share"
     name = name_of(path)
     for end in ('.nii.gz', '.nii', '.png', '.dcm', '.ima'):
-        if name.lower().endswith(end): return name[:-len(end)]
+        if name.lower().endswith(end):
+            return name[: -len(end)]
     return name
+
 
 def _beside(path, *endings):
     "The first companion of `path` that exists"
-    return next((p for e in endings if (p := Path(path).parent/(stem(path) + e)).is_file()), None)
+    return next((p for e in endings if (p := Path(path).parent / (stem(path) + e)).is_file()), None)
+
 
 def _read(path):
     "data, affine, header, notes, ImageFacts of a NIfTI or of a folder of images; the header or the facts are None"
-    if not is_images(path): return *read_nifti(path), None
+    if not is_images(path):
+        return *read_nifti(path), None
     data, affine, facts, notes = read_images(path)
     return data, affine, None, notes, facts
 
+# %% ../../nbs/scans/01_nifti.ipynb #37d297b2
 def load_scan(
-    path,      # .nii or .nii.gz, a folder of PNG or DICOM slices, or one .png or .dcm
-    bval=None, # Text file; None: same name with .bval, if there
-    bvec=None, # Text file; None: same name with .bvec, if there
-    mask=None, # NIfTI or images on the same grid; None: no mask
-)->Scan:       # Data as float32
+    path,  # .nii or .nii.gz, a folder of PNG or DICOM slices, or one .png or .dcm
+    bval=None,  # Text file; None: same name with .bval, if there
+    bvec=None,  # Text file; None: same name with .bvec, if there
+    mask=None,  # NIfTI or images on the same grid; None: no mask
+) -> Scan:  # Data as float32
     "Read a scan and check it"
     data, affine, header, notes, images = _read(path)
     _check_constant(path, data)
     scan = Scan(data, affine, header, path=Path(path), notes=notes, images=images)
     n = scan.n_volumes
-    if data.ndim == 4: bval, bvec = bval or _beside(path, '.bval', '.bvals'), bvec or _beside(path, '.bvec', '.bvecs')
-    if bval is not None: scan.bvals = load_bvals(bval, n)
-    if bvec is not None: scan.bvecs = load_bvecs(bvec, scan.bvals, n)
-    if mask is not None: scan.mask = load_mask(mask, scan)
+    if data.ndim == 4:
+        bval, bvec = (
+            bval or _beside(path, '.bval', '.bvals'),
+            bvec or _beside(path, '.bvec', '.bvecs'),
+        )
+    if bval is not None:
+        scan.bvals = load_bvals(bval, n)
+    if bvec is not None:
+        scan.bvecs = load_bvecs(bvec, scan.bvals, n)
+    if mask is not None:
+        scan.mask = load_mask(mask, scan)
     return scan
 
 # %% ../../nbs/scans/01_nifti.ipynb #0188db13
 def _check_grid(what, affine, shape, scan):
     "Refuse another shape, or an affine that moves a corner by more than a tenth of a voxel"
-    require(tuple(shape) == tuple(scan.shape[:len(shape)]), f'{what}: shape {tuple(shape)}, but the scan has {scan.shape}; resample it to the grid of the scan')
-    corners = np.stack([*np.meshgrid(*[(0, n - 1) for n in scan.shape[:3]], indexing='ij'), np.ones((2, 2, 2))]).reshape(4, -1)
+    if tuple(shape) != tuple(scan.shape[: len(shape)]):
+        raise InputError(
+            f'{what}: shape {tuple(shape)}, but the scan has {scan.shape}; resample it to the '
+            f'grid of the scan'
+        )
+    corners = np.stack(
+        [*np.meshgrid(*[(0, n - 1) for n in scan.shape[:3]], indexing='ij'), np.ones((2, 2, 2))]
+    ).reshape(4, -1)
     move = float(np.linalg.norm(((affine - scan.affine) @ corners)[:3], axis=0).max())
-    require(move <= .1*min(scan.voxel_size), f'{what}: its affine differs from that of the scan by up to {move:.3g} mm; resample it to the grid of the scan')
+    if not move <= 0.1 * min(scan.voxel_size):
+        raise InputError(
+            f'{what}: its affine differs from that of the scan by up to {move:.3g} mm; resample '
+            f'it to the grid of the scan'
+        )
+
 
 def load_like(
-    path,               # NIfTI or images on the grid of `scan`
-    scan,               # The scan it must fit
-    what='image',       # Said in the error: 'clean', 'sigma map', ...
-    spatial:bool=False, # True: one volume (X, Y, Z) for the whole series will do
-)->np.ndarray:          # float32, shape of the scan, or (X, Y, Z) where `spatial` allows it
+    path,  # NIfTI or images on the grid of `scan`
+    scan,  # The scan it must fit
+    what='image',  # Said in the error: 'clean', 'sigma map', ...
+    spatial: bool = False,  # True: one volume (X, Y, Z) for the whole series will do
+) -> np.ndarray:  # float32, shape of the scan, or (X, Y, Z) where `spatial` allows it
     "Read an image that must have the shape and affine of `scan`"
     data, affine, *_ = _read(path)
-    if data.ndim == 4 and data.shape[3] == 1 and scan.data.ndim == 3: data = data[..., 0]
+    if data.ndim == 4 and data.shape[3] == 1 and scan.data.ndim == 3:
+        data = data[..., 0]
     fits = data.shape == scan.shape or spatial and data.shape == scan.shape[:3]
-    require(fits, f'{path}: {what} of shape {data.shape}, but the scan has {scan.shape}; give one on the same grid')
+    if not fits:
+        raise InputError(
+            f'{path}: {what} of shape {data.shape}, but the scan has {scan.shape}; give one on '
+            f'the same grid'
+        )
     _check_grid(path, affine, data.shape[:3], scan)
     return data
 
+# %% ../../nbs/scans/01_nifti.ipynb #41c4b56c
 def _check_mask(what, mask, shape):
     "A bool mask of the right shape with something in it"
-    if mask.ndim == 4 and mask.shape[3] == 1: mask = mask[..., 0]
-    require(mask.shape == tuple(shape), f'{what}: mask of shape {mask.shape}, but the scan has {tuple(shape)}; make it on the grid of the scan')
+    if mask.ndim == 4 and mask.shape[3] == 1:
+        mask = mask[..., 0]
+    if mask.shape != tuple(shape):
+        raise InputError(
+            f'{what}: mask of shape {mask.shape}, but the scan has {tuple(shape)}; make it on the '
+            f'grid of the scan'
+        )
     mask = mask > 0
-    require(mask.any(), f'{what}: empty mask; give one with voxels above 0, or none')
+    if not mask.any():
+        raise InputError(f'{what}: empty mask; give one with voxels above 0, or none')
     return mask
 
+
 def load_mask(
-    path,      # NIfTI or images (X, Y, Z), foreground above 0
-    scan,      # The scan it must fit
-)->np.ndarray: # (X, Y, Z) bool
+    path,  # NIfTI or images (X, Y, Z), foreground above 0
+    scan,  # The scan it must fit
+) -> np.ndarray:  # (X, Y, Z) bool
     "Read a mask that must fit `scan`"
     data, affine, *_ = _read(path)
     mask = _check_mask(path, data, scan.shape[:3])
@@ -358,111 +572,165 @@ def load_mask(
 def _nifti(scan):
     "A float32 NIfTI image with the header facts of `scan`"
     header = nib.Nifti1Header() if scan.header is None else scan.header.copy()
-    cls = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) or max(scan.shape) > 32767 else nib.Nifti1Image
-    if scan.header is None: header.set_xyzt_units('mm', 'sec')
+    cls = (
+        nib.Nifti2Image
+        if isinstance(header, nib.Nifti2Header) or max(scan.shape) > 32767
+        else nib.Nifti1Image
+    )
+    if scan.header is None:
+        header.set_xyzt_units('mm', 'sec')
     header.set_data_dtype(np.float32)
     header['cal_min'] = header['cal_max'] = 0
     img = cls(np.asarray(scan.data, np.float32), scan.affine, header)
     img.header.set_slope_inter(1, 0)
     return img
 
+
 def _write(img, tmp):
     "The bytes of `img`; compressed ones carry no time and no name, so equal images give equal files"
     if tmp.name.lower().endswith('.gz'):
-        with open(tmp, 'wb') as f, gzip.GzipFile('', 'wb', 1, f, mtime=0) as z: img.to_stream(z)
+        with open(tmp, 'wb') as f, gzip.GzipFile('', 'wb', 1, f, mtime=0) as z:
+            img.to_stream(z)
     else:
-        with open(tmp, 'wb') as f: img.to_stream(f)
+        with open(tmp, 'wb') as f:
+            img.to_stream(f)
 
+# %% ../../nbs/scans/01_nifti.ipynb #a7ea0705
 def _save_images(scan, path, force, sidecar):
     "PNG slices and their record, which comes last"
     _check_finite(path, scan.data)
     scan.notes += [n for n in clipped(path, scan.data, scan.images) if n not in scan.notes]
-    if sidecar is None: write_images(path, scan.data, scan.images, force)
+    if sidecar is None:
+        write_images(path, scan.data, scan.images, force)
     else:
         check_images(path, scan.images, force)
-        text = json.dumps(plain({**sidecar, 'Notes': list(dict.fromkeys([*sidecar.get('Notes', []), *scan.notes]))}), indent=1) + '\n'
-        with atomic_path(path.parent/(stem(path) + '.json'), force) as p:
+        text = (
+            json.dumps(
+                plain(
+                    {
+                        **sidecar,
+                        'Notes': list(dict.fromkeys([*sidecar.get('Notes', []), *scan.notes])),
+                    }
+                ),
+                indent=1,
+            )
+            + '\n'
+        )
+        with atomic_path(path.parent / (stem(path) + '.json'), force) as p:
             p.write_text(text)
             write_images(path, scan.data, scan.images, force)
     return path
 
+# %% ../../nbs/scans/01_nifti.ipynb #f6831770
 def save_scan(
-    scan,             # What to write
-    path,             # .nii or .nii.gz; of a scan that came from PNG also a folder or a .png
-    force:bool=False, # Replace existing files
-    sidecar=None,     # dict written beside as .json; None: no sidecar
-)->Path:              # The image's path
+    scan,  # What to write
+    path,  # .nii or .nii.gz; of a scan that came from PNG also a folder or a .png
+    force: bool = False,  # Replace existing files
+    sidecar=None,  # dict written beside as .json; None: no sidecar
+) -> Path:  # The image's path
     "Write the image (float32), and for a series its .bval and .bvec, whole or not at all; PNG slices, rounded, where `path` is no NIfTI and the scan came from PNG"
     path = Path(path)
-    if scan.images is not None and not path.name.lower().endswith(('.nii', '.nii.gz')): return _save_images(scan, path, force, sidecar)
-    require(path.name.lower().endswith(('.nii', '.nii.gz')), f'{path}: the name of an image must end in .nii or .nii.gz')
+    if scan.images is not None and not path.name.lower().endswith(('.nii', '.nii.gz')):
+        return _save_images(scan, path, force, sidecar)
+    if not path.name.lower().endswith(('.nii', '.nii.gz')):
+        raise InputError(f'{path}: the name of an image must end in .nii or .nii.gz')
     _check_finite(path, scan.data)
     texts = {}
-    if scan.data.ndim == 4 and scan.bvals is not None: texts['.bval'] = _table_text(scan.bvals)
-    if scan.data.ndim == 4 and scan.bvecs is not None: texts['.bvec'] = _table_text(scan.bvecs.T)
-    if sidecar is not None: texts['.json'] = json.dumps(plain(sidecar), indent=1) + '\n'
-    files = {path.parent/(stem(path) + end): t for end, t in texts.items()}
-    for p in (path, *files): check_output(p, force)
+    if scan.data.ndim == 4 and scan.bvals is not None:
+        texts['.bval'] = _table_text(scan.bvals)
+    if scan.data.ndim == 4 and scan.bvecs is not None:
+        texts['.bvec'] = _table_text(scan.bvecs.T)
+    if sidecar is not None:
+        texts['.json'] = json.dumps(plain(sidecar), indent=1) + '\n'
+    files = {path.parent / (stem(path) + end): t for end, t in texts.items()}
+    for p in (path, *files):
+        check_output(p, force)
     with ExitStack() as stack:
         _write(_nifti(scan), stack.enter_context(atomic_path(path, force)))
-        for p, text in files.items(): stack.enter_context(atomic_path(p, force)).write_text(text)
+        for p, text in files.items():
+            stack.enter_context(atomic_path(p, force)).write_text(text)
     return path
 
 # %% ../../nbs/scans/01_nifti.ipynb #e3d88ad8
 _ENTITIES = 'sub ses sample task tracksys acq nuc voi ce trc stain rec dir run mod echo flip inv mt part proc hemi space split recording chunk seg res den label'.split()
 
+
 def bids_name(
-    path,            # The source image
-    desc='denoised', # What was done, letters and digits
-    suffix=None,     # Last word of the name, such as dwimap; None: that of the source
-)->str:              # File name without folder
+    path,  # The source image
+    desc='denoised',  # What was done, letters and digits
+    suffix=None,  # Last word of the name, such as dwimap; None: that of the source
+) -> str:  # File name without folder
     "The derivative's name; one that is not BIDS gets `_desc-...` at its end"
-    require(str(desc).isalnum(), f'desc {desc!r}: BIDS allows letters and digits only')
+    if not str(desc).isalnum():
+        raise InputError(f'desc {desc!r}: BIDS allows letters and digits only')
     name = Path(path).name
-    end, parts = name[len(stem(path)):] or '.nii.gz', stem(path).split('_')
-    if not (parts[0].startswith('sub-') and '-' not in parts[-1]): return '_'.join([stem(path), f'desc-{desc}', *([suffix] if suffix else [])]) + end
+    end, parts = name[len(stem(path)) :] or '.nii.gz', stem(path).split('_')
+    if not (parts[0].startswith('sub-') and '-' not in parts[-1]):
+        return '_'.join([stem(path), f'desc-{desc}', *([suffix] if suffix else [])]) + end
     pairs = dict(p.partition('-')[::2] for p in parts[:-1])
     pairs.pop('desc', None)
     order = sorted(pairs, key=lambda k: _ENTITIES.index(k) if k in _ENTITIES else len(_ENTITIES))
-    return '_'.join([f'{k}-{pairs[k]}' for k in order] + [f'desc-{desc}', suffix or parts[-1]]) + end
+    return (
+        '_'.join([f'{k}-{pairs[k]}' for k in order] + [f'desc-{desc}', suffix or parts[-1]]) + end
+    )
 
 # %% ../../nbs/scans/01_nifti.ipynb #79b3da55
 def _version():
     from mri_diffusion import __version__
+
     return __version__
 
+
 def make_sidecar(
-    sources,         # Path or paths of the input
-    method,          # Name of the method
-    parameters=None, # dict of what was set
-    seed=None,       # Seed of the run
-    sigma=None,      # Noise level, image units, std of one real channel; or the name of its map
-    **more,          # Anything else worth keeping
-)->dict:             # For `Scan.save(..., sidecar=...)`
+    sources,  # Path or paths of the input
+    method,  # Name of the method
+    parameters=None,  # dict of what was set
+    seed=None,  # Seed of the run
+    sigma=None,  # Noise level, image units, std of one real channel; or the name of its map
+    **more,  # Anything else worth keeping
+) -> dict:  # For `Scan.save(..., sidecar=...)`
     "The record that goes beside a result"
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    return dict(Sources=[name_of(s) for s in sources], Method=method, Software='mri_diffusion', Version=_version(),
-                Parameters=plain(parameters or {}), Seed=seed, Sigma=plain(sigma), **plain(more))
+    return dict(
+        Sources=[name_of(s) for s in sources],
+        Method=method,
+        Software='mri_diffusion',
+        Version=_version(),
+        Parameters=plain(parameters or {}),
+        Seed=seed,
+        Sigma=plain(sigma),
+        **plain(more),
+    )
+
 
 def write_sidecar(
-    path,            # The image, or the .json itself
-    record,          # dict, from `make_sidecar`
-    force:bool=True, # Replace an existing file
-)->Path:             # The .json written
+    path,  # The image, or the .json itself
+    record,  # dict, from `make_sidecar`
+    force: bool = True,  # Replace an existing file
+) -> Path:  # The .json written
     "Write the record beside the image"
     path = Path(path)
-    if path.suffix != '.json': path = path.parent/(stem(path) + '.json')
+    if path.suffix != '.json':
+        path = path.parent / (stem(path) + '.json')
     write_json(path, record, force)
     return path
 
+# %% ../../nbs/scans/01_nifti.ipynb #d318d94f
 def write_dataset_description(
-    folder,             # Root of the derivatives
-    source=None,        # Name or URL of the dataset it came from
-    name='mri_diffusion denoised', # Title
-)->Path:                # dataset_description.json; one that exists is left as it is
+    folder,  # Root of the derivatives
+    source=None,  # Name or URL of the dataset it came from
+    name='mri_diffusion denoised',  # Title
+) -> Path:  # dataset_description.json; one that exists is left as it is
     "Say that a folder is a BIDS derivative, and made by what"
-    path = Path(folder)/'dataset_description.json'
-    record = dict(Name=name, BIDSVersion='1.9.0', DatasetType='derivative', GeneratedBy=[dict(Name='mri_diffusion', Version=_version())])
-    if source: record['SourceDatasets'] = [dict(URL=str(source))]
-    if not path.exists(): write_json(path, record)
+    path = Path(folder) / 'dataset_description.json'
+    record = dict(
+        Name=name,
+        BIDSVersion='1.9.0',
+        DatasetType='derivative',
+        GeneratedBy=[dict(Name='mri_diffusion', Version=_version())],
+    )
+    if source:
+        record['SourceDatasets'] = [dict(URL=str(source))]
+    if not path.exists():
+        write_json(path, record)
     return path

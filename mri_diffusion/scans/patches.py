@@ -7,50 +7,69 @@ __all__ = ['to_tensor', 'to_array', 'PatchDataset', 'SliceDataset', 'split_axis'
 
 # %% ../../nbs/scans/14_patches.ipynb #b4baf8d9
 import hashlib
+
 import numpy as np
 import torch
-from ..core import require
-from .nifti import B0_MAX
 from torch.utils.data import Dataset
+
+from ..core import InputError
+from .nifti import B0_MAX
 
 # %% ../../nbs/scans/14_patches.ipynb #8f28f1ef
 def to_tensor(
-    array,               # (X, Y, Z) or (X, Y, Z, V)
-    dtype=torch.float32, # Type of the result
-)->torch.Tensor:         # (1, 1, X, Y, Z) or (V, 1, X, Y, Z)
+    array,  # (X, Y, Z) or (X, Y, Z, V)
+    dtype=torch.float32,  # Type of the result
+) -> torch.Tensor:  # (1, 1, X, Y, Z) or (V, 1, X, Y, Z)
     "The tensor a 3-D network takes"
     x = torch.as_tensor(np.array(array)).to(dtype)
-    require(x.ndim in (3, 4), f'to_tensor: array of shape {tuple(x.shape)}; give (X, Y, Z) or (X, Y, Z, V)')
+    if x.ndim not in (3, 4):
+        raise InputError(
+            f'to_tensor: array of shape {tuple(x.shape)}; give (X, Y, Z) or (X, Y, Z, V)'
+        )
     return x[None, None] if x.ndim == 3 else x.permute(3, 0, 1, 2)[:, None].contiguous()
 
+
 def to_array(
-    tensor, # (1, 1, X, Y, Z) or (V, 1, X, Y, Z)
-    series:bool=None, # True keeps the last axis even for one volume; None drops it there
-):          # (X, Y, Z) or (X, Y, Z, V), numpy
+    tensor,  # (1, 1, X, Y, Z) or (V, 1, X, Y, Z)
+    series: bool = None,  # True keeps the last axis even for one volume; None drops it there
+):  # (X, Y, Z) or (X, Y, Z, V), numpy
     "The array a file takes; undoes `to_tensor`"
-    require(tensor.ndim == 5 and tensor.shape[1] == 1, f'to_array: tensor of shape {tuple(tensor.shape)}; give (V, 1, X, Y, Z)')
+    if tensor.ndim != 5 or tensor.shape[1] != 1:
+        raise InputError(f'to_array: tensor of shape {tuple(tensor.shape)}; give (V, 1, X, Y, Z)')
     x = tensor.detach().cpu()[:, 0].permute(1, 2, 3, 0).numpy()
     return np.ascontiguousarray(x[..., 0] if not series and x.shape[-1] == 1 else x)
 
 # %% ../../nbs/scans/14_patches.ipynb #be128617
 def _named(volume):
     "dict name -> array of one training volume"
-    if isinstance(volume, dict): return volume
+    if isinstance(volume, dict):
+        return volume
     if isinstance(volume, (tuple, list)):
-        require(len(volume) == 2, f'{len(volume)} aligned arrays; give (noisy, clean) or a dict name -> array')
+        if len(volume) != 2:
+            raise InputError(
+                f'{len(volume)} aligned arrays; give (noisy, clean) or a dict name -> array'
+            )
         return dict(noisy=volume[0], clean=volume[1])
     return dict(image=volume)
 
+
 def _volumes(volumes, what):
     "List of dicts of float32 arrays with equal first three dimensions"
-    if isinstance(volumes, (tuple, dict)) or hasattr(volumes, 'shape'): volumes = [volumes]
+    if isinstance(volumes, (tuple, dict)) or hasattr(volumes, 'shape'):
+        volumes = [volumes]
     volumes = [{k: np.asarray(a, dtype=np.float32) for k, a in _named(v).items()} for v in volumes]
-    require(volumes, f'{what}: no volumes given')
+    if not volumes:
+        raise InputError(f'{what}: no volumes given')
     for j, v in enumerate(volumes):
         shapes = {k: a.shape for k, a in v.items()}
-        require(all(len(s) in (3, 4) for s in shapes.values()), f'{what}: volume {j} has shapes {shapes}; give (X, Y, Z) or (X, Y, Z, C)')
-        require(len({s[:3] for s in shapes.values()}) == 1, f'{what}: volume {j} has arrays of different shapes {shapes}')
+        if not all(len(s) in (3, 4) for s in shapes.values()):
+            raise InputError(
+                f'{what}: volume {j} has shapes {shapes}; give (X, Y, Z) or (X, Y, Z, C)'
+            )
+        if len({s[:3] for s in shapes.values()}) != 1:
+            raise InputError(f'{what}: volume {j} has arrays of different shapes {shapes}')
     return volumes
+
 
 def _channels(a, spatial):
     "(…, C) or (…) to a tensor (C, …)"
@@ -61,55 +80,92 @@ def _channels(a, spatial):
 def _turn(rng, size, augment):
     "Random flips, and swaps of axes along which the patch has equal size: (order of axes, axes to flip)"
     order, flips = list(range(3)), []
-    if augment: flips = [ax for ax in range(3) if rng.random() < .5 and size[ax] > 1]
+    if augment:
+        flips = [ax for ax in range(3) if rng.random() < 0.5 and size[ax] > 1]
     if augment and augment != 'flips':
         for s in set(size):
             same = [ax for ax in range(3) if size[ax] == s]
-            for ax, to in zip(same, rng.permutation(same)): order[ax] = int(to)
+            for ax, to in zip(same, rng.permutation(same)):
+                order[ax] = int(to)
     return order, flips
+
 
 def _centres(mask, shape, j):
     "Flat indices and cumulative weights of allowed patch centres, or None where all are"
-    if mask is None: return None
+    if mask is None:
+        return None
     mask = np.asarray(mask, dtype=np.float64)
-    require(mask.shape == shape, f'PatchDataset: mask {j} has shape {mask.shape}, its volume {shape}')
-    require((mask >= 0).all() and mask.any(), f'PatchDataset: mask {j} is empty or negative; it must hold a voxel where a patch may be centred')
+    if mask.shape != shape:
+        raise InputError(f'PatchDataset: mask {j} has shape {mask.shape}, its volume {shape}')
+    if not (mask >= 0).all() or not mask.any():
+        raise InputError(
+            f'PatchDataset: mask {j} is empty or negative; it must hold a voxel where a patch may '
+            f'be centred'
+        )
     at = np.flatnonzero(mask)
-    return at.astype(np.int64), np.cumsum(mask.flat[at])/mask.sum()
+    return at.astype(np.int64), np.cumsum(mask.flat[at]) / mask.sum()
 
+# %% ../../nbs/scans/14_patches.ipynb #ec507b6a
 class PatchDataset(Dataset):
     "Random patches; item `i` is fixed by `(seed, i)`, whatever the number of workers or processes"
-    def __init__(self,
-        volumes,      # List of arrays (X, Y, Z), of (noisy, clean) pairs, or of dicts name -> array; a fourth axis is channels
-        size,         # Patch size in voxels, three numbers; 1 gives 2-D patches
-        n:int,        # Number of items
-        seed:int=0,   # Fixes all items
-        mask=None,    # Where patch centres may fall: one array (bool or weights) for all volumes, or a list
-        augment=True, # True: flips and axis swaps; 'flips': flips only; False: none
-        corrupt=None, # `corrupt(item, gen) -> item`, applied last
+
+    def __init__(
+        self,
+        # List of arrays (X, Y, Z), of (noisy, clean) pairs, or of dicts name -> array; a fourth
+        # axis is channels
+        volumes,
+        size,  # Patch size in voxels, three numbers; 1 gives 2-D patches
+        n: int,  # Number of items
+        seed: int = 0,  # Fixes all items
+        # Where patch centres may fall: one array (bool or weights) for all volumes, or a list
+        mask=None,
+        augment=True,  # True: flips and axis swaps; 'flips': flips only; False: none
+        corrupt=None,  # `corrupt(item, gen) -> item`, applied last
     ):
-        self.volumes, self.size, self.n, self.seed = _volumes(volumes, 'PatchDataset'), tuple(int(s) for s in size), int(n), int(seed)
+        self.volumes, self.size, self.n, self.seed = (
+            _volumes(volumes, 'PatchDataset'),
+            tuple(int(s) for s in size),
+            int(n),
+            int(seed),
+        )
         self.augment, self.corrupt = augment, corrupt
-        require(len(self.size) == 3 and min(self.size) >= 1, f'PatchDataset: size {tuple(size)}; give three numbers of voxels, each at least 1')
+        if len(self.size) != 3 or not min(self.size) >= 1:
+            raise InputError(
+                f'PatchDataset: size {tuple(size)}; give three numbers of voxels, each at least 1'
+            )
         shapes = [next(iter(v.values())).shape[:3] for v in self.volumes]
         for j, s in enumerate(shapes):
-            require(all(p <= a for p, a in zip(self.size, s)), f'PatchDataset: patch {self.size} is larger than volume {j} {s}; choose a smaller size')
-        masks = mask if isinstance(mask, (list, tuple)) else [mask]*len(shapes)
-        require(len(masks) == len(shapes), f'PatchDataset: {len(masks)} masks for {len(shapes)} volumes')
-        self.shapes, self.centres = shapes, [_centres(m, s, j) for j, (m, s) in enumerate(zip(masks, shapes))]
+            if not all(p <= a for p, a in zip(self.size, s)):
+                raise InputError(
+                    f'PatchDataset: patch {self.size} is larger than volume {j} {s}; choose a '
+                    f'smaller size'
+                )
+        masks = mask if isinstance(mask, (list, tuple)) else [mask] * len(shapes)
+        if len(masks) != len(shapes):
+            raise InputError(f'PatchDataset: {len(masks)} masks for {len(shapes)} volumes')
+        self.shapes, self.centres = (
+            shapes,
+            [_centres(m, s, j) for j, (m, s) in enumerate(zip(masks, shapes))],
+        )
 
-    def __len__(self): return self.n
+    def __len__(self):
+        return self.n
 
     def corner(self, rng, j):
         "First voxel of a random patch in volume `j`"
         free = [a - p for a, p in zip(self.shapes[j], self.size)]
-        if self.centres[j] is None: return [int(rng.integers(f + 1)) for f in free]
+        if self.centres[j] is None:
+            return [int(rng.integers(f + 1)) for f in free]
         at, weight = self.centres[j]
-        c = np.unravel_index(at[min(np.searchsorted(weight, rng.random(), side='right'), len(at) - 1)], self.shapes[j])
-        return [int(np.clip(c[ax] - self.size[ax]//2, 0, free[ax])) for ax in range(3)]
+        c = np.unravel_index(
+            at[min(np.searchsorted(weight, rng.random(), side='right'), len(at) - 1)],
+            self.shapes[j],
+        )
+        return [int(np.clip(c[ax] - self.size[ax] // 2, 0, free[ax])) for ax in range(3)]
 
     def __getitem__(self, i):
-        if not 0 <= i < self.n: raise IndexError(i)
+        if not 0 <= i < self.n:
+            raise IndexError(i)
         rng = np.random.default_rng([self.seed, int(i)])
         j = int(rng.integers(len(self.volumes)))
         at = tuple(slice(c, c + s) for c, s in zip(self.corner(rng, j), self.size))
@@ -118,108 +174,161 @@ class PatchDataset(Dataset):
         for name, a in self.volumes[j].items():
             patch = np.flip(a[at].transpose(order + list(range(3, a.ndim))), flips)
             item[name] = _channels(patch, 3).squeeze(thin)
-        if self.corrupt is not None: item = self.corrupt(item, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        if self.corrupt is not None:
+            item = self.corrupt(item, torch.Generator().manual_seed(int(rng.integers(2**62))))
         return item
 
 # %% ../../nbs/scans/14_patches.ipynb #19a4b378
 class SliceDataset(Dataset):
     "All slices of the volumes along one axis, in order"
-    def __init__(self,
-        volumes,      # As for `PatchDataset`
-        axis:int=2,   # Axis across which the slices lie
-        mask=None,    # Slices without a voxel of it are left out: one array for all volumes, or a list
-        seed:int=0,   # Fixes what `corrupt` draws
-        corrupt=None, # `corrupt(item, gen) -> item`, applied last
+
+    def __init__(
+        self,
+        volumes,  # As for `PatchDataset`
+        axis: int = 2,  # Axis across which the slices lie
+        # Slices without a voxel of it are left out: one array for all volumes, or a list
+        mask=None,
+        seed: int = 0,  # Fixes what `corrupt` draws
+        corrupt=None,  # `corrupt(item, gen) -> item`, applied last
     ):
-        self.volumes, self.axis, self.seed, self.corrupt = _volumes(volumes, 'SliceDataset'), axis, int(seed), corrupt
-        masks = mask if isinstance(mask, (list, tuple)) else [mask]*len(self.volumes)
-        require(len(masks) == len(self.volumes), f'SliceDataset: {len(masks)} masks for {len(self.volumes)} volumes')
+        self.volumes, self.axis, self.seed, self.corrupt = (
+            _volumes(volumes, 'SliceDataset'),
+            axis,
+            int(seed),
+            corrupt,
+        )
+        masks = mask if isinstance(mask, (list, tuple)) else [mask] * len(self.volumes)
+        if len(masks) != len(self.volumes):
+            raise InputError(f'SliceDataset: {len(masks)} masks for {len(self.volumes)} volumes')
         self.items = [(j, k) for j, m in enumerate(masks) for k in self._slices(j, m)]
-        require(self.items, 'SliceDataset: no slice meets the mask')
+        if not self.items:
+            raise InputError('SliceDataset: no slice meets the mask')
 
     def _slices(self, j, mask):
         shape = next(iter(self.volumes[j].values())).shape[:3]
-        if mask is None: return range(shape[self.axis])
-        require(np.shape(mask) == shape, f'SliceDataset: mask {j} has shape {np.shape(mask)}, its volume {shape}')
-        return np.flatnonzero(np.any(mask, axis=tuple(a for a in range(3) if a != self.axis))).tolist()
+        if mask is None:
+            return range(shape[self.axis])
+        if np.shape(mask) != shape:
+            raise InputError(
+                f'SliceDataset: mask {j} has shape {np.shape(mask)}, its volume {shape}'
+            )
+        return np.flatnonzero(
+            np.any(mask, axis=tuple(a for a in range(3) if a != self.axis))
+        ).tolist()
 
-    def __len__(self): return len(self.items)
+    def __len__(self):
+        return len(self.items)
 
     def __getitem__(self, i):
-        if not 0 <= i < len(self): raise IndexError(i)
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         j, k = self.items[i]
         item = dict(index=int(i), volume=j, slice=k)
-        for name, a in self.volumes[j].items(): item[name] = _channels(a.take(k, self.axis), 2)
-        if self.corrupt is not None: item = self.corrupt(item, torch.Generator().manual_seed(int(np.random.default_rng([self.seed, int(i)]).integers(2**62))))
+        for name, a in self.volumes[j].items():
+            item[name] = _channels(a.take(k, self.axis), 2)
+        if self.corrupt is not None:
+            item = self.corrupt(
+                item,
+                torch.Generator().manual_seed(
+                    int(np.random.default_rng([self.seed, int(i)]).integers(2**62))
+                ),
+            )
         return item
 
 # %% ../../nbs/scans/14_patches.ipynb #584e470d
 def _cuts(total, fractions, what):
     "Whole numbers in proportion to `fractions` that add up to `total`, none of them zero"
     f = np.asarray(fractions, dtype=float)
-    require(f.ndim == 1 and len(f) and (f > 0).all(), f'{what}: fractions {tuple(fractions)}; give positive numbers')
-    require(total >= len(f), f'{what}: {total} cannot be divided into {len(f)} parts')
-    counts = np.maximum(1, np.floor(total*f/f.sum()).astype(int))
-    while counts.sum() > total: counts[counts.argmax()] -= 1
-    while counts.sum() < total: counts[(total*f/f.sum() - counts).argmax()] += 1
+    if f.ndim != 1 or not len(f) or not (f > 0).all():
+        raise InputError(f'{what}: fractions {tuple(fractions)}; give positive numbers')
+    if not total >= len(f):
+        raise InputError(f'{what}: {total} cannot be divided into {len(f)} parts')
+    counts = np.maximum(1, np.floor(total * f / f.sum()).astype(int))
+    while counts.sum() > total:
+        counts[counts.argmax()] -= 1
+    while counts.sum() < total:
+        counts[(total * f / f.sum() - counts).argmax()] += 1
     return counts.tolist()
 
+
 def split_axis(
-    length:int,                # Voxels along the axis
-    fractions=(.6, .15, .25),  # Shares of the parts, in order
-    gap:int=0,                 # Voxels left out between neighbouring parts
-)->tuple:                      # One slice a part
+    length: int,  # Voxels along the axis
+    fractions=(0.6, 0.15, 0.25),  # Shares of the parts, in order
+    gap: int = 0,  # Voxels left out between neighbouring parts
+) -> tuple:  # One slice a part
     "Cut an axis into parts with a gap between them"
-    counts = _cuts(length - gap*(len(fractions) - 1), fractions, f'split_axis of {length} voxels with gap {gap}')
-    starts = [sum(counts[:k]) + k*gap for k in range(len(counts))]
+    counts = _cuts(
+        length - gap * (len(fractions) - 1),
+        fractions,
+        f'split_axis of {length} voxels with gap {gap}',
+    )
+    starts = [sum(counts[:k]) + k * gap for k in range(len(counts))]
     return tuple(slice(s, s + c) for s, c in zip(starts, counts))
 
+# %% ../../nbs/scans/14_patches.ipynb #8cb86eb4
 def split_subjects(
-    subjects,                # Subject of each scan; repeats are allowed
-    fractions=(.7, .1, .2),  # Shares of the parts, in order
-    seed:int=0,              # Another seed, another split
-)->tuple:                    # One sorted list of subjects a part
+    subjects,  # Subject of each scan; repeats are allowed
+    fractions=(0.7, 0.1, 0.2),  # Shares of the parts, in order
+    seed: int = 0,  # Another seed, another split
+) -> tuple:  # One sorted list of subjects a part
     "Divide subjects, not scans; the order given does not matter"
     names = sorted({str(s) for s in subjects})
     shuffled = sorted(names, key=lambda s: hashlib.sha256(f'{seed}/{s}'.encode()).hexdigest())
     counts = _cuts(len(names), fractions, f'split_subjects of {len(names)} subjects')
     ends = np.cumsum(counts).tolist()
-    return tuple(sorted(shuffled[e - c:e]) for c, e in zip(counts, ends))
+    return tuple(sorted(shuffled[e - c : e]) for c, e in zip(counts, ends))
 
 # %% ../../nbs/scans/14_patches.ipynb #f3af6f01
 def shell_labels(
-    bvals,         # (V,) s/mm2
-    gap:float=100, # A larger step between sorted b-values starts a new shell, s/mm2
-)->np.ndarray:     # (V,) mean b-value of each volume's shell; 0 for a b0
+    bvals,  # (V,) s/mm2
+    gap: float = 100,  # A larger step between sorted b-values starts a new shell, s/mm2
+) -> np.ndarray:  # (V,) mean b-value of each volume's shell; 0 for a b0
     "Group b-values that differ only by the scanner's rounding"
     b = np.where((b := np.asarray(bvals, dtype=float).ravel()) <= B0_MAX, 0, b)
     order = np.argsort(b, kind='stable')
     step = np.diff(b[order]) > gap
     group = np.empty(len(b), int)
     group[order] = np.cumsum(np.r_[0, step | ((b[order][:-1] == 0) & (b[order][1:] > 0))])
-    return (np.bincount(group, b)/np.bincount(group))[group]
+    return (np.bincount(group, b) / np.bincount(group))[group]
 
+# %% ../../nbs/scans/14_patches.ipynb #a5c390fc
 def neighbours(
-    bvals,             # (V,) s/mm2
-    bvecs,             # (V, 3) unit vectors; may be None for 'acquisition'
-    v:int,             # The volume
-    n:int,             # How many neighbours
-    how='acquisition', # 'acquisition': v-1, v+1, v-2, … with wrap-around; 'qspace': nearest axis, own shell first
-)->list:               # n indices, never v; for 'qspace' one more, a b0, where the series has another b0
+    bvals,  # (V,) s/mm2
+    bvecs,  # (V, 3) unit vectors; may be None for 'acquisition'
+    v: int,  # The volume
+    n: int,  # How many neighbours
+    # 'acquisition': v-1, v+1, v-2, … with wrap-around; 'qspace': nearest axis, own shell first
+    how='acquisition',
+) -> list:  # n indices, never v; for 'qspace' one more, a b0, where the series has another b0
     "The volumes from which to predict volume `v`"
     V = len(bvals)
-    require(0 <= v < V, f'neighbours: volume {v} of {V}')
-    require(how in ('acquisition', 'qspace'), f"neighbours: how {how!r} is not known; choose 'acquisition' or 'qspace'")
+    if not 0 <= v < V:
+        raise InputError(f'neighbours: volume {v} of {V}')
+    if how not in ('acquisition', 'qspace'):
+        raise InputError(f"neighbours: how {how!r} is not known; choose 'acquisition' or 'qspace'")
     away = np.minimum((np.arange(V) - v) % V, (v - np.arange(V)) % V)
-    if how == 'acquisition': order = np.lexsort(((np.arange(V) - v) % V <= V//2, away))[1:]
-    else: order = _by_angle(bvals, bvecs, v, away)
-    b0s = [int(k) for k in np.argsort(away, kind='stable') if k != v and bvals[k] <= B0_MAX] if how == 'qspace' else []
-    require(1 <= n <= len(order), f'neighbours: {n} of volume {v} asked for, {len(order)} there are; ask for fewer')
+    if how == 'acquisition':
+        order = np.lexsort(((np.arange(V) - v) % V <= V // 2, away))[1:]
+    else:
+        order = _by_angle(bvals, bvecs, v, away)
+    b0s = (
+        [int(k) for k in np.argsort(away, kind='stable') if k != v and bvals[k] <= B0_MAX]
+        if how == 'qspace'
+        else []
+    )
+    if not 1 <= n <= len(order):
+        raise InputError(
+            f'neighbours: {n} of volume {v} asked for, {len(order)} there are; ask for fewer'
+        )
     return [int(k) for k in order[:n]] + [k for k in b0s if k not in order[:n]][:1]
 
+# %% ../../nbs/scans/14_patches.ipynb #80ca6a7d
 def _by_angle(bvals, bvecs, v, away):
     "Other volumes of v's kind: by distance of shell, then angle between axes, then acquisition"
-    require(bvecs is not None and np.shape(bvecs) == (len(bvals), 3), f'neighbours: bvecs of shape {np.shape(bvecs)} for {len(bvals)} volumes; give (V, 3)')
+    if bvecs is None or np.shape(bvecs) != (len(bvals), 3):
+        raise InputError(
+            f'neighbours: bvecs of shape {np.shape(bvecs)} for {len(bvals)} volumes; give (V, 3)'
+        )
     shell, g = shell_labels(bvals), np.nan_to_num(np.asarray(bvecs, dtype=float))
     angle = np.arccos(np.clip(np.abs(g @ g[v]), 0, 1)).round(6)
     order = np.lexsort((away, angle, np.abs(shell - shell[v]).round(3)))

@@ -7,124 +7,198 @@ __all__ = ['RawScan', 'reconstruct', 'm4raw_repetitions', 'load_m4raw', 'load_fa
 
 # %% ../../nbs/scans/14_raw.ipynb #b4baf8d9
 import re
-import numpy as np
-import torch
 from dataclasses import dataclass
-from ..core import InputError, require
-from .fourier import acquired_block, crop_zero_fill as zero_fill_cropped, ifft2c, rss
-from .nifti import Scan
 from pathlib import Path
 from xml.etree import ElementTree
+
+import numpy as np
+import torch
+
+from ..core import InputError
+from mri_diffusion.scans.fourier import (
+    acquired_block,
+    ifft2c,
+    rss,
+)
+from mri_diffusion.scans.fourier import (
+    crop_zero_fill as zero_fill_cropped,
+)
+from .nifti import Scan
 
 # %% ../../nbs/scans/14_raw.ipynb #8f8302c7
 @dataclass
 class RawScan:
     "k-space of one volume, perhaps repeated"
-    kspace:torch.Tensor # (N, slice, coil, y, x) complex64, N repetitions
-    voxel_size:tuple    # (x, y, slice) mm as displayed, 1 where unknown
-    crop:tuple|None     # (y, x) of the reconstructed matrix, None: that of k-space
-    padding:tuple       # First and one past the last acquired index along x, or along y and x
-    facts:dict          # Header facts, attributes
-    paths:list          # One file a repetition
 
-    def images(self, crop_zero_fill=False): return reconstruct(self, crop_zero_fill)
+    kspace: torch.Tensor  # (N, slice, coil, y, x) complex64, N repetitions
+    voxel_size: tuple  # (x, y, slice) mm as displayed, 1 where unknown
+    crop: tuple | None  # (y, x) of the reconstructed matrix, None: that of k-space
+    padding: tuple  # First and one past the last acquired index along x, or along y and x
+    facts: dict  # Header facts, attributes
+    paths: list  # One file a repetition
+
+    def images(self, crop_zero_fill=False):
+        return reconstruct(self, crop_zero_fill)
+
 
 def reconstruct(
-    raw,                  # RawScan
-    crop_zero_fill=False, # Leave the zero-filled lines out: fewer, larger voxels with uncorrelated noise
-)->Scan:                  # (X, Y, Z) or, with repetitions, (X, Y, Z, N)
+    raw,  # RawScan
+    # Leave the zero-filled lines out: fewer, larger voxels with uncorrelated noise
+    crop_zero_fill=False,
+) -> Scan:  # (X, Y, Z) or, with repetitions, (X, Y, Z, N)
     "Centred orthonormal inverse FFT, root of the sum of squares over the coils, rows turned upright"
     k, old = raw.kspace, raw.kspace.shape[-2:]
-    if crop_zero_fill: k = zero_fill_cropped(k)
+    if crop_zero_fill:
+        k = zero_fill_cropped(k)
     images = torch.stack([rss(ifft2c(r), axis=1) for r in k])
-    if raw.crop: images = _middle(images, [round(c*n/o) for c, n, o in zip(raw.crop, images.shape[-2:], old)])
-    fov = [c*s for c, s in zip((raw.crop or old)[::-1], raw.voxel_size)]
+    if raw.crop:
+        images = _middle(
+            images, [round(c * n / o) for c, n, o in zip(raw.crop, images.shape[-2:], old)]
+        )
+    fov = [c * s for c, s in zip((raw.crop or old)[::-1], raw.voxel_size)]
     data = images.permute(3, 2, 1, 0).flip(1).numpy()
-    zooms = [fov[0]/data.shape[0], fov[1]/data.shape[1], raw.voxel_size[2], 1]
+    zooms = [fov[0] / data.shape[0], fov[1] / data.shape[1], raw.voxel_size[2], 1]
     return Scan.from_array(data if len(k) > 1 else data[..., 0], np.diag(zooms))
+
 
 def _middle(x, size):
     "The centre (y, x) of the last two axes"
     size = [min(s, n) for s, n in zip(size, x.shape[-2:])]
-    y, z = ((n - s)//2 for n, s in zip(x.shape[-2:], size))
-    return x[..., y:y + size[0], z:z + size[1]]
+    y, z = ((n - s) // 2 for n, s in zip(x.shape[-2:], size))
+    return x[..., y : y + size[0], z : z + size[1]]
 
 # %% ../../nbs/scans/14_raw.ipynb #5b955fec
 def _header_facts(xml):
     "Encoded and reconstructed matrix, field of view and first encoding limit of an ISMRMRD header, namespaces ignored"
-    try: root = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, TypeError, ValueError): return {}
+    try:
+        root = ElementTree.fromstring(xml)
+    except (ElementTree.ParseError, TypeError, ValueError):
+        return {}
+
     def find(node, *names):
-        for name in names: node = next((e for e in node.iter() if e.tag.split('}')[-1].split(':')[-1] == name), None) if node is not None else None
+        for name in names:
+            node = (
+                next((e for e in node.iter() if e.tag.split('}')[-1].split(':')[-1] == name), None)
+                if node is not None
+                else None
+            )
         return node
-    def numbers(node): return {e.tag.split('}')[-1].split(':')[-1]: float(e.text) for e in node if (e.text or '').strip()} if node is not None else {}
-    facts = {f'{space}_{what}': numbers(find(root, f'{space}Space', tag)) for space in ('encoded', 'recon') for what, tag in (('matrix', 'matrixSize'), ('fov', 'fieldOfView_mm'))}
+
+    def numbers(node):
+        return (
+            {
+                e.tag.split('}')[-1].split(':')[-1]: float(e.text)
+                for e in node
+                if (e.text or '').strip()
+            }
+            if node is not None
+            else {}
+        )
+
+    facts = {
+        f'{space}_{what}': numbers(find(root, f'{space}Space', tag))
+        for space in ('encoded', 'recon')
+        for what, tag in (('matrix', 'matrixSize'), ('fov', 'fieldOfView_mm'))
+    }
     facts['limits'] = numbers(find(root, 'encodingLimits', 'kspace_encoding_step_1'))
     return {k: v for k, v in facts.items() if v}
 
+# %% ../../nbs/scans/14_raw.ipynb #5061a0e0
 def _read_h5(path):
     "k-space (slice, coil, y, x), header facts and attributes of a raw file"
     import h5py
-    require(Path(path).is_file(), f'{path}: no such file')
+
+    if not Path(path).is_file():
+        raise InputError(f'{path}: no such file')
     try:
         with h5py.File(path) as f:
-            require('kspace' in f, f'{path}: no dataset "kspace"; an M4Raw or fastMRI file has one')
+            if 'kspace' not in f:
+                raise InputError(f'{path}: no dataset "kspace"; an M4Raw or fastMRI file has one')
             kspace, xml = f['kspace'][()], f['ismrmrd_header'][()] if 'ismrmrd_header' in f else b''
             attrs = {k: v.item() if hasattr(v, 'item') else v for k, v in f.attrs.items()}
-    except OSError: raise InputError(f'{path}: not a readable HDF5 file; is the download complete?') from None
-    require(kspace.ndim in (3, 4) and np.iscomplexobj(kspace), f'{path}: kspace of shape {kspace.shape}; give complex (slice, coil, y, x) or (slice, y, x)')
-    require(kspace.any(), f'{path}: kspace is all zero')
+    except OSError:
+        raise InputError(f'{path}: not a readable HDF5 file; is the download complete?') from None
+    if kspace.ndim not in (3, 4) or not np.iscomplexobj(kspace):
+        raise InputError(
+            f'{path}: kspace of shape {kspace.shape}; give complex (slice, coil, y, x) or (slice, '
+            f'y, x)'
+        )
+    if not kspace.any():
+        raise InputError(f'{path}: kspace is all zero')
     kspace = kspace[:, None] if kspace.ndim == 3 else kspace
     return torch.from_numpy(kspace.astype(np.complex64)), dict(_header_facts(xml), **attrs)
+
 
 def _voxels(facts, matrix):
     "(x, y, slice) mm of the matrix (y, x) reconstructed, from the field of view"
     fov = facts.get('recon_fov') or facts.get('encoded_fov') or {}
-    return (fov.get('x', matrix[1])/matrix[1], fov.get('y', matrix[0])/matrix[0], fov.get('z', 1.))
+    return (
+        fov.get('x', matrix[1]) / matrix[1],
+        fov.get('y', matrix[0]) / matrix[0],
+        fov.get('z', 1.0),
+    )
 
+# %% ../../nbs/scans/14_raw.ipynb #1779351f
 def m4raw_repetitions(
-    path,   # Any repetition's file
-)->list:    # All repetitions of the same study and contrast in that folder, in order
+    path,  # Any repetition's file
+) -> list:  # All repetitions of the same study and contrast in that folder, in order
     "Files named <study>_<T1|T2|FLAIR|GRE><two digits>.h5 that differ in the last two digits only"
     path = Path(path)
     m = re.fullmatch(r'(.+_(?:T1|T2|FLAIR|GRE))(\d{2})\.h5', path.name)
-    if m is None: return [path]
-    return sorted(p for p in path.parent.glob('*.h5') if re.fullmatch(re.escape(m[1]) + r'\d{2}\.h5', p.name)) or [path]
+    if m is None:
+        return [path]
+    return sorted(
+        p for p in path.parent.glob('*.h5') if re.fullmatch(re.escape(m[1]) + r'\d{2}\.h5', p.name)
+    ) or [path]
+
 
 def load_m4raw(
-    path,             # One repetition's .h5
-    repetitions=True, # All repetitions found beside it
-)->RawScan:           # kspace (N, slice, coil, y, x); `padding` along y and x as found in the data
+    path,  # One repetition's .h5
+    repetitions=True,  # All repetitions found beside it
+) -> RawScan:  # kspace (N, slice, coil, y, x); `padding` along y and x as found in the data
     "An M4Raw volume (doi:10.1038/s41597-023-02181-4)"
     paths = m4raw_repetitions(path) if repetitions else [Path(path)]
     read = [_read_h5(p) for p in paths]
     shapes = {tuple(k.shape) for k, _ in read}
-    require(len(shapes) == 1, f'{paths[0].parent}: repetitions of different shapes {sorted(shapes)}')
+    if len(shapes) != 1:
+        raise InputError(f'{paths[0].parent}: repetitions of different shapes {sorted(shapes)}')
     kspace, facts = torch.stack([k for k, _ in read]), read[0][1]
     block = tuple((s.start, s.stop) for s in acquired_block(kspace))
     return RawScan(kspace, _voxels(facts, kspace.shape[-2:]), None, block, facts, paths)
 
+# %% ../../nbs/scans/14_raw.ipynb #ea10ff1e
 def load_fastmri(
-    path,     # A .h5 of the knee or brain set, multi- or single-coil
-)->RawScan:   # `crop` and `padding` (along x) from the header
+    path,  # A .h5 of the knee or brain set, multi- or single-coil
+) -> RawScan:  # `crop` and `padding` (along x) from the header
     "A fastMRI volume (arXiv:1811.08839)"
     kspace, facts = _read_h5(path)
     size, recon, limits = kspace.shape[-2:], facts.get('recon_matrix', {}), facts.get('limits', {})
-    crop = (int(min(recon['y'], size[0])), int(min(recon['x'], size[1]))) if {'x', 'y'} <= set(recon) else None
+    crop = (
+        (int(min(recon['y'], size[0])), int(min(recon['x'], size[1])))
+        if {'x', 'y'} <= set(recon)
+        else None
+    )
     first, last = 0, size[1]
     if {'center', 'maximum'} <= set(limits) and 'encoded_matrix' in facts:
-        first = int(facts['encoded_matrix']['y'])//2 - int(limits['center'])
+        first = int(facts['encoded_matrix']['y']) // 2 - int(limits['center'])
         last = min(first + int(limits['maximum']) + 1, size[1])
-    return RawScan(kspace[None], _voxels(facts, crop or size), crop, (first, last), facts, [Path(path)])
+    return RawScan(
+        kspace[None], _voxels(facts, crop or size), crop, (first, last), facts, [Path(path)]
+    )
+
 
 def load_raw(
-    path,              # An M4Raw or fastMRI .h5
-    repetitions=False, # M4Raw: all repetitions beside it, as a series
-)->Scan:               # (X, Y, Z), or (X, Y, Z, N); on the acquired lines only
+    path,  # An M4Raw or fastMRI .h5
+    repetitions=False,  # M4Raw: all repetitions beside it, as a series
+) -> Scan:  # (X, Y, Z), or (X, Y, Z, N); on the acquired lines only
     "The image of raw k-space, its zero-filled lines left out: noise that neighbours do not share"
     named = re.fullmatch(r'.+_(?:T1|T2|FLAIR|GRE)\d{2}\.h5', Path(path).name)
     raw = load_m4raw(path, repetitions) if named else load_fastmri(path)
     scan, whole = reconstruct(raw, True), (raw.crop or raw.kspace.shape[-2:])[::-1]
     scan.path = Path(path)
-    if scan.shape[:2] != tuple(whole): scan.notes.append(f'{path}: the zero-filled lines of k-space are left out, {scan.shape[0]} x {scan.shape[1]} of {whole[0]} x {whole[1]}; voxels are larger by as much')
+    if scan.shape[:2] != tuple(whole):
+        scan.notes.append(
+            f'{path}: the zero-filled lines of k-space are left out, {scan.shape[0]} x '
+            f'{scan.shape[1]} of {whole[0]} x {whole[1]}; voxels are larger by as much'
+        )
     return scan

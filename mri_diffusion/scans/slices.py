@@ -7,7 +7,12 @@ __all__ = ['ImageFacts', 'name_of', 'natural_key', 'is_images', 'find_images', '
            'clipped', 'check_images', 'write_images']
 
 # %% ../../nbs/scans/01_slices.ipynb #35ca75b4
-import os, re, shutil, tempfile, warnings, zlib
+import os
+import re
+import shutil
+import tempfile
+import warnings
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,69 +21,103 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..core import InputError, MriDiffusionError, atomic_path, check_output, require
+from ..core import InputError, MriDiffusionError, atomic_path, check_output
 
 # %% ../../nbs/scans/01_slices.ipynb #63374212
 @dataclass(frozen=True)
 class ImageFacts:
     "What a volume keeps of the images it came from; no field of a person is among it"
-    names:tuple # Names of the files, in the order of Z
-    bits:int    # 8 or 16: depth of a PNG that is written back
-    kind:str    # 'png' or 'dicom'
+
+    names: tuple  # Names of the files, in the order of Z
+    bits: int  # 8 or 16: depth of a PNG that is written back
+    kind: str  # 'png' or 'dicom'
+
 
 def name_of(
-    path, # Any path
-)->str:
+    path,  # Any path
+) -> str:
     "The last word of a path; of . and .. that of the folder they stand for"
     path = Path(path)
     return path.name if path.name not in ('', '..') else path.resolve().name
 
+
 def natural_key(
-    name:str, # A file's name
-)->list:      # Words and numbers in turn
+    name: str,  # A file's name
+) -> list:  # Words and numbers in turn
     "Sort key by which img2 comes before img10"
     return [int(w) if i % 2 else w.lower() for i, w in enumerate(re.split(r'([0-9]+)', name))]
+
 
 def _kind(path):
     "'png', 'dicom' or None"
     ending = path.suffix.lower()
-    if ending == '.png': return 'png'
-    if ending in ('.dcm', '.ima'): return 'dicom'
-    if not path.is_file() or path.name.upper() == 'DICOMDIR': return None
+    if ending == '.png':
+        return 'png'
+    if ending in ('.dcm', '.ima'):
+        return 'dicom'
+    if not path.is_file() or path.name.upper() == 'DICOMDIR':
+        return None
     try:
-        with open(path, 'rb') as f: return 'dicom' if f.read(132)[128:] == b'DICM' else None
-    except OSError: return None
+        with open(path, 'rb') as f:
+            return 'dicom' if f.read(132)[128:] == b'DICM' else None
+    except OSError:
+        return None
 
+# %% ../../nbs/scans/01_slices.ipynb #6dad06bd
 def is_images(
-    path, # Any path
-)->bool:
+    path,  # Any path
+) -> bool:
     "Whether `path` is a folder, PNG or DICOM, and so is not read as NIfTI"
     path = Path(path)
-    if path.name.lower().endswith(('.nii', '.nii.gz')): return False
+    if path.name.lower().endswith(('.nii', '.nii.gz')):
+        return False
     return path.is_dir() or _kind(path) is not None
 
+
 def find_images(
-    path, # Folder, .png or .dcm
-)->tuple: # 'png' or 'dicom', list of files in natural order
+    path,  # Folder, .png or .dcm
+) -> tuple:  # 'png' or 'dicom', list of files in natural order
     "The images of a path, all of one kind"
     path = Path(path)
-    require(path.exists(), f'{path}: no such file; check the name and the folder')
-    try: files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file() and not f.name.startswith('.')]
-    except PermissionError: raise InputError(f'{path}: no permission to read it; change its permissions') from None
+    if not path.exists():
+        raise InputError(f'{path}: no such file; check the name and the folder')
+    try:
+        files = (
+            [path]
+            if path.is_file()
+            else [f for f in path.iterdir() if f.is_file() and not f.name.startswith('.')]
+        )
+    except PermissionError:
+        raise InputError(f'{path}: no permission to read it; change its permissions') from None
     kinds = {f: k for f in files if (k := _kind(f))}
     counts = Counter(kinds.values())
-    require(counts, f'{path}: no PNG or DICOM image in it; give a folder of .png or of DICOM files, or one .nii.gz file')
-    require(len(counts) == 1, f'{path}: {counts["png"]} PNG and {counts["dicom"]} DICOM files; put each kind in a folder of its own')
+    if not counts:
+        raise InputError(
+            f'{path}: no PNG or DICOM image in it; give a folder of .png or of DICOM files, or '
+            f'one .nii.gz file'
+        )
+    if len(counts) != 1:
+        raise InputError(
+            f'{path}: {counts["png"]} PNG and {counts["dicom"]} DICOM files; put each kind in a '
+            f'folder of its own'
+        )
     return next(iter(counts)), sorted(kinds, key=lambda f: (natural_key(f.name), f.name))
 
 # %% ../../nbs/scans/01_slices.ipynb #c041a039
 def _sixteen(raw, colour):
     "(H, W, C) uint16 of a 16-bit PNG, both bytes of every channel"
     opened = lambda b: Image.open(BytesIO(b), formats=['PNG'])
-    if colour == 0: return np.asarray(opened(raw)).astype(np.uint16)[..., None]
+    if colour == 0:
+        return np.asarray(opened(raw)).astype(np.uint16)[..., None]
     if colour == 4:
         head = raw[12:24] + b'\x08\x06' + raw[26:29]
-        return np.ascontiguousarray(opened(raw[:12] + head + zlib.crc32(head).to_bytes(4, 'big') + raw[33:])).view('>u2').astype(np.uint16)
+        return (
+            np.ascontiguousarray(
+                opened(raw[:12] + head + zlib.crc32(head).to_bytes(4, 'big') + raw[33:])
+            )
+            .view('>u2')
+            .astype(np.uint16)
+        )
     halves = []
     for end in 'BL':
         im = opened(raw)
@@ -86,38 +125,72 @@ def _sixteen(raw, colour):
         halves.append(np.asarray(im).astype(np.uint16))
     return halves[0] << 8 | halves[1]
 
+# %% ../../nbs/scans/01_slices.ipynb #0d14b532
 def _channels(raw):
     "(H, W, C) channels, the last of 2 or 4 is alpha; and the colour type, of which 2, 3 and 6 are colour"
     depth, colour = raw[24], raw[25]
     with Image.open(BytesIO(raw), formats=['PNG']) as im:
-        if getattr(im, 'n_frames', 1) > 1: raise InputError('animated; export its frames as separate images')
+        if getattr(im, 'n_frames', 1) > 1:
+            raise InputError('animated; export its frames as separate images')
         key = im.info.get('transparency')
-        if depth < 16: values = np.asarray(im.convert('RGBA' if key is not None or im.mode in ('LA', 'PA', 'RGBA') else 'RGB' if im.mode in ('P', 'RGB') else 'L'))
+        if depth < 16:
+            values = np.asarray(
+                im.convert(
+                    'RGBA'
+                    if key is not None or im.mode in ('LA', 'PA', 'RGBA')
+                    else 'RGB'
+                    if im.mode in ('P', 'RGB')
+                    else 'L'
+                )
+            )
         else:
             values = _sixteen(raw, colour)
-            if key is not None: values = np.concatenate([values, 65535*(values != np.array(key)).any(-1, keepdims=True).astype(np.uint16)], -1)
+            if key is not None:
+                values = np.concatenate(
+                    [
+                        values,
+                        65535 * (values != np.array(key)).any(-1, keepdims=True).astype(np.uint16),
+                    ],
+                    -1,
+                )
     return np.atleast_3d(values), colour
 
+# %% ../../nbs/scans/01_slices.ipynb #b62cfb23
 def read_png(
-    path, # A .png file
-)->tuple: # (H, W) uint8 or uint16 as stored, whether it was a colour file
+    path,  # A .png file
+) -> tuple:  # (H, W) uint8 or uint16 as stored, whether it was a colour file
     "The grey values of one PNG; `InputError` if it is damaged, coloured or transparent"
     path = Path(path)
     try:
         raw = path.read_bytes()
-        require(raw, 'empty, 0 bytes; copy or export it again')
-        require(b'IEND\xaeB`\x82' in raw[-4096:], 'truncated, or not a PNG image; export it again, or convert it to .nii.gz')
+        if not raw:
+            raise InputError('empty, 0 bytes; copy or export it again')
+        if b'IEND\xaeB`\x82' not in raw[-4096:]:
+            raise InputError(
+                'truncated, or not a PNG image; export it again, or convert it to .nii.gz'
+            )
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             Image.open(BytesIO(raw), formats=['PNG']).verify()
             values, colour = _channels(raw)
-    except InputError as e: raise InputError(f'{path}: {e}') from None
-    except PermissionError: raise InputError(f'{path}: no permission to read it; change its permissions') from None
-    except MemoryError: raise
-    except Exception: raise InputError(f'{path}: damaged, or not a PNG image; export it again, or convert it to .nii.gz') from None
-    alpha, grey = values[..., -1] if values.shape[-1] in (2, 4) else None, values[..., :1 if values.shape[-1] < 3 else 3]
-    require(alpha is None or alpha.min() == np.iinfo(alpha.dtype).max, f'{path}: partly transparent; save it without an alpha channel')
-    require((grey == grey[..., :1]).all(), f'{path}: a colour image; give grey-scale images')
+    except InputError as e:
+        raise InputError(f'{path}: {e}') from None
+    except PermissionError:
+        raise InputError(f'{path}: no permission to read it; change its permissions') from None
+    except MemoryError:
+        raise
+    except Exception:
+        raise InputError(
+            f'{path}: damaged, or not a PNG image; export it again, or convert it to .nii.gz'
+        ) from None
+    alpha, grey = (
+        values[..., -1] if values.shape[-1] in (2, 4) else None,
+        values[..., : 1 if values.shape[-1] < 3 else 3],
+    )
+    if alpha is not None and alpha.min() != np.iinfo(alpha.dtype).max:
+        raise InputError(f'{path}: partly transparent; save it without an alpha channel')
+    if not (grey == grey[..., :1]).all():
+        raise InputError(f'{path}: a colour image; give grey-scale images')
     return grey[..., 0], colour in (2, 3, 6)
 
 # %% ../../nbs/scans/01_slices.ipynb #1124ca92
@@ -125,71 +198,131 @@ def _one_size(path, shapes):
     "Refuse slices of several sizes: `shapes` are (rows, columns)"
     counts = Counter(tuple(map(int, s)) for s in shapes)
     said = ', '.join(f'{w} x {h}: {n}' for (h, w), n in counts.most_common(6))
-    require(len(counts) == 1, f'{path}: images of {len(counts)} sizes ({said}); put each size in a folder of its own')
+    if len(counts) != 1:
+        raise InputError(
+            f'{path}: images of {len(counts)} sizes ({said}); put each size in a folder of its own'
+        )
+
 
 def _upright(slices):
     "(X, Y, Z) float32 of (H, W) slices"
     return np.ascontiguousarray(np.stack([np.asarray(s, np.float32)[::-1].T for s in slices], -1))
 
+
 def _read_pngs(path, files):
     "data, affine, facts, notes of a stack of PNG files"
     values, colour = zip(*map(read_png, files))
     _one_size(path, [v.shape for v in values])
-    depths = Counter(8*v.dtype.itemsize for v in values)
-    require(len(depths) == 1, f'{path}: {depths[8]} images of 8 and {depths[16]} of 16 bits; put each depth in a folder of its own')
+    depths = Counter(8 * v.dtype.itemsize for v in values)
+    if len(depths) != 1:
+        raise InputError(
+            f'{path}: {depths[8]} images of 8 and {depths[16]} of 16 bits; put each depth in a '
+            f'folder of its own'
+        )
     notes = [f'{name_of(path)}: PNG holds no voxel size; 1 mm is assumed']
-    if any(colour): notes.append(f'{name_of(path)}: {sum(colour)} of {len(files)} files are colour files of equal channels, read as grey')
-    return _upright(values), np.eye(4), ImageFacts(tuple(f.name for f in files), next(iter(depths)), 'png'), notes
+    if any(colour):
+        notes.append(
+            f'{name_of(path)}: {sum(colour)} of {len(files)} files are colour files of equal '
+            f'channels, read as grey'
+        )
+    return (
+        _upright(values),
+        np.eye(4),
+        ImageFacts(tuple(f.name for f in files), next(iter(depths)), 'png'),
+        notes,
+    )
 
 # %% ../../nbs/scans/01_slices.ipynb #6fe54cc9
-_FIELDS = ('SeriesInstanceUID SeriesDescription ImageType Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated InstanceNumber '
-           'ImageOrientationPatient ImagePositionPatient PixelSpacing SpacingBetweenSlices SliceThickness').split()
+_FIELDS = (
+    'SeriesInstanceUID SeriesDescription ImageType Rows Columns NumberOfFrames SamplesPerPixel '
+    'PhotometricInterpretation BitsAllocated InstanceNumber '
+    'ImageOrientationPatient ImagePositionPatient PixelSpacing SpacingBetweenSlices SliceThickness'
+).split()
+
 
 def _header(path):
     "The fields above of one file, as a dict; those that are absent or empty are left out"
     import pydicom
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
             ds = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=_FIELDS)
             found = {f: ds[f].value for f in _FIELDS if f in ds and ds[f].value not in (None, '')}
-        except PermissionError: raise InputError(f'{path}: no permission to read it; change its permissions') from None
-        except Exception: raise InputError(f'{path}: not a whole DICOM file; copy it again') from None
-    require('Rows' in found and 'Columns' in found, f'{path}: holds no image, or is not a DICOM file; remove it from the folder or copy it again')
+        except PermissionError:
+            raise InputError(f'{path}: no permission to read it; change its permissions') from None
+        except Exception:
+            raise InputError(f'{path}: not a whole DICOM file; copy it again') from None
+    if 'Rows' not in found or 'Columns' not in found:
+        raise InputError(
+            f'{path}: holds no image, or is not a DICOM file; remove it from the folder or copy '
+            f'it again'
+        )
     return found
+
 
 def _check_slice(path, h):
     "Refuse what is not one grey slice"
     frames = int(h.get('NumberOfFrames', 1))
-    require(frames == 1, f'{path}: {frames} frames in one file; convert it by dcm2niix to NIfTI')
-    require('MOSAIC' not in [str(w).upper() for w in np.atleast_1d(h.get('ImageType', ''))], f'{path}: a mosaic of slices; convert it by dcm2niix to NIfTI')
-    colour = h.get('SamplesPerPixel', 1) != 1 or 'PALETTE' in str(h.get('PhotometricInterpretation', ''))
-    require(not colour, f'{path}: a colour image; give grey-scale images')
+    if frames != 1:
+        raise InputError(f'{path}: {frames} frames in one file; convert it by dcm2niix to NIfTI')
+    if 'MOSAIC' in [str(w).upper() for w in np.atleast_1d(h.get('ImageType', ''))]:
+        raise InputError(f'{path}: a mosaic of slices; convert it by dcm2niix to NIfTI')
+    colour = h.get('SamplesPerPixel', 1) != 1 or 'PALETTE' in str(
+        h.get('PhotometricInterpretation', '')
+    )
+    if colour:
+        raise InputError(f'{path}: a colour image; give grey-scale images')
 
+# %% ../../nbs/scans/01_slices.ipynb #71787e76
 def _one_series(path, headers):
     "Refuse several series, and say which"
     counts = Counter(str(h.get('SeriesInstanceUID', '')) for h in headers)
-    named = {str(h.get('SeriesInstanceUID', '')): str(h.get('SeriesDescription', 'unnamed')) for h in headers}
-    said = ', '.join(f'{named[u]}: {n}' for u, n in counts.most_common(6)) + (', ...' if len(counts) > 6 else '')
-    require(len(counts) == 1, f'{path}: {len(counts)} DICOM series ({said}); put each in a folder of its own, or convert them by dcm2niix to NIfTI')
+    named = {
+        str(h.get('SeriesInstanceUID', '')): str(h.get('SeriesDescription', 'unnamed'))
+        for h in headers
+    }
+    said = ', '.join(f'{named[u]}: {n}' for u, n in counts.most_common(6)) + (
+        ', ...' if len(counts) > 6 else ''
+    )
+    if len(counts) != 1:
+        raise InputError(
+            f'{path}: {len(counts)} DICOM series ({said}); put each in a folder of its own, or '
+            f'convert them by dcm2niix to NIfTI'
+        )
 
+# %% ../../nbs/scans/01_slices.ipynb #a6e484a9
 def _values(path):
     "(H, W) float32 of one file, rescaled"
     import pydicom
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        try: ds = pydicom.dcmread(path, force=True)
-        except Exception: raise InputError(f'{path}: not a whole DICOM file; copy it again') from None
-        require(any(f in ds for f in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')), f'{path}: no pixel data; copy it again, or remove it from the folder')
-        syntax = getattr(ds.file_meta, 'TransferSyntaxUID', None)
-        if syntax is None: ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-        try: stored = ds.pixel_array
-        except MemoryError: raise
+        try:
+            ds = pydicom.dcmread(path, force=True)
         except Exception:
-            require(syntax is None or not syntax.is_compressed, f'{path}: compressed ({getattr(syntax, "name", "")}), and it cannot be decoded here; convert it by dcm2niix to NIfTI')
+            raise InputError(f'{path}: not a whole DICOM file; copy it again') from None
+        if not any(f in ds for f in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
+            raise InputError(f'{path}: no pixel data; copy it again, or remove it from the folder')
+        syntax = getattr(ds.file_meta, 'TransferSyntaxUID', None)
+        if syntax is None:
+            ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        try:
+            stored = ds.pixel_array
+        except MemoryError:
+            raise
+        except Exception:
+            if syntax is not None and syntax.is_compressed:
+                raise InputError(
+                    f'{path}: compressed ({getattr(syntax, "name", "")}), and it cannot be '
+                    f'decoded here; convert it by dcm2niix to NIfTI'
+                )
             raise InputError(f'{path}: truncated or damaged pixel data; copy it again') from None
-    values = stored.astype(np.float64)*float(ds.get('RescaleSlope') or 1) + float(ds.get('RescaleIntercept') or 0)
-    require(np.isfinite(values).all(), f'{path}: holds values that are not finite; export it again')
+    values = stored.astype(np.float64) * float(ds.get('RescaleSlope') or 1) + float(
+        ds.get('RescaleIntercept') or 0
+    )
+    if not np.isfinite(values).all():
+        raise InputError(f'{path}: holds values that are not finite; export it again')
     return values.astype(np.float32)
 
 # %% ../../nbs/scans/01_slices.ipynb #5e5fa7f9
@@ -197,128 +330,241 @@ def _in_plane(path, headers):
     "Directions of columns and rows (3,), and spacing of rows and columns, mm: the same for all slices"
     turns = np.array([h['ImageOrientationPatient'] for h in headers], float)
     sizes = np.array([h['PixelSpacing'] for h in headers], float)
-    require(abs(turns - turns[0]).max() < 1e-3, f'{path}: slices of several orientations, as in a localizer; put each orientation in a folder of its own')
-    require(abs(sizes - sizes[0]).max() < 1e-3*sizes[0].max(), f'{path}: slices of several pixel sizes; put each size in a folder of its own')
+    if not abs(turns - turns[0]).max() < 1e-3:
+        raise InputError(
+            f'{path}: slices of several orientations, as in a localizer; put each orientation in '
+            f'a folder of its own'
+        )
+    if not abs(sizes - sizes[0]).max() < 1e-3 * sizes[0].max():
+        raise InputError(
+            f'{path}: slices of several pixel sizes; put each size in a folder of its own'
+        )
     r, c = turns[0].reshape(2, 3)
-    sound = abs(np.linalg.norm([r, c], axis=1) - 1).max() < .01 and abs(r @ c) < .01 and sizes[0].min() > 0 and np.isfinite(turns).all()
-    require(sound, f'{path}: damaged geometry (ImageOrientationPatient, PixelSpacing); convert it by dcm2niix to NIfTI')
+    sound = (
+        abs(np.linalg.norm([r, c], axis=1) - 1).max() < 0.01
+        and abs(r @ c) < 0.01
+        and sizes[0].min() > 0
+        and np.isfinite(turns).all()
+    )
+    if not sound:
+        raise InputError(
+            f'{path}: damaged geometry (ImageOrientationPatient, PixelSpacing); convert it by '
+            f'dcm2niix to NIfTI'
+        )
     return r, c, sizes[0]
+
 
 def _by_number(headers):
     "Order by InstanceNumber, by name where there is none"
     return sorted(range(len(headers)), key=lambda i: int(headers[i].get('InstanceNumber', i)))
 
+# %% ../../nbs/scans/01_slices.ipynb #29bd8398
 def _order(name, headers, places, normal):
     "Order of the slices, the step from one to the next (3,) mm, notes"
     depth = places @ normal
     order, h = np.argsort(depth, kind='stable'), headers[0]
-    if len(order) == 1: return order, normal*float(h.get('SpacingBetweenSlices') or h.get('SliceThickness') or 1), []
+    if len(order) == 1:
+        return (
+            order,
+            normal * float(h.get('SpacingBetweenSlices') or h.get('SliceThickness') or 1),
+            [],
+        )
     if np.diff(depth[order]).min() < 1e-3:
         order = _by_number(headers)
         gaps = np.diff(depth[order])
         gaps = gaps[abs(gaps) > 1e-3]
         step = float(np.median(gaps)) if len(gaps) else float(h.get('SliceThickness') or 1)
-        return order, normal*step, [f'{name}: several slices at one position, ordered by InstanceNumber; if these are volumes of a series, convert it by dcm2niix to NIfTI']
+        return (
+            order,
+            normal * step,
+            [
+                f'{name}: several slices at one position, ordered by InstanceNumber; if these are '
+                f'volumes of a series, convert it by dcm2niix to NIfTI'
+            ],
+        )
     places = places[order]
-    step = (places[-1] - places[0])/(len(order) - 1)
-    off = np.linalg.norm(places - places[0] - np.arange(len(order))[:, None]*step, axis=1).max()
+    step = (places[-1] - places[0]) / (len(order) - 1)
+    off = np.linalg.norm(places - places[0] - np.arange(len(order))[:, None] * step, axis=1).max()
     gaps = np.diff(depth[order])
-    uneven = [f'{name}: uneven spacing of slices, {gaps.min():.4g} to {gaps.max():.4g} mm; the mean {gaps.mean():.4g} mm is used (is a slice missing?)']
-    return order, step, uneven if off > .02*np.linalg.norm(step) else []
+    uneven = [
+        f'{name}: uneven spacing of slices, {gaps.min():.4g} to {gaps.max():.4g} mm; the mean '
+        f'{gaps.mean():.4g} mm is used (is a slice missing?)'
+    ]
+    return order, step, uneven if off > 0.02 * np.linalg.norm(step) else []
 
+# %% ../../nbs/scans/01_slices.ipynb #bffdb6a5
 def dicom_geometry(
-    path,         # Said in errors and notes
-    headers:list, # One dict of DICOM fields a slice
-)->tuple:         # order (Z,), affine (4, 4) mm of the upright stack, notes
+    path,  # Said in errors and notes
+    headers: list,  # One dict of DICOM fields a slice
+) -> tuple:  # order (Z,), affine (4, 4) mm of the upright stack, notes
     "Where the slices of a series lie"
     name, rows = name_of(path), int(headers[0]['Rows'])
-    if not all(f in h for h in headers for f in ('ImageOrientationPatient', 'ImagePositionPatient', 'PixelSpacing')):
-        return _by_number(headers), np.eye(4), [f'{name}: no position in the DICOM files; ordered by InstanceNumber, 1 mm is assumed']
+    if not all(
+        f in h
+        for h in headers
+        for f in ('ImageOrientationPatient', 'ImagePositionPatient', 'PixelSpacing')
+    ):
+        return (
+            _by_number(headers),
+            np.eye(4),
+            [f'{name}: no position in the DICOM files; ordered by InstanceNumber, 1 mm is assumed'],
+        )
     r, c, (dc, dr) = _in_plane(path, headers)
     places = np.array([h['ImagePositionPatient'] for h in headers], float)
-    require(np.isfinite(places).all(), f'{path}: damaged geometry (ImagePositionPatient); convert it by dcm2niix to NIfTI')
+    if not np.isfinite(places).all():
+        raise InputError(
+            f'{path}: damaged geometry (ImagePositionPatient); convert it by dcm2niix to NIfTI'
+        )
     order, step, notes = _order(name, headers, places, np.cross(r, c))
     lps = np.eye(4)
-    lps[:3] = np.stack([r*dr, -c*dc, step, places[order[0]] + (rows - 1)*dc*c], 1)
-    return order, np.diag([-1., -1, 1, 1]) @ lps, notes
+    lps[:3] = np.stack([r * dr, -c * dc, step, places[order[0]] + (rows - 1) * dc * c], 1)
+    return order, np.diag([-1.0, -1, 1, 1]) @ lps, notes
 
+# %% ../../nbs/scans/01_slices.ipynb #444010b4
 def _read_dicom(path, files):
     "data, affine, facts, notes of a DICOM series"
     headers = [_header(f) for f in files]
-    for f, h in zip(files, headers): _check_slice(f, h)
+    for f, h in zip(files, headers):
+        _check_slice(f, h)
     _one_series(path, headers)
     _one_size(path, [(h['Rows'], h['Columns']) for h in headers])
-    try: order, affine, notes = dicom_geometry(path, headers)
-    except InputError: raise
-    except (ValueError, TypeError): raise InputError(f'{path}: damaged geometry (ImagePositionPatient, ImageOrientationPatient, PixelSpacing); convert it by dcm2niix to NIfTI') from None
+    try:
+        order, affine, notes = dicom_geometry(path, headers)
+    except InputError:
+        raise
+    except (ValueError, TypeError):
+        raise InputError(
+            f'{path}: damaged geometry (ImagePositionPatient, ImageOrientationPatient, '
+            f'PixelSpacing); convert it by dcm2niix to NIfTI'
+        ) from None
     files = [files[i] for i in order]
     bits = 8 if headers[0].get('BitsAllocated') == 8 else 16
-    if headers[0].get('PhotometricInterpretation') == 'MONOCHROME1': notes.append(f'{name_of(path)}: meant to be shown with large values dark (MONOCHROME1); values are read as stored')
-    return _upright([_values(f) for f in files]), affine, ImageFacts(tuple(f.name for f in files), bits, 'dicom'), notes
+    if headers[0].get('PhotometricInterpretation') == 'MONOCHROME1':
+        notes.append(
+            f'{name_of(path)}: meant to be shown with large values dark (MONOCHROME1); values are '
+            f'read as stored'
+        )
+    return (
+        _upright([_values(f) for f in files]),
+        affine,
+        ImageFacts(tuple(f.name for f in files), bits, 'dicom'),
+        notes,
+    )
 
 # %% ../../nbs/scans/01_slices.ipynb #7a22c21d
 def read_images(
-    path, # Folder of PNG or of DICOM files, one .png or one .dcm
-)->tuple: # data float32 (X, Y, Z), affine (4, 4) mm, ImageFacts, notes (list of str)
+    path,  # Folder of PNG or of DICOM files, one .png or one .dcm
+) -> tuple:  # data float32 (X, Y, Z), affine (4, 4) mm, ImageFacts, notes (list of str)
     "A stack of 2-D images as a volume, upright; `InputError` for anything that is not one grey volume"
     kind, files = find_images(path)
     return (_read_pngs if kind == 'png' else _read_dicom)(Path(path), files)
 
 # %% ../../nbs/scans/01_slices.ipynb #b017504e
 def clipped(
-    path,             # Where the values go, for the note
-    data,             # Any shape
-    facts:ImageFacts, # Its bits say the range
-)->list:              # One note, or none
+    path,  # Where the values go, for the note
+    data,  # Any shape
+    facts: ImageFacts,  # Its bits say the range
+) -> list:  # One note, or none
     "How many values a PNG cannot hold"
     top = 2**facts.bits - 1
     n = int(((np.round(data) < 0) | (np.round(data) > top)).sum())
-    return [f'{name_of(path)}: {n} of {np.size(data)} values outside 0 to {top} were clipped; write .nii.gz to keep them'] if n else []
+    return (
+        [
+            f'{name_of(path)}: {n} of {np.size(data)} values outside 0 to {top} were clipped; '
+            f'write .nii.gz to keep them'
+        ]
+        if n
+        else []
+    )
 
+# %% ../../nbs/scans/01_slices.ipynb #6e66647b
 def check_images(
-    path,             # Folder or .png to write
-    facts:ImageFacts, # Where the volume came from
-    force:bool=False, # Replace images of the same names
-)->list:              # The files that will be written
+    path,  # Folder or .png to write
+    facts: ImageFacts,  # Where the volume came from
+    force: bool = False,  # Replace images of the same names
+) -> list:  # The files that will be written
     "Refuse, before any work, a place where these images cannot or must not be written"
     path = Path(path)
-    require(facts.kind == 'png', f'{path}: DICOM is not written, and PNG would lose its geometry; give OUT a name that ends in .nii.gz')
+    if facts.kind != 'png':
+        raise InputError(
+            f'{path}: DICOM is not written, and PNG would lose its geometry; give OUT a name that '
+            f'ends in .nii.gz'
+        )
     single = path.suffix.lower() == '.png'
-    require(single or path.suffix.lower() not in ('.gz', '.img', '.hdr', '.mgz', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.gif', '.dcm', '.ima'), f'{path}: cannot be written; give a folder, a .png, or a name that ends in .nii or .nii.gz')
-    require(not single or len(facts.names) == 1, f'{path}: {len(facts.names)} images do not fit in one .png; give a folder')
-    require(not path.exists() or single != path.is_dir(), f'{path}: is a {"folder" if single else "file"}; give a {"file name" if single else "folder"}')
+    if not single and path.suffix.lower() in (
+        '.gz',
+        '.img',
+        '.hdr',
+        '.mgz',
+        '.jpg',
+        '.jpeg',
+        '.tif',
+        '.tiff',
+        '.bmp',
+        '.gif',
+        '.dcm',
+        '.ima',
+    ):
+        raise InputError(
+            f'{path}: cannot be written; give a folder, a .png, or a name that ends in .nii or '
+            f'.nii.gz'
+        )
+    if single and len(facts.names) != 1:
+        raise InputError(f'{path}: {len(facts.names)} images do not fit in one .png; give a folder')
+    if path.exists() and single == path.is_dir():
+        raise InputError(
+            f'{path}: is a {"folder" if single else "file"}; give a '
+            f'{"file name" if single else "folder"}'
+        )
     check_output(path, force)
-    return [path] if single else [path/Path(n).name for n in facts.names]
+    return [path] if single else [path / Path(n).name for n in facts.names]
 
+# %% ../../nbs/scans/01_slices.ipynb #aaa02aec
 def write_images(
-    path,             # Folder, or a .png if there is one slice
-    data,             # (X, Y, Z) in the range of the bits; rounded and clipped
-    facts:ImageFacts, # Names and bits, from `read_images`
-    force:bool=False, # Replace images of the same names
-)->list:              # Notes: how many values were clipped
+    path,  # Folder, or a .png if there is one slice
+    data,  # (X, Y, Z) in the range of the bits; rounded and clipped
+    facts: ImageFacts,  # Names and bits, from `read_images`
+    force: bool = False,  # Replace images of the same names
+) -> list:  # Notes: how many values were clipped
     "Write a volume as PNG slices, whole or not at all"
     path, data = Path(path), np.asarray(data)
     files = check_images(path, facts, force)
-    require(data.ndim == 3 and data.shape[2] == len(files), f'{path}: array of shape {data.shape} for {len(files)} images; keep the axes (X, Y, Z)')
-    require(np.isfinite(data).all(), f'{path}: {int((~np.isfinite(data)).sum())} values are not finite; write .nii.gz, or replace them')
-    stored = np.clip(np.round(data), 0, 2**facts.bits - 1).astype(f'u{facts.bits//8}')
-    slices = [Image.fromarray(np.ascontiguousarray(stored[..., z].T[::-1])) for z in range(len(files))]
+    if data.ndim != 3 or data.shape[2] != len(files):
+        raise InputError(
+            f'{path}: array of shape {data.shape} for {len(files)} images; keep the axes (X, Y, Z)'
+        )
+    if not np.isfinite(data).all():
+        raise InputError(
+            f'{path}: {int((~np.isfinite(data)).sum())} values are not finite; write .nii.gz, or '
+            f'replace them'
+        )
+    stored = np.clip(np.round(data), 0, 2**facts.bits - 1).astype(f'u{facts.bits // 8}')
+    slices = [
+        Image.fromarray(np.ascontiguousarray(stored[..., z].T[::-1])) for z in range(len(files))
+    ]
     if files == [path]:
-        with atomic_path(path, force) as p: slices[0].save(p, 'PNG')
-    else: _write_folder(path, [f.name for f in files], slices)
+        with atomic_path(path, force) as p:
+            slices[0].save(p, 'PNG')
+    else:
+        _write_folder(path, [f.name for f in files], slices)
     return clipped(path, data, facts)
 
+# %% ../../nbs/scans/01_slices.ipynb #3bdff323
 def _write_folder(path, names, slices):
     "Slices in a new folder, or file by file in one that exists"
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix='.tmp-', suffix='-' + path.name))
     try:
-        for n, s in zip(names, slices): s.save(tmp/n, 'PNG')
+        for n, s in zip(names, slices):
+            s.save(tmp / n, 'PNG')
         if path.is_dir():
-            for n in names: os.replace(tmp/n, path/n)
+            for n in names:
+                os.replace(tmp / n, path / n)
         else:
             mask = os.umask(0)
             os.umask(mask)
             tmp.chmod(0o777 & ~mask)
             tmp.rename(path)
-    except OSError as e: raise MriDiffusionError(f'{path}: could not be written ({e.strerror or e})') from None
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    except OSError as e:
+        raise MriDiffusionError(f'{path}: could not be written ({e.strerror or e})') from None
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
