@@ -142,7 +142,7 @@ def simulate_scan(
     from mri_diffusion.noise.models import add_noise, g_factor_map
     from mri_diffusion.scans.nifti import make_sidecar
 
-    if snr is None == sigma is None:
+    if (snr is None) == (sigma is None):
         raise InputError(f'{path}: give the noise level by --snr or by --sigma, one of them')
     if seed < 0:
         raise InputError(f'seed {seed}: give 0 or more')

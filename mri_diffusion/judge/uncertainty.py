@@ -38,7 +38,7 @@ class StdCalibration:
 # %% ../../nbs/judge/52_uncertainty.ipynb #cba8c439
 def _labelled(std, error, denoised, repeats, mask):
     "std, error and variance of the noise in it, (n,) each"
-    if error is None == repeats is None:
+    if (error is None) == (repeats is None):
         raise InputError('calibrate_std: give either error, or denoised and repeats')
     std = np.asarray(std, float)
     noise = np.zeros(std.shape)
