@@ -206,12 +206,15 @@ def scan_noise(
     import numpy as np
 
     from mri_diffusion.core import InputError, plain, write_json
+    from mri_diffusion.methods.registry import alternatives, assumptions
     from mri_diffusion.noise.describe import describe_noise
     from mri_diffusion.noise.sigma import estimate_sigma
 
     check_files([map, json], [path, bval, mask], [map], force)
     scan = load_input(path, bval, None, mask)
-    found = describe_noise(scan, n_coils=coils, how=how)
+    found = describe_noise(
+        scan, n_coils=coils, how=how, assumptions=assumptions(), instead=alternatives()
+    )
     estimate = found.pop('estimate')
     if map is not None:
         if estimate.how == 'mppca':
@@ -615,29 +618,32 @@ def read_sigma(
 
 def noise_warnings(
     scan,  # Noisy scan
-    method,  # Name
+    method,  # A `Method`
 ) -> list:  # Lines
-    "What the noise of `scan` has that `method` assumes it has not"
+    "What the noise of `scan` has that the method assumes it has not"
     from mri_diffusion.core import InputError
-    from mri_diffusion.noise.describe import ASSUMES, describe_noise
+    from mri_diffusion.methods.registry import alternatives
+    from mri_diffusion.noise.describe import describe_noise
 
-    if method not in ASSUMES or method in ('diffdenoise', 'noise2score', 'corruption2self', 'dip'):
-        return []  # their own gate has spoken
+    if method.checks_noise or not method.assumes:
+        return []
+    assumed = {method.name: method.assumes}
     try:
-        return [w for w in describe_noise(scan)['warnings'] if w.startswith(f'{method} assumes ')]
+        found = describe_noise(scan, assumptions=assumed, instead=alternatives())
     except InputError:
         return []
+    return [w for w in found['warnings'] if w.startswith(f'{method.name} assumes ')]
 
 # %% ../../nbs/app/62_jobs.ipynb #d9372afd
 def coil_warnings(
     scan,  # Noisy scan
-    method,  # Name
+    method,  # A `Method`
 ) -> list:  # A line, or none
     "Said where the air is not that of one channel"
     from mri_diffusion.core import InputError
     from mri_diffusion.noise.describe import coils_in_background
 
-    if method == 'identity' or scan.data.min() < 0:
+    if not method.uses_noise or scan.data.min() < 0:
         return []
     try:
         coils = coils_in_background(
@@ -648,7 +654,7 @@ def coil_warnings(
     return (
         [
             f'the air looks like {coils:.1f} coils (root of the sum of squares), or like a '
-            f'magnitude that was interpolated; {method} takes the noise for that of one channel: '
+            f'magnitude that was interpolated; {method.name} takes the noise for that of one channel: '
             f'of a sum of squares the dark stays too bright, and sigma is best given (--sigma, '
             f'from `mri-diffusion noise`)'
         ]
@@ -800,9 +806,7 @@ def denoise_loaded(
     if said and level is None and known is not None:
         result.meta['sigma_from'] = 'estimated from the scan'
     result.meta['notes'] += (
-        said
-        + noise_warnings(flat, denoiser.method.name)
-        + coil_warnings(flat, denoiser.method.name)
+        said + noise_warnings(flat, denoiser.method) + coil_warnings(flat, denoiser.method)
     )
     if result.sigma is None and wants_sigma:
         result.sigma, result.meta['sigma_from'] = (

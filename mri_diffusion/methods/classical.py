@@ -333,18 +333,21 @@ CLASSICAL = dict(
         function=nlmeans,
         needs=('sigma',),
         dims=(3, 4),
+        assumes=('voxels',),
         use='One volume, white noise of known sigma',
     ),
     mppca=dict(
         function=mppca,
         needs=('series',),
         dims=(4,),
+        assumes=('voxels', 'volumes'),
         use='A series of about 30 volumes or more, white noise',
     ),
     patch2self=dict(
         function=patch2self,
         needs=('series', 'bvals'),
         dims=(4,),
+        assumes=('volumes',),
         use='A diffusion series of 10 volumes or more, noise independent between volumes',
     ),
 )

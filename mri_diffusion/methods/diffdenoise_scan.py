@@ -728,4 +728,6 @@ DIFFDENOISE = Method(
     fit=fit_diffdenoise,
     build=build_diffdenoise,
     at_inference=AT_INFERENCE,
+    assumes=('voxels',),
+    checks_noise=True,
 )

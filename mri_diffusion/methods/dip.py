@@ -324,4 +324,6 @@ DIP = Method(
     presets=DIP_PRESETS,
     fit=fit_dip,
     build=build_dip,
+    assumes=('voxels',),
+    checks_noise=True,
 )

@@ -848,4 +848,5 @@ DDM2 = Method(
     build=build_ddm2,
     at_inference=INFERENCE,
     stages=_stages,
+    assumes=('volumes',),
 )

@@ -476,6 +476,8 @@ def _method(name, use, presets, dims=(3, 4), at_inference=('window',)):
         fit=lambda noisy, clean, config, **how: fit_selfsup(name, noisy, config, **how),
         build=lambda config, learned: build_selfsup(name, config, learned),
         at_inference=at_inference,
+        assumes=('volumes',) if name == 'n2n' else ('voxels',),
+        checks_noise=name != 'n2n',
     )
 
 
