@@ -14,7 +14,7 @@ import torch
 
 from mri_diffusion.app import denoiser as registry
 from mri_diffusion.app.batch import run_batch
-from mri_diffusion.app.cli import batch_denoise
+from mri_diffusion.app.batch import batch_denoise
 from mri_diffusion.core import InputError, read_json
 from mri_diffusion.learn.train import fit
 from mri_diffusion.methods.method import FACTS, Method
