@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MriDiffusionError', 'InputError', 'require', 'check_output', 'atomic_path', 'plain', 'write_json', 'read_json',
-           'generator', 'progress', 'environment']
+           'generator', 'needs_extra', 'progress', 'environment']
 
 # %% ../nbs/00_core.ipynb #b5aa6f63
 import json
@@ -135,6 +135,18 @@ def generator(
     return torch.Generator(device=device).manual_seed(int(seed))
 
 # %% ../nbs/00_core.ipynb #54e3e743
+def needs_extra(
+    package: str,  # Name to import
+    extra: str,  # Extra of this library that brings it
+    what: str,  # What needs it, said in the error
+) -> None:
+    "Say in one line how to get a package that a plain installation does not bring"
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise InputError(f"{what}: need {package}; pip install 'mri_diffusion[{extra}]'")
+
+
 def progress(
     items,  # What to go through
     desc: str = '',  # Said before the bar
