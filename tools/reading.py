@@ -1,8 +1,8 @@
 """`python tools/reading.py`: what a script can do for the reader of a page.
 
-A page that names no next page gets a link to the next one of the sidebar, and a cell that only tests is folded: on
-the site by Quarto's `code-fold`, in JupyterLab by the metadata of the cell. `--check` only says
-which pages are not so.
+A page that names no next page gets a link to the next one of the sidebar, and a cell that only
+tests is folded: on the site by the code-fold of Quarto, in JupyterLab by the metadata of the cell.
+`--check` only says which pages are not so.
 """
 
 import json
