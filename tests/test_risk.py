@@ -1,11 +1,23 @@
-"Risk estimates against closed forms: linear filters, white and correlated noise, masks, maps and series; the level that UNSURE implies"
+"""Risk estimates against closed forms: linear filters, white and correlated noise, masks, maps and
+series; the level that UNSURE implies"""
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from mri_diffusion.core import InputError, generator
-from mri_diffusion.learn.risk import blind, choose, draw_probe, recorrupted, sure, unsure
+from mri_diffusion.learn.risk import (
+    DrawProbe,
+    blind,
+    choose,
+    draw_probe,
+    probe_of,
+    recorrupted,
+    sure,
+    unsure,
+)
+from mri_diffusion.noise.components import draw_noise
 
 SHAPE, SIGMA = (40, 36), 1.7
 X, Y = np.meshgrid(np.arange(SHAPE[0]), np.arange(SHAPE[1]), indexing='ij')
@@ -108,6 +120,20 @@ def test_probe_has_the_covariance_of_the_noise():
     assert set(np.unique(signs)) == {-2, 2} and signs.shape == (30, 30, 4, 5)
 
 
+def test_probes_of_a_seed():
+    "A square kernel is correlated within slices and white across them, for a scan as for a patch"
+    kernel = wave_kernel().astype(np.float32)
+    cube = np.zeros((5, 5, 5), np.float32)
+    cube[..., 2] = kernel
+    expected = draw_noise((9, 8, 3), torch.as_tensor(cube), generator(4)).numpy()
+    assert np.array_equal(probe_of((9, 8, 3), kernel, 4), expected)
+    white = torch.randn((9, 8, 3), generator=generator(4)).numpy()
+    assert np.array_equal(probe_of((9, 8, 3), None, 4), white)
+    patch = DrawProbe(kernel)(dict(noisy=torch.zeros(2, 9, 8)), generator(4))['probe']
+    drawn = draw_noise((1, 9, 8, 1), torch.as_tensor(cube), generator(4))[..., 0]
+    assert torch.equal(patch, drawn)
+
+
 def test_a_map_of_sigma_and_a_mask():
     level = np.where(X < 20, 1.0, 3.0)
     mask = (X > 4) & (X < 36) & (Y > 4)
@@ -185,7 +211,7 @@ def test_recorruption_is_the_risk_at_the_higher_level(alpha):
 
 
 def test_blind_loss_of_an_average_of_neighbours():
-    "The identity made blind is the mean of the four neighbours: variance sigma^2/4 and the curvature of the image"
+    "The identity made blind is the mean of four neighbours: variance sigma^2/4 and the curvature"
     inner = np.zeros(SHAPE, bool)
     inner[2:-2, 2:-2] = True
     mean = sum(np.roll(CLEAN, s, ax) for s in (1, -1) for ax in (0, 1)) / 4
@@ -222,6 +248,7 @@ def test_choice_is_the_least_and_repeats():
         (lambda y: sure(lambda y: y * np.nan, y), 'not finite'),
         (lambda y: sure(np.copy, y, 0.0), 'sigma above 0'),
         (lambda y: sure(np.copy, y, np.ones(7)), 'a number or a map'),
+        (lambda y: sure(np.copy, y, np.ones((3, 4))), 'a number or a map'),
         (lambda y: sure(np.copy, y, mask=np.zeros(SHAPE)), 'not empty'),
         (lambda y: sure(np.copy, y, kernel=np.ones((2, 2))), 'odd square'),
         (lambda y: sure(np.copy, y, probes=0), 'at least one probe'),
