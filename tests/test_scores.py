@@ -27,7 +27,7 @@ NOTHING = np.zeros(CLEAN.shape)
         ('mask has shape', psnr, dict(clean=CLEAN, mask=NOTHING[1:] + 1)),
         ('give data_range', psnr, dict(clean=NOTHING)),
         ('noisy equals clean', structural_error_reduction, dict(noisy=CLEAN, clean=CLEAN)),
-        ('no edges', hfen, dict(clean=NOTHING + 1)),
+        ('no edges', hfen, dict(clean=NOTHING)),
         ('N of at least 2', psnr_repeats, dict(repeats=REPEATS[..., :1])),
         ('N of at least 2', repeat_scores, dict(repeats=REPEATS[1:])),
         ('count from 0', repeat_scores, dict(repeats=REPEATS, input_index=3)),
