@@ -20,7 +20,7 @@ from mri_diffusion.judge.tensors import (
     snr_cnr_ddm2,
     tensor_fit,
 )
-from mri_diffusion.judge.truth import crop_scan, known_truth, score_series
+from mri_diffusion.judge.truth import crop_scan, known_truth, make_truth, score_series
 from mri_diffusion.phantoms.heads import make_gradients, shared_data, simulate_dmri
 from mri_diffusion.scans.nifti import Scan
 
@@ -119,6 +119,22 @@ def test_bad_protocols():
         with pytest.raises(InputError, match=words) as e:
             six_direction_protocol(*args)
         assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('crop', ['0:99,0:9,0:9', '0:9,0:9', 'a:b,0:1,0:1', '9:3,0:9,0:9'])
+def test_a_crop_that_is_not_inside_the_scan(crop):
+    series, _ = simulate_dmri(*make_gradients({1000: 6}, 1), shape=(8, 8, 4))
+    with pytest.raises(InputError, match='inside .8, 8, 4.'):
+        crop_scan(series, crop)
+
+
+def test_a_truth_judges_whole_series_only():
+    series, _ = simulate_dmri(*make_gradients({1000: 6}, 1), shape=(8, 8, 4))
+    truth = make_truth(series)
+    with pytest.raises(InputError, match='whole series'):
+        score_series(series.data[..., 1:], truth)
+    with pytest.raises(InputError, match='NaN or Inf'):
+        score_series(series.data * np.nan, truth)
 
 
 def test_experiment_on_a_scan_as_it_is(tmp_path):
