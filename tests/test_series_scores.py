@@ -1,4 +1,4 @@
-"Scores of a series against closed forms: prediction of held-out volumes, bias and spread, leaks between volumes, widths, the Rician floor"
+"Scores of a series against closed forms: held-out volumes, bias and spread, responses, widths"
 
 import numpy as np
 import pytest
