@@ -1,4 +1,4 @@
-"The known truth is that of the shared tool, and the six-direction protocol holds on a real table (skipped where the scans are absent); the dti experiment on a file"
+"The known truth is that of the shared tool; six directions of a real table; the dti experiment"
 
 import importlib.util
 import json
@@ -163,7 +163,7 @@ def test_experiment_on_a_scan_as_it_is(tmp_path):
 
 
 def hardi_file():
-    "Stanford HARDI where DIPY keeps it, or among the shared scans; None if it is not on this machine"
+    "Stanford HARDI where DIPY keeps it, or among the shared scans; None if it is absent"
     home = Path(os.environ.get('DIPY_HOME', Path.home() / '.dipy')) / 'stanford_hardi'
     return next(
         (
@@ -180,7 +180,10 @@ def hardi_file():
     reason='Stanford HARDI is not on this machine; fetch_stanford_hardi gets it',
 )
 def test_published_figures_of_the_raw_stanford_hardi():
-    "5.1141 +- 2.4988 and 4.6567 +- 2.4976 in the stored output of DDM2's authors, 5.1153 and 4.6593 in an independent run"
+    """5.1141 +- 2.4988 and 4.6567 +- 2.4976 in the stored output of DDM2's authors
+
+    An independent run gave 5.1153 and 4.6593.
+    """
     from dipy.segment.mask import median_otsu
 
     file = hardi_file()
