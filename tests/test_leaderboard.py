@@ -1,4 +1,4 @@
-"The leaderboard on scans of one's own: every kind of truth, going on after an interruption, a method from another package, what is refused"
+"The leaderboard on scans of one's own: kinds of truth, interruption, other packages, refusals"
 
 import shutil
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from mri_diffusion.app.denoiser import Result
 from mri_diffusion.app.experiments import run_experiment
 from mri_diffusion.core import InputError, generator, read_json
+from mri_diffusion.judge.leaderboard import ties
 from mri_diffusion.judge.report import judge_result, scan_coils
 from mri_diffusion.noise.models import add_noise
 from mri_diffusion.phantoms.heads import load_t1
@@ -18,8 +19,17 @@ from mri_diffusion.scans.nifti import Scan
 
 PACKAGE = """import numpy as np
 from mri_diffusion.methods.method import PRESET_NAMES, Method
-def made(name, denoise): return Method(name, 'In tests', 'nothing', 'nothing', lambda data, sigma, config=None, **facts: dict(denoised=denoise(data, config)), presets={p: dict(factor=.5) for p in PRESET_NAMES})
-HALF, FLAT, BREAKS = made('half', lambda x, c: x*np.float32(c['factor'])), made('flat', lambda x, c: np.full_like(x, x.mean())), made('breaks', lambda x, c: x.reshape(-1, 7, 11, 13))
+
+def made(name, denoise):
+    def run(data, sigma, config=None, **facts):
+        return dict(denoised=denoise(data, config))
+
+    presets = {p: dict(factor=.5) for p in PRESET_NAMES}
+    return Method(name, 'In tests', 'nothing', 'nothing', run, presets=presets)
+
+HALF = made('half', lambda x, c: x*np.float32(c['factor']))
+FLAT = made('flat', lambda x, c: np.full_like(x, x.mean()))
+BREAKS = made('breaks', lambda x, c: x.reshape(-1, 7, 11, 13))
 """
 
 
@@ -100,7 +110,7 @@ def test_clean_scan_interruption_and_a_method_of_another_package(made, tmp_path,
 
 
 def test_coils_are_told_to_the_judge(made, tmp_path):
-    "The truth itself, from eight coils: by the law of one it would be accused of all sorts of things"
+    "The truth itself, from eight coils; judged by the distribution of one coil it would be accused"
     r = board(
         tmp_path / 'x',
         data=made / 'clean.nii.gz',
@@ -203,6 +213,13 @@ def test_refused(made, tmp_path, parameters, said):
     with pytest.raises(InputError, match=said):
         board(tmp_path / 'x', **parameters)
     assert not (tmp_path / 'x/result.json').exists()
+
+
+def test_a_summary_needs_its_columns():
+    table = pd.DataFrame([dict(method='a', seed=0, psnr=np.nan)])
+    for column, said in (('ssim', 'method, seed and ssim'), ('psnr', 'psnr has no value')):
+        with pytest.raises(InputError, match=said):
+            ties(table, column)
 
 
 def test_another_package_is_listed_and_a_broken_one_named(package):
