@@ -374,7 +374,7 @@ def test_failures_are_one_line_too(files, cli, monkeypatch):
         (KeyError('x'), 1, 'MRI_DIFFUSION_DEBUG'),
     ):
 
-        def fail(*a, **k):
+        def fail(*a, error=error, **k):
             raise error
 
         monkeypatch.setattr(module, 'denoise_scan', fail)

@@ -538,10 +538,11 @@ def test_a_refused_value_does_not_keep_the_folder_of_a_run(cli, tmp_path):
         "preset = 'tiny' # Size\nout = None # Folder", metadata=dict(tags=['parameters'])
     )
     body = nbformat.v4.new_code_cell(
-        'from mri_diffusion.core import require\nfrom mri_diffusion.app.experiments import '
-        'RunDir\nrun = RunDir(out, '
-        "dict(preset=preset))\nrun.path('figures/first.png').write_bytes(b'')\nrequire(preset == "
-        "'tiny', 'preset: unknown')\nrun.result(dict(score=1.))"
+        'from mri_diffusion.core import InputError\n'
+        'from mri_diffusion.app.experiments import RunDir\n'
+        "run = RunDir(out, dict(preset=preset))\nrun.path('figures/first.png').write_bytes(b'')\n"
+        "if preset != 'tiny':\n    raise InputError('preset: unknown')\n"
+        'run.result(dict(score=1.))'
     )
     nbformat.write(
         nbformat.v4.new_notebook(

@@ -27,15 +27,12 @@ def test_volumes_keep_their_identity(name, known):
     d = Denoiser(name, preset='tiny', quiet=True)
     if d.method.learns:
         d.fit(known.noisy)
-    out = d.denoise(
-        known.noisy, sigma=known.sigma if d.method.needs_sigma else None, mask=known.mask
-    ).denoised.data
-    weighted = np.flatnonzero(~known.noisy.is_b0)
+    sigma = known.sigma if d.method.needs_sigma else None
+    out = d.denoise(known.noisy, sigma=sigma, mask=known.mask).denoised.data
     assert out.shape == known.noisy.shape and np.isfinite(out).all()
-    assert (
-        nearest_volumes(out[..., weighted], known.noisy.data[..., weighted], known.mask)
-        == np.arange(len(weighted))
-    ).all()
+    weighted = np.flatnonzero(~known.noisy.is_b0)
+    nearest = nearest_volumes(out[..., weighted], known.noisy.data[..., weighted], known.mask)
+    assert (nearest == np.arange(len(weighted))).all()
 
 
 def test_swapped_volumes_are_noticed(known):
