@@ -1,11 +1,13 @@
 "What the functions of the noise room refuse, each in one line that says what to do"
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from mri_diffusion.core import InputError
-from mri_diffusion.noise.biasfield import n4_bias_field, remove_field
+from mri_diffusion.noise.biasfield import n4_bias_field, remove_field, restore_field
 from mri_diffusion.noise.correlation import blind_spot_size
 from mri_diffusion.noise.kspace import simulate_acquisition, undersampling_mask
 from mri_diffusion.noise.models import add_noise
@@ -110,3 +112,10 @@ def test_n4_refuses(wrong, said):
 def test_a_field_is_positive_and_on_the_grid(field):
     with pytest.raises(InputError, match='field'):
         remove_field(image, field)
+
+
+def test_without_simpleitk_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'SimpleITK', None)
+    with pytest.raises(InputError, match=r'mri_diffusion\[bias\]'):
+        n4_bias_field(image, whole)
+    assert restore_field(image, 1 + image).shape == image.shape
