@@ -1,4 +1,4 @@
-"The noise-correlation check where pages cannot prove it: whole volumes, real scans, thin images, and what it refuses"
+"The noise-correlation check where pages cannot prove it: volumes, real scans, and its refusals"
 
 import nibabel as nib
 import numpy as np
