@@ -1,4 +1,4 @@
-"The noise check_correlation where pages cannot prove it: whole volumes, real scans, thin images, and what it refuses"
+"The noise-correlation check where pages cannot prove it: volumes, real scans, and its refusals"
 
 import nibabel as nib
 import numpy as np
@@ -116,7 +116,7 @@ def test_one_slice_and_a_thin_volume():
 
 
 def test_series_without_repeats():
-    "Twelve volumes with contrasts of their own: the noise is in the modes that hold no signal"
+    "Twelve volumes with contrasts of their own: the noise is in the components without signal"
     base = np.random.default_rng(0).uniform(50, 100, (32, 32, 10, 2))
     mix = np.random.default_rng(1).uniform(0.5, 1, (2, 12))
     noise = np.stack(
