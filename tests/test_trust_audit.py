@@ -188,7 +188,7 @@ def test_the_report_says_so(task, tmp_path, name):
     'scene, filter', [(1004, 'nlmeans'), (1026, 'nlmeans'), (1002, 'lee'), (1011, 'wiener')]
 )
 def test_the_report_of_a_filter_that_did_well(maps, tmp_path, scene, filter):
-    "Real filters near the truth, on scenes that set no limit, pass; the same filter too strong does not"
+    "Filters near the truth pass, on scenes that set no limit; the same, too strong, do not"
     case = make_case(scene, maps)
     noisy = Scan.from_array(case.noisy, mask=case.mask)
     said = {}
