@@ -279,6 +279,22 @@ def test_one_destroyed_volume_of_twenty_is_found(white, wrong):
     assert [f.value for f in found.findings] == [f.value for f in calm.findings]
 
 
+def test_what_the_report_refuses(task, tmp_path):
+    task.noisy.mask = task.mask
+    result = SimpleNamespace(
+        noisy=task.noisy, denoised=task.clean, sigma=task.sigma, std=None, meta={}
+    )
+    page = write_report(result, tmp_path / 'r.html')
+    assert 'end the name of a report in .html' in refused(write_report, result, tmp_path / 'r.pdf')
+    assert 'r.html' in refused(write_report, result, page)
+    cut = task.clean.data[:-1]
+    said = refused(write_report, result, tmp_path / 'new.html', clean=cut)
+    assert 'they must agree' in said
+    result.denoised = Scan.from_array(cut)
+    assert 'on one grid' in refused(write_report, result, tmp_path / 'new.html')
+    assert [p.name for p in tmp_path.iterdir()] == ['r.html']
+
+
 def test_the_kernel_of_the_scan_serves(task):
     left = np.asarray(
         task.clean.data + 0.1 * (task.noisy.data - rician_mean(task.clean.data, task.sigma))
