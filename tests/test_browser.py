@@ -37,7 +37,7 @@ def chromium():
 
 @pytest.fixture
 def lab(tmp_path):
-    "A jupyter lab of its own on a free port of the loopback, over a copy of the tutorial; yields (url, token)"
+    "(url, token) of a jupyter lab on a free port of the loopback, over a copy of the tutorial"
     pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
     copy = tmp_path / 'work' / NOTEBOOK
     copy.parent.mkdir(parents=True)
@@ -63,26 +63,19 @@ def lab(tmp_path):
     (settings / 'notification.jupyterlab-settings').write_text(
         json.dumps(dict(fetchNews='false', checkForUpdates=False))
     )
-    log = open(tmp_path / 'lab.log', 'w')
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            '-m',
-            'jupyterlab',
-            '--no-browser',
-            '--allow-root',
-            '--ServerApp.ip=127.0.0.1',
-            f'--ServerApp.port={port}',
-            '--ServerApp.port_retries=0',
-            f'--IdentityProvider.token={token}',
-            '--LabApp.expose_app_in_browser=True',
-            f'--ServerApp.root_dir={tmp_path / "work"}',
-        ],
-        env=env,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        cwd=tmp_path,
-    )
+    command = [
+        *(sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root'),
+        '--ServerApp.ip=127.0.0.1',
+        f'--ServerApp.port={port}',
+        '--ServerApp.port_retries=0',
+        f'--IdentityProvider.token={token}',
+        '--LabApp.expose_app_in_browser=True',
+        f'--ServerApp.root_dir={tmp_path / "work"}',
+    ]
+    with open(tmp_path / 'lab.log', 'w') as log:
+        server = subprocess.Popen(
+            command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path
+        )
     url = f'http://127.0.0.1:{port}'
     try:
         for _ in range(120):
@@ -106,10 +99,14 @@ def lab(tmp_path):
             server.wait(20)
         except subprocess.TimeoutExpired:
             server.kill()
-        log.close()
 
 
-IDLE = "() => { const w = window.jupyterapp?.shell.currentWidget; const k = w?.sessionContext?.session?.kernel; return !!k && k.status === 'idle' && w.content.widgets.length > 3 }"
+IDLE = """() => {
+    const w = window.jupyterapp?.shell.currentWidget;
+    const k = w?.sessionContext?.session?.kernel;
+    return !!k && k.status === 'idle' && w.content.widgets.length > 3;
+}"""
+PICTURE = '.widget-vbox img, .jupyter-widgets.widget-output img'
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 
 
@@ -133,10 +130,8 @@ def test_slider_moves_the_picture(chromium, lab):
             page.wait_for_function(IDLE)
             assert page.locator(ERROR).count() == 0, page.locator(ERROR).first.inner_text()
             page.locator('.widget-slider').first.scroll_into_view_if_needed()
-            picture, readout = (
-                page.locator('.widget-vbox img, .jupyter-widgets.widget-output img').first,
-                page.locator('.widget-readout').first,
-            )
+            picture = page.locator(PICTURE).first
+            readout = page.locator('.widget-readout').first
             picture.wait_for()
             before, said = picture.get_attribute('src'), readout.inner_text()
             handle = page.locator('.widget-slider .noUi-handle').first
@@ -147,8 +142,11 @@ def test_slider_moves_the_picture(chromium, lab):
                 '([old]) => document.querySelector(".widget-readout").innerText !== old', arg=[said]
             )
             page.wait_for_function(
-                """([old]) => { const i = document.querySelector('.widget-vbox img, .jupyter-widgets.widget-output img'); return i && i.src && i.src !== old }""",
-                arg=[before],
+                """([picture, old]) => {
+                    const i = document.querySelector(picture);
+                    return i && i.src && i.src !== old;
+                }""",
+                arg=[PICTURE, before],
             )
             page.wait_for_function(IDLE)
             assert float(readout.inner_text()) < float(said)

@@ -1,14 +1,15 @@
-"The audit where its page cannot prove it: limits made again, new scenes, units and axes, correlated noise, and what the report says"
+"The audit beyond its page: limits made again, new scenes, units, axes, and what the report says"
 
 import re
 from html import unescape
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 
-from mri_diffusion.core import generator
+from mri_diffusion.core import InputError, generator
 from mri_diffusion.judge.audit import SAY, TITLES, audit
 from mri_diffusion.judge.calibration import (
     CALIBRATED,
@@ -187,7 +188,7 @@ def test_the_report_says_so(task, tmp_path, name):
     'scene, filter', [(1004, 'nlmeans'), (1026, 'nlmeans'), (1002, 'lee'), (1011, 'wiener')]
 )
 def test_the_report_of_a_filter_that_did_well(maps, tmp_path, scene, filter):
-    "No oracle: real filters, on scenes that set no limit and where they come close to the truth, are not accused; the same filter too strong is"
+    "Filters near the truth pass, on scenes that set no limit; the same, too strong, do not"
     case = make_case(scene, maps)
     noisy = Scan.from_array(case.noisy, mask=case.mask)
     said = {}
@@ -209,6 +210,89 @@ def test_the_report_of_a_filter_that_did_well(maps, tmp_path, scene, filter):
     assert true_error(answer(filter, case), case)[0] < 0.6 and said == dict(
         good='No fault found', strong='Do not trust'
     )
+
+
+def refused(f, *args, **kwargs):
+    with pytest.raises(InputError) as e:
+        f(*args, **kwargs)
+    assert '\n' not in str(e.value)
+    return str(e.value)
+
+
+@pytest.mark.parametrize(
+    'changed, words',
+    [
+        (dict(sigma=None), 'no noise level'),
+        (dict(sigma=0.0), 'sigma must be above zero'),
+        (dict(sigma=[0.1, 0.2]), 'give a number, one a volume, or a map'),
+        (dict(denoised=np.zeros((2, 3, 4))), 'of one shape'),
+        (dict(denoised=np.nan), 'NaN or infinite'),
+        (dict(mask=np.ones((2, 3, 4), bool)), 'on the same grid'),
+        (dict(mask='nine voxels'), 'at least 500'),
+        (dict(kernel=np.ones((4, 4))), 'odd length'),
+        (dict(kind='poisson'), 'gaussian, rician and ncchi'),
+    ],
+)
+def test_what_the_audit_refuses(white, changed, words):
+    given = dict(noisy=white.noisy, denoised=white.clean, sigma=0.1, mask=white.mask) | changed
+    if np.ndim(given['denoised']) == 0:
+        given['denoised'] = np.full_like(white.clean, np.nan)
+    if isinstance(given['mask'], str):
+        given['mask'] = np.arange(white.mask.size).reshape(white.mask.shape) < 9
+    assert words in refused(audit, **given)
+
+
+def test_what_the_calibration_refuses(white):
+    assert "'magic' is not known; choose from truth" in refused(answer, 'magic', white)
+    few = pd.DataFrame(dict(good=[True]))
+    assert 'run more cases' in refused(set_limits, few)
+
+
+def test_wrong_outputs_are_not_trusted(white):
+    y, d, s, m = white.noisy, white.clean, white.sigma, white.mask
+    for wrong in (0 * d, np.full_like(d, d.mean()), -d):
+        assert audit(y, wrong, s, m).verdict == 'do not trust'
+    nothing = audit(y, y, s, m)
+    assert nothing.verdict == 'look'
+    assert nothing.reasons[0].startswith('Noise was left in: only 0.')
+    three = audit(np.stack([y] * 3, -1), np.stack([d, d, 1.2 * d], -1), s, m)
+    assert three.verdict == 'look' and three.reasons[0].startswith('Volume 2')
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        lambda d: 0 * d,
+        lambda d: np.full_like(d, d.mean()),
+        lambda d: -d,
+        lambda d: np.roll(d, 3, 0),
+    ],
+)
+def test_one_destroyed_volume_of_twenty_is_found(white, wrong):
+    "Volume 4 is none of the eight that are always judged; the medians do not move"
+    y, d, s, m = white.noisy, white.clean, white.sigma, white.mask
+    noisy, good = np.stack([y] * 20, -1), np.stack([0.1 * y + 0.9 * d] * 20, -1)
+    hurt = good.copy()
+    hurt[..., 4] = wrong(d)
+    calm, found = audit(noisy, good, s, m), audit(noisy, hurt, s, m)
+    assert found.verdict == 'look' and found.reasons[0].startswith('Volume 4')
+    assert [f.value for f in found.findings] == [f.value for f in calm.findings]
+
+
+def test_what_the_report_refuses(task, tmp_path):
+    task.noisy.mask = task.mask
+    result = SimpleNamespace(
+        noisy=task.noisy, denoised=task.clean, sigma=task.sigma, std=None, meta={}
+    )
+    page = write_report(result, tmp_path / 'r.html')
+    assert 'end the name of a report in .html' in refused(write_report, result, tmp_path / 'r.pdf')
+    assert 'r.html' in refused(write_report, result, page)
+    cut = task.clean.data[:-1]
+    said = refused(write_report, result, tmp_path / 'new.html', clean=cut)
+    assert 'they must agree' in said
+    result.denoised = Scan.from_array(cut)
+    assert 'on one grid' in refused(write_report, result, tmp_path / 'new.html')
+    assert [p.name for p in tmp_path.iterdir()] == ['r.html']
 
 
 def test_the_kernel_of_the_scan_serves(task):

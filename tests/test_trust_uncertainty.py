@@ -1,4 +1,4 @@
-"Error bars on data that did not set them, the residual against the noise, and bad volumes in series of other kinds"
+"Error bars on data that did not set them, the residual against the noise, and bad volumes"
 
 import numpy as np
 import pytest
