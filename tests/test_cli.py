@@ -911,7 +911,7 @@ def test_choose_a_setting_by_the_risk(made, cli, tmp_path):
 
 def test_choice_knows_that_the_noise_is_correlated(cli, tmp_path):
     "Taken as white, correlated noise makes every blur look better than it is"
-    from mri_diffusion.app.choice import choose_setting
+    from mri_diffusion.judge.choice import choose_setting
     from mri_diffusion.app.denoiser import Denoiser
     from mri_diffusion.app.jobs import simulate_scan
     from mri_diffusion.phantoms.heads import load_t1

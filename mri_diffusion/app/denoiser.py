@@ -136,6 +136,9 @@ class Denoiser:
         self.method = get_method(method)
         self.preset, self.seed, self.quiet = preset or 'laptop', seed or 0, quiet
         self.config = make_config(self.method, self.preset, **settings)
+        steps = self.config.get('steps', 1)
+        if self.method.learns and not steps >= 1:
+            raise InputError(f'steps = {steps}: give at least 1')
         needs_device = self.method.learns or device != 'auto'
         self.device = choose_device(device) if needs_device else 'cpu'
         self.net = self.learned = self.history = None

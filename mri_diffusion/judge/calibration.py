@@ -7,6 +7,7 @@ __all__ = ['GOOD', 'FAULTS', 'NUMBERS', 'SEVERE', 'CALIBRATED', 'Case', 'simulat
            'run_cases', 'set_limits', 'verdict_of', 'error_rates', 'calibrate']
 
 # %% ../../nbs/judge/52_calibration.ipynb #d51bd951
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,21 +27,6 @@ from ..noise.rician_bias import correct_bias
 from ..phantoms.heads import load_t1, load_tissues, shapes_phantom
 
 # %% ../../nbs/judge/52_calibration.ipynb #6b96b449
-GOOD = 'truth', 'little left', 'noise of its own', 'wiener', 'nlmeans', 'lee'
-
-
-FAULTS = (
-    'over-smoothed',
-    'under-denoised',
-    'blobs added',
-    'texture added',
-    'scaled',
-    'floor kept',
-    'striped',
-    'one slice noisy',
-)
-
-
 @dataclass
 class Case:
     "A simulated scan"
@@ -56,18 +42,16 @@ class Case:
 
 _MIX = dict(t2=dict(gm=1.0, wm=0.75, csf=2.0), pd=dict(gm=1.0, wm=0.8, csf=1.2))
 
-# %% ../../nbs/judge/52_calibration.ipynb #388a4a4f
+
 def _contrast(kind, seed, maps):
     "A clean volume and its mask"
     if kind == 'shapes':
         x = shapes_phantom((48, 48, 20), seed)
         return x, x > 0.05
-    x = (
-        maps['t1'].data
-        if kind == 't1'
-        else sum(v * maps[t] for t, v in _MIX[kind].items()) * maps['t1'].mask
-    )
-    return x, maps['t1'].mask
+    mask = maps['t1'].mask
+    if kind == 't1':
+        return maps['t1'].data, mask
+    return sum(v * maps[t] for t, v in _MIX[kind].items()) * mask, mask
 
 
 def simulation_maps() -> dict:  # t1 (Scan), gm, wm, csf (X, Y, Z), 2 mm
@@ -78,8 +62,8 @@ def simulation_maps() -> dict:  # t1 (Scan), gm, wm, csf (X, Y, Z), 2 mm
 def make_case(
     seed: int,  # Chooses everything
     maps: dict,  # From `simulation_maps`
-    snr=(5.0, 30.0),  # Range of the median signal over sigma, even in its logarithm
-    widths=(0.0, 0.0, 0.5, 0.8),  # Filters of the noise to choose from, voxels
+    snr: tuple = (5.0, 30.0),  # Range of the median signal over sigma, even in its logarithm
+    widths: tuple = (0.0, 0.0, 0.5, 0.8),  # Filters of the noise to choose from, voxels
 ) -> Case:
     "A clean scene and the same with noise"
     rng = np.random.default_rng(seed)
@@ -87,205 +71,197 @@ def make_case(
     x, mask = _contrast(kind, int(rng.integers(1e6)), maps)
     size = [(40, 48, 16), (48, 56, 24), (64, 72, 24)][rng.choice(3, p=[0.45, 0.4, 0.15])]
     if kind != 'shapes':
-        start = [
-            int(rng.integers(0.1 * n, max(0.9 * n - s, 0.1 * n + 1))) for n, s in zip(x.shape, size)
-        ]
+        last = [max(0.9 * n - s, 0.1 * n + 1) for n, s in zip(x.shape, size)]
+        start = [int(rng.integers(0.1 * n, end)) for n, end in zip(x.shape, last)]
         cut = tuple(slice(a, a + s) for a, s in zip(start, size))
         x, mask = x[cut], mask[cut]
     x = np.asarray(x / np.median(x[mask]), np.float64)
     sigma, width = float(np.exp(-rng.uniform(*np.log(snr)))), float(rng.choice(widths))
-    return Case(
-        x,
-        add_noise(x, sigma, correlation=(width, width, 0.0), gen=generator(seed)),
-        mask,
-        sigma,
-        width,
-        kind,
-        seed,
-    )
+    noisy = add_noise(x, sigma, correlation=(width, width, 0.0), gen=generator(seed))
+    return Case(x, noisy, mask, sigma, width, kind, seed)
 
 # %% ../../nbs/judge/52_calibration.ipynb #ae48fda5
-def _nearest(tries, case):
-    return min(tries, key=lambda d: ((d - case.clean)[case.mask] ** 2).mean())
+def _squared_error(d, case):
+    return ((d - case.clean)[case.mask] ** 2).mean()
 
 
 def _unbiased(d, case):
+    "Without the Rician bias of a filter that averages magnitudes"
     return np.asarray(correct_bias(np.maximum(d, 0.0), case.sigma, 1, 'koay'))
 
 
 def _nlm(case, strength):
-    return nlmeans(case.noisy, strength * case.sigma, block_radius=2, remove_bias=False).astype(
-        float
-    )
+    "Non-local means, its strength in units of sigma"
+    d = nlmeans(case.noisy, strength * case.sigma, block_radius=2, remove_bias=False)
+    return d.astype(float)
 
 
 def _wiener(case):
     "The linear filter with the least error for these two spectra"
-    signal = np.fft.ifftshift(
-        ndimage.gaussian_filter(
-            np.fft.fftshift(np.abs(np.fft.fftn(case.clean)) ** 2), 1.5, mode='wrap'
-        )
-    )
-    noise = (
-        _spectrum(_fitted(gaussian_kernel(case.width), case.clean.shape), case.clean.shape)
-        * case.sigma**2
-        * case.clean.size
-    )
+    power = np.fft.fftshift(np.abs(np.fft.fftn(case.clean)) ** 2)
+    signal = np.fft.ifftshift(ndimage.gaussian_filter(power, 1.5, mode='wrap'))
+    shape = case.clean.shape
+    white = _spectrum(_fitted(gaussian_kernel(case.width), shape), shape)
+    noise = white * case.sigma**2 * case.clean.size
     return np.fft.ifftn(np.fft.fftn(case.noisy) * signal / (signal + noise + 1e-12)).real
 
 
 def _lee(case, strength, size):
-    "Local mean plus the part of the deviation that the local variance does not owe to noise"
+    "Local mean plus the fraction of the deviation that the local variance does not owe to noise"
     mean = ndimage.uniform_filter(case.noisy, size)
     var = np.maximum(ndimage.uniform_filter(case.noisy**2, size) - mean**2, 1e-12)
     return mean + np.maximum(var - (strength * case.sigma) ** 2, 0) / var * (case.noisy - mean)
 
 # %% ../../nbs/judge/52_calibration.ipynb #a36f8489
+def _nearest(outputs, case):
+    "The one of several outputs with the least error"
+    return min(outputs, key=lambda d: _squared_error(d, case))
+
+
+def _independent_noise(case, rng):
+    "Noise of 5 to 25 % that is not that of the scan"
+    part, shape, width = rng.uniform(0.05, 0.25), case.clean.shape, case.width
+    return part * np.asarray(
+        add_noise(
+            np.zeros(shape),
+            case.sigma,
+            'gaussian',
+            correlation=(width, width, 0.0),
+            gen=generator(case.seed + 10**6),
+        )
+    )
+
+
+_STRENGTHS = (0.4, 0.6, 0.8, 1.0)
+
+_GOOD_OUTPUTS = {  # name -> function of (case, rng, truth with little noise left)
+    'truth': lambda case, rng, left: case.clean,
+    'little left': lambda case, rng, left: left,
+    'noise of its own': lambda case, rng, left: case.clean + _independent_noise(case, rng),
+    'wiener': lambda case, rng, left: _unbiased(_wiener(case), case),
+    'nlmeans': lambda case, rng, left: _unbiased(
+        _nearest([_nlm(case, f) for f in _STRENGTHS], case), case
+    ),
+    'lee': lambda case, rng, left: _unbiased(
+        _nearest([_lee(case, f, w) for f in (0.7, 0.85, 1.0) for w in (3, 5)], case), case
+    ),
+}
+GOOD = tuple(_GOOD_OUTPUTS)
+
+# %% ../../nbs/judge/52_calibration.ipynb #0c700301
+def _over_smoothed(case, rng):
+    "A filter at 1.6 to 2.5 times its best strength"
+    if case.width == 0 and rng.random() < 0.5:
+        best = min(_STRENGTHS, key=lambda f: _squared_error(_nlm(case, f), case))
+        return _unbiased(_nlm(case, best * rng.uniform(1.6, 2.5)), case)
+    blur = lambda w: ndimage.gaussian_filter(case.noisy, w)
+    best = min((0.35, 0.5, 0.65, 0.8, 1.0), key=lambda w: _squared_error(blur(w), case))
+    return _unbiased(blur(best * rng.uniform(1.6, 2.5)), case)
+
+
 def _blobs(case, rng, n=4):
     "Bumps of 1 to 3 sigma, 1 to 2.5 voxels wide (std)"
     out, grid = np.zeros(case.clean.shape), np.indices(case.clean.shape)
     for c in np.argwhere(case.mask)[rng.integers(case.mask.sum(), size=n)]:
-        out += (
-            rng.choice([-1, 1])
-            * rng.uniform(1, 3)
-            * case.sigma
-            * np.exp(-((grid - c.reshape(3, 1, 1, 1)) ** 2).sum(0) / (2 * rng.uniform(1, 2.5) ** 2))
-        )
+        height = rng.choice([-1, 1]) * rng.uniform(1, 3) * case.sigma
+        distance2 = ((grid - c.reshape(3, 1, 1, 1)) ** 2).sum(0)
+        out += height * np.exp(-distance2 / (2 * rng.uniform(1, 2.5) ** 2))
     return out
 
 
-def _over_smoothed(case, rng):
-    "A filter at 1.6 to 2.5 times its best strength"
-    if case.width == 0 and rng.random() < 0.5:
-        best = min(
-            (0.4, 0.6, 0.8, 1.0),
-            key=lambda f: ((_nlm(case, f) - case.clean)[case.mask] ** 2).mean(),
-        )
-        return _unbiased(_nlm(case, best * rng.uniform(1.6, 2.5)), case)
-    blur = lambda w: ndimage.gaussian_filter(case.noisy, w)
-    best = min(
-        (0.35, 0.5, 0.65, 0.8, 1.0), key=lambda w: ((blur(w) - case.clean)[case.mask] ** 2).mean()
-    )
-    return _unbiased(blur(best * rng.uniform(1.6, 2.5)), case)
+def _texture(case, rng):
+    "Smooth random structure of 0.4 to 0.8 sigma"
+    t = ndimage.gaussian_filter(rng.normal(size=case.clean.shape), rng.uniform(0.8, 2.0))
+    return rng.uniform(0.4, 0.8) * case.sigma * t / t.std()
+
+
+def _stripes(case, rng):
+    "A brightness of its own for each slice"
+    return rng.normal(size=case.clean.shape[2]) * rng.uniform(0.3, 0.8) * case.sigma
+
+
+def _one_slice_noisy(case, rng, left):
+    "Three quarters of the noise kept in one slice"
+    z, out = rng.integers(3, case.clean.shape[2] - 3), left.copy()
+    out[:, :, z] = 0.25 * out[:, :, z] + 0.75 * case.noisy[:, :, z]
+    return out
 
 # %% ../../nbs/judge/52_calibration.ipynb #4df28364
+def _noise_of(case):
+    return case.noisy - np.asarray(rician_mean(case.clean, case.sigma))
+
+
+_FAULTY_OUTPUTS = {  # name -> function of (case, rng, truth with little noise left)
+    'over-smoothed': lambda case, rng, left: _over_smoothed(case, rng),
+    'under-denoised': lambda case, rng, left: case.clean + rng.uniform(0.6, 0.95) * _noise_of(case),
+    'blobs added': lambda case, rng, left: left + _blobs(case, rng),
+    'texture added': lambda case, rng, left: left + _texture(case, rng),
+    'scaled': lambda case, rng, left: left * (1 + rng.choice([-1, 1]) * rng.uniform(0.04, 0.12)),
+    'floor kept': lambda case, rng, left: np.asarray(rician_mean(np.maximum(left, 0), case.sigma)),
+    'striped': lambda case, rng, left: left + _stripes(case, rng),
+    'one slice noisy': _one_slice_noisy,
+}
+FAULTS = tuple(_FAULTY_OUTPUTS)
+
+
 def answer(
     name: str,  # One of GOOD or FAULTS
     case: Case,  # What is denoised
 ) -> np.ndarray:  # (X, Y, Z)
-    "What a denoiser of this kind gives"
+    "Output of a denoiser of this kind"
     if name not in GOOD + FAULTS:
         raise InputError(f'answer: {name!r} is not known; choose from {", ".join(GOOD + FAULTS)}')
-    rng, x, s = (
-        np.random.default_rng([case.seed, (GOOD + FAULTS).index(name)]),
-        case.clean,
-        case.sigma,
-    )
-    n = case.noisy - np.asarray(rician_mean(x, s))
-    some = x + rng.uniform(0.02, 0.2) * n
-
-    def own():
-        return x + rng.uniform(0.05, 0.25) * np.asarray(
-            add_noise(
-                np.zeros(x.shape),
-                s,
-                'gaussian',
-                correlation=(case.width, case.width, 0.0),
-                gen=generator(case.seed + 10**6),
-            )
-        )
-
-    def texture():
-        t = ndimage.gaussian_filter(rng.normal(size=x.shape), rng.uniform(0.8, 2.0))
-        return rng.uniform(0.4, 0.8) * s * t / t.std()
-
-    def one_noisy():
-        z, out = rng.integers(3, x.shape[2] - 3), some.copy()
-        out[:, :, z] = 0.25 * out[:, :, z] + 0.75 * case.noisy[:, :, z]
-        return out
-
-    make = {
-        'truth': lambda: x,
-        'little left': lambda: some,
-        'noise of its own': own,
-        'wiener': lambda: _unbiased(_wiener(case), case),
-        'nlmeans': lambda: _unbiased(
-            _nearest([_nlm(case, f) for f in (0.4, 0.6, 0.8, 1.0)], case), case
-        ),
-        'lee': lambda: _unbiased(
-            _nearest([_lee(case, f, w) for f in (0.7, 0.85, 1.0) for w in (3, 5)], case), case
-        ),
-        'over-smoothed': lambda: _over_smoothed(case, rng),
-        'under-denoised': lambda: x + rng.uniform(0.6, 0.95) * n,
-        'blobs added': lambda: some + _blobs(case, rng),
-        'texture added': lambda: some + texture(),
-        'scaled': lambda: some * (1 + rng.choice([-1, 1]) * rng.uniform(0.04, 0.12)),
-        'floor kept': lambda: np.asarray(rician_mean(np.maximum(some, 0), s)),
-        'striped': lambda: some + rng.normal(size=x.shape[2]) * rng.uniform(0.3, 0.8) * s,
-        'one slice noisy': one_noisy,
-    }
-    return np.maximum(make[name](), 0)
+    rng = np.random.default_rng([case.seed, (GOOD + FAULTS).index(name)])
+    left = case.clean + rng.uniform(0.02, 0.2) * _noise_of(case)
+    return np.maximum((_GOOD_OUTPUTS | _FAULTY_OUTPUTS)[name](case, rng, left), 0)
 
 # %% ../../nbs/judge/52_calibration.ipynb #b05e612c
 def true_error(
-    denoised,  # (X, Y, Z)
+    denoised: np.ndarray,  # (X, Y, Z)
     case: Case,  # With the truth
-    # rms error over that of the noisy image; largest energy of the error's local mean (1, 2, 3
-    # voxels) over that of noise
-) -> tuple:
-    "How far from the truth, at all scales and at coarse ones"
+) -> tuple:  # rms error over that of noisy; largest energy of its local means over that of noise
+    "How far from the truth, at all scales and at coarse ones (local means over 1, 2, 3 voxels)"
     e, n = (x[case.mask] for x in (denoised - case.clean, case.noisy - case.clean))
-    coarse = [
-        (
-            local_mean(
-                (denoised - case.clean) / case.sigma, case.mask, gaussian_kernel(case.width), w
-            )[case.mask]
-            ** 2
-        ).mean()
-        for w in (1.0, 2.0, 3.0)
-    ]
-    return float(np.sqrt((e**2).mean() / (n**2).mean())), float(max(coarse))
+    z, kernel = (denoised - case.clean) / case.sigma, gaussian_kernel(case.width)
+    means = [local_mean(z, case.mask, kernel, w)[case.mask] for w in (1.0, 2.0, 3.0)]
+    coarse = max((t**2).mean() for t in means)
+    return float(np.sqrt((e**2).mean() / (n**2).mean())), float(coarse)
 
 # %% ../../nbs/judge/52_calibration.ipynb #931f511a
+def _case_row(case, name):
+    "What is known of one output, and its fourteen numbers"
+    d = answer(name, case)
+    error, coarse = true_error(d, case)
+    found = residual_numbers(case.noisy, d, case.sigma, case.mask, gaussian_kernel(case.width))
+    known = dict(
+        scene=case.seed,
+        name=name,
+        good=name in GOOD and error <= 0.6 and coarse <= 2,
+        error=error,
+        coarse=coarse,
+        contrast=case.contrast,
+        snr=1 / case.sigma,
+        width=case.width,
+    )
+    values = {k: value for k, (value, _) in found.items()}
+    return known | values | {f'{k} chance': chance for k, (_, chance) in found.items()}
+
+
 def run_cases(
-    scenes,  # Seeds of the scenes
-    names=GOOD + FAULTS,  # Answers to each
-    # pandas DataFrame: scene, name, good, error and coarse (`true_error`), contrast, snr, width,
-    # and for each number its value and '<number> chance'
-):
-    "The numbers of every answer to every scene"
+    scenes: Iterable[int],  # Seeds of the scenes
+    names: Sequence[str] = GOOD + FAULTS,  # Outputs for each
+) -> 'pd.DataFrame':  # What is known of each output, each number, and '<number> chance'
+    "The numbers of every output for every scene; `error` and `coarse` are from `true_error`"
     import pandas as pd
 
     maps, rows = simulation_maps(), []
     for case in (make_case(int(s), maps) for s in scenes):
-        for name in names:
-            if name in ('nlmeans', 'lee') and case.width:
-                continue
-            d = answer(name, case)
-            error, coarse = true_error(d, case)
-            found = residual_numbers(
-                case.noisy, d, case.sigma, case.mask, gaussian_kernel(case.width)
-            )
-            rows.append(
-                dict(
-                    scene=case.seed,
-                    name=name,
-                    good=name in GOOD and error <= 0.6 and coarse <= 2,
-                    error=error,
-                    coarse=coarse,
-                    contrast=case.contrast,
-                    snr=1 / case.sigma,
-                    width=case.width,
-                    **{k: v[0] for k, v in found.items()},
-                    **{k + ' chance': v[1] for k, v in found.items()},
-                )
-            )
+        known = [n for n in names if not (n in ('nlmeans', 'lee') and case.width)]
+        rows += [_case_row(case, n) for n in known]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/judge/52_calibration.ipynb #be706159
-# name -> ideal, side (1: high is bad, -1: low is bad, 0: both), deviation below which nothing is
-# said
-NUMBERS = dict(
+NUMBERS = dict(  # name -> ideal, bad side (1: high, -1: low, 0: both), least deviation that matters
     scale=(0.0, 0, 0.01),
     blob=(0.0, 1, 1.0),
     edges=(1.0, 1, 0.05),
@@ -310,35 +286,30 @@ def _deviation(name, value, chance):
     return np.where(off > 3 * np.nan_to_num(chance), np.maximum(off, 0), 0)
 
 
+def _deviations(table):
+    "name -> (rows,) deviations of a table of `run_cases`"
+    column = lambda k: table[k].to_numpy(float)
+    return {k: _deviation(k, column(k), column(k + ' chance')) for k in NUMBERS}
+
+
 def _excess(table, limits):
     "Deviation over its limit, (rows, numbers)"
-    return np.stack(
-        [
-            _deviation(k, table[k].to_numpy(float), table[k + ' chance'].to_numpy(float))
-            / limits[k]
-            for k in NUMBERS
-        ],
-        1,
-    )
+    return np.stack([off / limits[k] for k, off in _deviations(table).items()], 1)
 
 # %% ../../nbs/judge/52_calibration.ipynb #69b856ef
 def set_limits(
-    table,  # From `run_cases`; only its good rows are used
-    rate=0.02,  # Part of good scans that may be accused
-    margin=1.5,  # On the largest deviation, for scans that were not drawn
+    table: 'pd.DataFrame',  # From `run_cases`; only its good rows are used
+    rate: float = 0.02,  # Fraction of good outputs that may be accused
+    margin: float = 1.5,  # On the largest deviation, for scans that were not drawn
 ) -> dict:  # name -> largest deviation from the ideal that is accepted
-    "Largest deviations of the good, `rate` of them given up, so that the whole audit accuses about that part"
+    "Limits with which the whole audit accuses about the fraction `rate` of the good outputs"
     good = table[table.good.astype(bool)]
     if len(good) < 10:
         raise InputError(f'set_limits: {len(good)} good answers; run more cases')
-    off = {
-        k: _deviation(k, good[k].to_numpy(float), good[k + ' chance'].to_numpy(float))
-        for k in NUMBERS
-    }
+    off = _deviations(good)
     scale = {k: max(float(np.quantile(v, 0.95)), NUMBERS[k][2]) for k, v in off.items()}
-    kept = np.argsort(_excess(good, scale).max(1), kind='stable')[
-        : len(good) - int(rate * len(good))
-    ]
+    order = np.argsort(_excess(good, scale).max(1), kind='stable')
+    kept = order[: len(good) - int(rate * len(good))]
     return {k: max(margin * float(v[kept].max()), NUMBERS[k][2]) for k, v in off.items()}
 
 
@@ -346,56 +317,50 @@ SEVERE = 2.0  # Excess from which one finding alone means 'do not trust'
 
 
 def verdict_of(
-    excess,  # name -> deviation over its limit
+    excess: dict,  # name -> deviation over its limit
 ) -> str:  # 'no fault found', 'look' or 'do not trust'
-    "A finding is above 1; one above `SEVERE`, or three, are too many. The floor and what was left are never more than a reason to look"
+    "One excess above `SEVERE`, or three above 1, are too many; floor and left give a look at most"
     hard = [e for k, e in excess.items() if e > 1 and k not in ('floor', 'left')]
     if len(hard) >= 3 or any(e > SEVERE for e in hard):
         return 'do not trust'
     return 'look' if any(e > 1 for e in excess.values()) else 'no fault found'
 
 # %% ../../nbs/judge/52_calibration.ipynb #892aa5f0
+def _kinds(table):
+    "What each row of a table is called when error rates are counted"
+    faulty, good = table.name.isin(FAULTS), table.good.astype(bool)
+    return np.where(faulty | good, table.name, 'a filter that is not good')
+
+
 def error_rates(
-    table,  # From `run_cases`
+    table: 'pd.DataFrame',  # From `run_cases`
     limits: dict,  # From `set_limits`
-    # pandas DataFrame, a row a kind of answer: n, no fault found, look, do not trust (parts of 1),
-    # most often (name of the strongest finding)
-):
-    "How often each kind of answer gets which verdict"
+) -> 'pd.DataFrame':  # A row a kind: n, fraction with each verdict, strongest finding most often
+    "How often each kind of output gets which verdict"
     import pandas as pd
 
     excess = _excess(table, limits)
     said = np.array([verdict_of(dict(zip(NUMBERS, e))) for e in excess])
     top = np.where(excess.max(1) > 1, np.array(list(NUMBERS))[excess.argmax(1)], '')
-    kind = np.where(
-        table.name.isin(FAULTS),
-        table.name,
-        np.where(table.good.astype(bool), table.name, 'a filter that is not good'),
-    )
-    rows = {}
+    kind, rows = _kinds(table), {}
     for k in [*GOOD, 'a filter that is not good', *FAULTS]:
         on = kind == k
-        if on.any():
-            rows[k] = dict(
-                n=int(on.sum()),
-                **{
-                    v: float((said[on] == v).mean())
-                    for v in ('no fault found', 'look', 'do not trust')
-                },
-                strongest=pd.Series(top[on][top[on] != ''], dtype=object).mode().get(0, ''),
-            )
+        if not on.any():
+            continue
+        verdicts = ('no fault found', 'look', 'do not trust')
+        rates = {v: float((said[on] == v).mean()) for v in verdicts}
+        strongest = pd.Series(top[on][top[on] != ''], dtype=object).mode().get(0, '')
+        rows[k] = dict(n=int(on.sum()), **rates, strongest=strongest)
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/judge/52_calibration.ipynb #873c9e82
 def calibrate(
-    scenes=range(0, 100, 2),  # Seeds of the scenes whose good answers set the limits
-    judge=range(1000, 1030),  # Others, which judge them
-    rate=0.02,  # Part of good scans that may be accused
-    tables=None,  # The two from `run_cases`, if they were run before
-    # limits, rate, good (how many set and how many judged), false_alarms ('look' or worse) and
-    # accused ('do not trust') of the judged good, rates (DataFrame)
-) -> dict:
-    "Limits from simulation, and on scenes that did not set them the false alarms and the misses"
+    scenes: Iterable[int] = range(0, 100, 2),  # Seeds of the scenes that set the limits
+    judge: Iterable[int] = range(1000, 1030),  # Others, on which the limits are tested
+    rate: float = 0.02,  # Fraction of good outputs that may be accused
+    tables: tuple | None = None,  # The two from `run_cases`, if they were run before
+) -> dict:  # limits, rate, good (set, tested), false_alarms, accused ('do not trust'), rates
+    "Limits from good outputs, and on scenes that did not set them the false alarms and the misses"
     setting, judging = tables or (run_cases(scenes, GOOD), run_cases(judge))
     limits = set_limits(setting, rate)
     good = judging[judging.good.astype(bool)]
@@ -431,7 +396,7 @@ CALIBRATED = dict(  # calibrate(scenes=range(0, 100, 2), judge=range(1000, 1030)
     good=(165, 106),
     false_alarms=0.009434,
     accused=0.0,
-    rates={  # parts with no fault found, look, do not trust
+    rates={  # fractions with no fault found, look, do not trust
         'truth': (1.0, 0.0, 0.0),
         'little left': (1.0, 0.0, 0.0),
         'noise of its own': (1.0, 0.0, 0.0),
