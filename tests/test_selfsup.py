@@ -377,7 +377,7 @@ def test_correlated_noise_is_named(name):
     x = add_noise(
         t1 / np.percentile(t1, 99.9), 0.06, 'gaussian', correlation=(0.8, 0.8, 0), gen=generator(0)
     )
-    part = selfsup.ready(name, x, {}, selfsup.presets_of({})['tiny'])
+    part = selfsup.scan_of(name, x, {}, selfsup.presets_of({})['tiny'])
     assert (
         any('warning: neighbours predict' in n for n in part['notes']) == (name != 'n2n')
         and part['kernel'] is not None
@@ -497,7 +497,7 @@ def test_dip_risk_is_the_true_error(clean):
     how = DIP_PRESETS['tiny'] | dict(
         channels=(16, 16, 32), inputs=8, steps=160, look=20, slices=9, batch=4, lr=1e-2
     )
-    inside = selfsup.ready('dip', noisy, dict(sigma=sigma), how)['weights'] == 1
+    inside = selfsup.scan_of('dip', noisy, dict(sigma=sigma), how)['weights'] == 1
     code = random_code(noisy.shape, 8)
 
     def true(net):
