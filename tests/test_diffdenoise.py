@@ -1,4 +1,5 @@
-"DiffDenoise as a user meets it: scans and slices in, maps out, going on after an interruption, what it refuses, and the four noises of the article"
+"""DiffDenoise as a user meets it: scans and slices in, maps out, going on after an interruption,
+what it refuses, and the four noises of the article"""
 
 import json
 import os
@@ -78,7 +79,7 @@ def noisy_of(clean, level=0.05, kind='rician', seed=0, **how):
 
 @pytest.fixture(scope='module')
 def where(small, tmp_path_factory):
-    "A noisy volume of 37 x 44, and what is trained on it, denoised with all its maps; no test changes them"
+    "A noisy volume of 37 x 44, denoised with all its maps by what it trained; no test changes them"
     from mri_diffusion.app.cli import main
 
     d = tmp_path_factory.mktemp('diffdenoise')
@@ -514,7 +515,7 @@ STOPS = ('stage 1', 'stage 2', 'teacher', 'stage 4')
 
 
 def stopping(monkeypatch, stop, after=5, by_signal=True):
-    "Interrupt the training in a stage, once `after` of its steps are done; or while the teacher is made"
+    "Interrupt the training after `after` steps of a stage, or while the teacher is made"
     whole, made, seen = diffdenoise.fit, diffdenoise_scan.guesses, []
 
     def callback(state):

@@ -1,4 +1,5 @@
-"The short self-supervised rivals as a user meets them: trained and used from the command line, going on after an interruption, what they refuse; and the mathematics they stand on"
+"""The self-supervised rivals as a user meets them: trained and used from the command line, going on
+after an interruption, what they refuse; and the mathematics that they rest on"""
 
 import json
 import signal
@@ -57,7 +58,7 @@ def noisy_of(clean, seed=0, sigma=0.05):
 
 @pytest.fixture(scope='module')
 def where(clean, tmp_path_factory):
-    "A volume, another one, and three repeats with a fourth volume of another kind; no test changes them"
+    "Two volumes, and three repeats with a fourth volume of another kind; no test changes them"
     d = tmp_path_factory.mktemp('selfsup')
     for name, x in dict(
         noisy=noisy_of(clean),
@@ -370,6 +371,11 @@ def test_bad_scans(where, name):
         assert '\n' not in str(e.value) and 'diffdenoise:' not in str(e.value)
 
 
+def test_n2n_learns_from_a_series():
+    with pytest.raises(InputError, match='^n2n: a scan of shape'):
+        selfsup.fit_selfsup('n2n', [np.ones((20, 20, 2))], selfsup.SELFSUP['n2n'].presets['tiny'])
+
+
 @pytest.mark.parametrize('name', ALL)
 def test_correlated_noise_is_named(name):
     "Where voxels must be independent a note says that they are not"
@@ -377,7 +383,7 @@ def test_correlated_noise_is_named(name):
     x = add_noise(
         t1 / np.percentile(t1, 99.9), 0.06, 'gaussian', correlation=(0.8, 0.8, 0), gen=generator(0)
     )
-    part = selfsup.ready(name, x, {}, selfsup.presets_of({})['tiny'])
+    part = selfsup.scan_of(name, x, {}, selfsup.presets_of({})['tiny'])
     assert (
         any('warning: neighbours predict' in n for n in part['notes']) == (name != 'n2n')
         and part['kernel'] is not None
@@ -422,7 +428,7 @@ def test_noise2noise_learns_what_clean_targets_teach():
 
 
 def test_noise2score_finds_the_posterior_mean():
-    "Gaussian prior N(m, P): Tweedie's formula gives m + P (y - m)/(P + 1), and the bias of the last noise a is that of a prior seen with 1 + a^2"
+    "For a Gaussian prior N(m, P) Tweedie's formula gives m + P (y - m)/(P + 1)"
     m, P, rng = 3.0, 2.0, np.random.default_rng(0)
     x = m + P**0.5 * rng.standard_normal((64, 64, 6))
     y = (x + rng.standard_normal(x.shape)).astype(np.float32)
@@ -443,7 +449,7 @@ def test_noise2score_finds_the_posterior_mean():
 
 
 def test_the_residual_autoencoder_at_its_minimiser():
-    "For z ~ N(0, 1 + P) and noise a: of all f(z) = g z the loss is least at the smoothed score, g = 1 - 1/(1 + P + a^2)"
+    "For z ~ N(0, 1 + P) and f(z) = g z the loss is least at g = 1 - 1/(1 + P + a^2)"
     P, a = 2.0, 0.5
     z, u = (
         torch.randn(200_000, generator=generator(0)) * (1 + P) ** 0.5,
@@ -460,18 +466,16 @@ def test_the_residual_autoencoder_at_its_minimiser():
 
 @pytest.mark.parametrize('tau, refine', [(0.7, 0.0), (2.0, 0.0), (2.0, 0.1), (2.0, 1.0)])
 def test_corruption2self_at_its_minimiser(tau, refine):
-    "The gain of least loss is that of the posterior mean at the total noise; the refinement moves it as its weights say"
+    "The gain of least loss is that of the posterior mean; the refinement moves it by its weights"
     P, left = 3.0, 3**-0.5
     z = (1 + P) ** 0.5 * torch.randn(50_000, 1, 1, 1, generator=generator(0))
     batch = dict(
         noisy=z, probe=torch.randn(z.shape, generator=generator(1)), tau=torch.full(z.shape, tau)
     )
     gains = np.linspace(0, 1, 201)
-    least = gains[
-        np.argmin(
-            [float(corruption_target(refine, left)(lambda x, s: g * x, batch)) for g in gains]
-        )
-    ]
+    objective = corruption_target(refine, left)
+    losses = [float(objective(lambda x, s, g=g: g * x, batch)) for g in gains]
+    least = gains[np.argmin(losses)]
     k = [tau**2 / (tau**2 + 1 - r * r) for r in (0, left)]
     q = tau**2 * (k[0] + refine * k[1]) / (k[0] ** 2 + refine * k[1] ** 2)
     assert abs(least - (1 - q / (P + 1 + tau**2))) < 0.03 and (
@@ -480,7 +484,7 @@ def test_corruption2self_at_its_minimiser(tau, refine):
 
 
 def test_reading_back_is_tweedie_twice():
-    "From the posterior mean of x behind x_tau to that of x + n, and from a guess that keeps all but r of the noise"
+    "From the posterior mean of x to that of x + n, and from a guess that keeps r of the noise"
     P, tau, xt = 3.0, 1.7, np.linspace(-4, 4, 9)
     behind = lambda noise: (
         (P + noise) / (P + 1 + tau**2) * xt
@@ -491,13 +495,13 @@ def test_reading_back_is_tweedie_twice():
 
 
 def test_dip_risk_is_the_true_error(clean):
-    "Stein's estimate, made of a second fit to slightly different data, against the error that the truth shows"
+    "Stein's estimate, from a second fit to slightly different data, is the true error"
     sigma, truth = 0.08, clean / 0.08
     noisy = add_noise(clean, sigma, 'gaussian', gen=generator(0))
     how = DIP_PRESETS['tiny'] | dict(
         channels=(16, 16, 32), inputs=8, steps=160, look=20, slices=9, batch=4, lr=1e-2
     )
-    inside = selfsup.ready('dip', noisy, dict(sigma=sigma), how)['weights'] == 1
+    inside = selfsup.scan_of('dip', noisy, dict(sigma=sigma), how)['weights'] == 1
     code = random_code(noisy.shape, 8)
 
     def true(net):
@@ -526,7 +530,7 @@ def test_dip_risk_is_the_true_error(clean):
 
 
 def test_twins_keep_the_best_and_only_that():
-    twins, torch_state = Twins(Prior((8, 8, 8), 2)), []
+    twins = Twins(Prior((8, 8, 8), 2))
     for k, risk in enumerate((3.0, 1.0, 2.0)):
         for p in twins.first.parameters():
             p.data.fill_(k)
