@@ -1,4 +1,4 @@
-"Runs from outside a notebook: live bars, Ctrl-C and going on, exit codes, sweeps over processes and submitit"
+"Runs from outside a notebook: bars, Ctrl-C and going on, exit codes, sweeps, submitit"
 
 import json
 import os
