@@ -223,6 +223,18 @@ def test_wheel_holds_modules_and_experiments(built):
 
 
 @pytest.mark.install
+def test_a_plain_install_brings_no_jupyter(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        path = next(n for n in wheel.namelist() if n.endswith('/METADATA'))
+        lines = wheel.read(path).decode().splitlines()
+    needs = [n.removeprefix('Requires-Dist: ') for n in lines if n.startswith('Requires-Dist')]
+    plain = ' '.join(n for n in needs if 'extra ==' not in n)
+    for name in ('jupyterlab', 'ipywidgets', 'papermill', 'ipykernel'):
+        extras = {n.split('extra == ')[1].strip('"') for n in needs if n.startswith(name)}
+        assert name not in plain and {'dev', 'all'} < extras <= {'dev', 'all', 'lab', 'report'}
+
+
+@pytest.mark.install
 def test_wheel_installs_and_finds_its_experiments(built, tmp_path):
     pip = [
         sys.executable,
