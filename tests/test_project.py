@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import yaml
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root / 'tools'))
@@ -185,6 +186,19 @@ def test_no_stored_warnings_or_paths(page):
         str(o.get('text', '')) + str(o.get('data', {}).get('text/plain', '')) for o in outputs
     )
     assert '/tmp/' not in said and '/home/' not in said and str(root) not in said
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((root / 'CITATION.cff').read_text(encoding='utf-8'))
+    assert f'version = {cited["version"]}\n' in (root / 'settings.ini').read_text()
+
+
+@pytest.mark.parametrize(
+    'form', (root / '.github/ISSUE_TEMPLATE').glob('*.yml'), ids=lambda p: p.stem
+)
+def test_issue_forms_can_be_read(form):
+    body = yaml.safe_load(form.read_text(encoding='utf-8')).get('body', [])
+    assert form.stem == 'config' or all(b['type'] and b['attributes'] for b in body)
 
 
 def test_settings_keep_the_parameters_tag():
