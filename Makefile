@@ -5,17 +5,18 @@ READY := .venv/.ready
 DEMO ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab docs readme export hooks clean
+.PHONY: help demo test coverage lab docs readme export hooks clean
 
 help:
-	@echo "make demo    train two small denoisers on embedded data and compare them (result in $(DEMO))"
-	@echo "make test    everything that CI runs"
-	@echo "make lab     open the notebooks in JupyterLab"
-	@echo "make export  write the library from the notebooks (nbdev_export, nbdev_clean)"
-	@echo "make readme  write README.md from nbs/index.ipynb"
-	@echo "make docs    build the web site into _docs (needs Quarto)"
-	@echo "make hooks   install nbdev's git hooks (they also write to your home folder)"
-	@echo "make clean   remove what was built; .venv and runs stay"
+	@echo "make demo      train two small denoisers on embedded data and compare them (result in $(DEMO))"
+	@echo "make test      everything that CI runs"
+	@echo "make coverage  which lines of the library the pages and the tests run (half an hour)"
+	@echo "make lab       open the notebooks in JupyterLab"
+	@echo "make export    format the notebooks and write the library from them (ruff, nbdev)"
+	@echo "make readme    write README.md from nbs/index.ipynb"
+	@echo "make docs      build the web site into _docs (needs Quarto)"
+	@echo "make hooks     install nbdev's git hooks (they also write to your home folder)"
+	@echo "make clean     remove what was built; .venv and runs stay"
 
 $(READY): settings.ini setup.py pyproject.toml constraints.txt tools/venv.sh
 	@bash tools/venv.sh
@@ -26,10 +27,14 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/python tools/run_tests.py
 
+coverage: $(READY)
+	@$(BIN)/python tools/run_coverage.py
+
 lab: $(READY)
 	@$(BIN)/jupyter lab --notebook-dir=nbs
 
 export: $(READY)
+	@$(BIN)/ruff format --quiet nbs tests tools setup.py
 	@$(BIN)/nbdev_export
 	@$(BIN)/nbdev_clean
 
@@ -46,5 +51,5 @@ hooks: $(READY)
 	@$(BIN)/nbdev_install_hooks
 
 clean:
-	@rm -rf _proc _docs build dist .pytest_cache .quarto mri_diffusion.egg-info
+	@rm -rf _proc _docs build dist .pytest_cache .ruff_cache .quarto mri_diffusion.egg-info
 	@find nbs mri_diffusion tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -18,6 +18,8 @@ extras = {
     for k, v in cfg.items()
     if k.endswith('_requirements')
 }
+extras['all'] = sorted({r for name, needs in extras.items() if name != 'dev' for r in needs})
+extras['dev'] += extras['lab'] + extras['report']  # what the notebooks and their tests need
 
 setup(
     name=cfg['lib_name'],

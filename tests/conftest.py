@@ -1,20 +1,21 @@
-"A small clean scan, a noisy one, a series, their masks and a trained model, made once; and the command line in this process"
+"Small scans, their masks and a trained model, made once; and the command line in this process"
 
+# ruff: noqa: E402  (the threads are set before numpy is loaded)
 import os
 
 for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ.setdefault(name, '1')
 
-import shutil  # noqa: E402
-from types import SimpleNamespace  # noqa: E402
+import shutil
+from types import SimpleNamespace
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import numpy as np
+import pytest
 
 from mri_diffusion.app.cli import main
-from mri_diffusion.app.jobs import simulate_scan, train_method  # noqa: E402
-from mri_diffusion.phantoms.heads import load_t1, make_gradients, simulate_dmri  # noqa: E402
-from mri_diffusion.scans.nifti import Scan  # noqa: E402
+from mri_diffusion.app.jobs import simulate_scan, train_method
+from mri_diffusion.phantoms.heads import load_t1, make_gradients, simulate_dmri
+from mri_diffusion.scans.nifti import Scan
 
 
 @pytest.fixture(scope='session')

@@ -1,4 +1,4 @@
-"Runs from outside a notebook: live bars, Ctrl-C and going on, exit codes, sweeps over processes and submitit"
+"Runs from outside a notebook: bars, Ctrl-C and going on, exit codes, sweeps, submitit"
 
 import json
 import os
@@ -39,6 +39,17 @@ try: print(run_experiment(sys.argv[1], sys.argv[2], dict(steps=sys.argv[3])))
 except MriDiffusionError as e:
     print(e, file=sys.stderr)
     sys.exit(e.exit_code)"""
+
+HIDDEN = """import sys
+hidden, words = sys.argv[1].split(','), sys.argv[2:]
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in hidden:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Hide())
+from mri_diffusion.app.cli import main
+sys.exit(main(words))"""
+JUPYTER = 'papermill,ipykernel,jupyterlab,ipywidgets,IPython,nbformat,nbclient,jupyter_client'
 
 
 @pytest.fixture
@@ -150,3 +161,32 @@ def test_summary_needs_its_columns():
     )
     with pytest.raises(InputError, match='no column size'):
         summarise(frame, 'size')
+
+
+def without(packages, *words):
+    "The command line in a Python that lacks these packages"
+    call = [sys.executable, '-c', HIDDEN, packages, *map(str, words)]
+    return subprocess.run(call, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize('missing', ['papermill', 'ipykernel'])
+def test_a_report_without_its_extra_is_refused_in_one_line(made, tmp_path, missing):
+    out = tmp_path / 'out.nii.gz'
+    words = ('denoise', made / 'noisy.nii.gz', out, '--method', 'blur')
+    run = without(missing, *words, '--report', tmp_path / 'qa.html')
+    assert run.returncode == 2 and run.stderr.count('\n') == 1 and not out.exists()
+    assert f"needs {missing}: pip install 'mri_diffusion[report]'" in run.stderr
+
+
+def test_denoising_needs_no_jupyter(made, tmp_path):
+    out = tmp_path / 'out.nii.gz'
+    run = without(JUPYTER, 'denoise', made / 'noisy.nii.gz', out, '--method', 'blur')
+    assert run.returncode == 0 and out.is_file(), run.stderr
+
+
+def test_sliders_without_their_extra_are_refused_in_one_line(monkeypatch):
+    from mri_diffusion.viz import explore_slices
+
+    monkeypatch.setitem(sys.modules, 'ipywidgets', None)
+    with pytest.raises(InputError, match=r"ipywidgets: pip install 'mri_diffusion\[lab\]'"):
+        explore_slices([[[0.0, 1.0], [1.0, 2.0]]] * 2)

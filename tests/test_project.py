@@ -1,16 +1,21 @@
-"What holds for the project as a whole: sizes, floors, generated files, and that it can be built and installed"
+"What holds for the whole project: form, order, generated files, and that it can be installed"
 
 import ast
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from statistics import median
 
 import pytest
+import yaml
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root / 'tools'))
+import check_docs  # noqa: E402
 import headline  # noqa: E402
+import measure  # noqa: E402
+import pages as page_rules  # noqa: E402
 import project  # noqa: E402
 import readme  # noqa: E402
 
@@ -25,22 +30,9 @@ def dotted(path):
     return '.'.join(path.relative_to(package).with_suffix('').parts)
 
 
-code = {
-    dotted(p): ast.parse(p.read_text(encoding='utf-8'))
-    for p in modules
-    if not p.stem.startswith('_')
-}
+text = {dotted(p): p.read_text(encoding='utf-8') for p in modules if not p.stem.startswith('_')}
+code = {name: ast.parse(source) for name, source in text.items()}
 ROOMS = ('scans', 'phantoms', 'noise', 'nets', 'learn', 'methods', 'judge', 'app')
-
-
-def functions(tree):
-    return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
-
-
-def body_lines(function):
-    "Lines of the body, the docstring not counted"
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
 def imported(module):
@@ -87,11 +79,51 @@ def test_experiments_parameters_can_be_read():
         )
 
 
+def bodies(tree):
+    "(function name, lines of its body without docstring)"
+    return [(f.name, measure.body_lines(f)) for f in measure.functions(tree)]
+
+
 @pytest.mark.parametrize('module', code)
 def test_functions_are_short(module):
-    assert not [
-        f'{f.name}: {body_lines(f)} lines' for f in functions(code[module]) if body_lines(f) > 40
-    ]
+    assert not [f'{name}: {n} lines' for name, n in bodies(code[module]) if n > 40]
+
+
+def test_half_of_all_functions_have_at_most_8_lines():
+    assert median(n for tree in code.values() for _, n in bodies(tree)) <= 8
+
+
+def test_lines_are_narrow():
+    "No line of a module over 120 characters, fewer than 1 in 100 over 100"
+    lines = {
+        f'{name}.py:{i}': len(line)
+        for name, source in text.items()
+        for i, line in measure.module_lines(source).items()
+    }
+    wide = {at: n for at, n in lines.items() if n > 100}
+    assert not [f'{at}: {n} characters' for at, n in wide.items() if n > 120]
+    assert len(wide) < 0.01 * len(lines), wide
+
+
+@pytest.mark.parametrize('module', code)
+def test_what_is_public_is_annotated(module):
+    lacking = {f.name: measure.unannotated(f) for f in measure.public_functions(code[module])}
+    assert not {name: what for name, what in lacking.items() if what}
+
+
+@pytest.mark.parametrize('page', pages, ids=str)
+def test_no_page_ends_in_a_cell_that_only_tests(page):
+    assert not page_rules.ends_in_test(page_rules.cells(root / 'nbs' / page))
+
+
+@pytest.mark.parametrize('page', pages, ids=str)
+def test_a_page_says_in_one_line_what_it_is_for(page):
+    said = page_rules.promise(page_rules.cells(root / 'nbs' / page))
+    assert said and len(said) <= page_rules.PROMISE, said
+
+
+def test_the_sidebar_names_every_page():
+    assert not check_docs.sidebar_problems(root)
 
 
 @pytest.mark.parametrize('module', code)
@@ -156,6 +188,19 @@ def test_no_stored_warnings_or_paths(page):
     assert '/tmp/' not in said and '/home/' not in said and str(root) not in said
 
 
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((root / 'CITATION.cff').read_text(encoding='utf-8'))
+    assert f'version = {cited["version"]}\n' in (root / 'settings.ini').read_text()
+
+
+@pytest.mark.parametrize(
+    'form', (root / '.github/ISSUE_TEMPLATE').glob('*.yml'), ids=lambda p: p.stem
+)
+def test_issue_forms_can_be_read(form):
+    body = yaml.safe_load(form.read_text(encoding='utf-8')).get('body', [])
+    assert form.stem == 'config' or all(b['type'] and b['attributes'] for b in body)
+
+
 def test_settings_keep_the_parameters_tag():
     assert 'allowed_cell_metadata_keys = tags' in (root / 'settings.ini').read_text()
 
@@ -192,6 +237,18 @@ def test_wheel_holds_modules_and_experiments(built):
 
 
 @pytest.mark.install
+def test_a_plain_install_brings_no_jupyter(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        path = next(n for n in wheel.namelist() if n.endswith('/METADATA'))
+        lines = wheel.read(path).decode().splitlines()
+    needs = [n.removeprefix('Requires-Dist: ') for n in lines if n.startswith('Requires-Dist')]
+    plain = ' '.join(n for n in needs if 'extra ==' not in n)
+    for name in ('jupyterlab', 'ipywidgets', 'papermill', 'ipykernel'):
+        extras = {n.split('extra == ')[1].strip('"') for n in needs if n.startswith(name)}
+        assert name not in plain and {'dev', 'all'} < extras <= {'dev', 'all', 'lab', 'report'}
+
+
+@pytest.mark.install
 def test_wheel_installs_and_finds_its_experiments(built, tmp_path):
     pip = [
         sys.executable,
@@ -206,7 +263,10 @@ def test_wheel_installs_and_finds_its_experiments(built, tmp_path):
         str(built[1]),
     ]
     subprocess.run(pip, check=True, capture_output=True)
-    ask = 'import sys; sys.path.insert(0, sys.argv[1]); from mri_diffusion.app.experiments import *; print(experiments_folder(), *list_experiments())'
+    ask = (
+        'import sys; sys.path.insert(0, sys.argv[1]); from mri_diffusion.app.experiments import *; '
+        'print(experiments_folder(), *list_experiments())'
+    )
     folder, *names = subprocess.run(
         [sys.executable, '-c', ask, str(tmp_path)],
         cwd='/',

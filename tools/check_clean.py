@@ -1,4 +1,4 @@
-"Notebooks are clean and the library is what they export. Works in a copy, so nothing here is changed."
+"Notebooks are clean, the library is what they export. Works in a copy: nothing here is changed."
 
 import os
 import subprocess

@@ -1,4 +1,7 @@
-"The site's pages without Quarto: processed as for the site, then searched for what would be broken there"
+"""The site's pages without Quarto: processed as for the site, then searched for what is broken.
+
+Stored errors and the sidebar are tested in tests/test_project.py.
+"""
 
 import os
 import re
@@ -8,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from project import copy_to, notebooks, process, sidebar_targets, stored_errors
+from project import copy_to, notebooks, process, sidebar_targets
 
 _link = re.compile(r'(?<!\\)\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)')
 
@@ -52,10 +55,8 @@ def check():
         with ProcessPoolExecutor(2, get_context('spawn'), os.chdir, (base,)) as pool:
             processed = list(pool.map(process, pages))
         return [
-            *sidebar_problems(base),
             *dead_links(base),
             *(p for found in processed for p in found),
-            *stored_errors(base),
         ]
 
 

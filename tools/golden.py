@@ -9,6 +9,7 @@ compare it there. Two methods are named by what they do, since their names may c
 series form of ddm2, {ddm2} the form that its authors published.
 """
 
+# ruff: noqa: E402  (the threads are set before numpy is loaded)
 import os
 
 for _name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
@@ -106,7 +107,7 @@ def series(shape=(24, 24, 10), n_b0=3, n=12):
 def noisy(clean, sigma, seed, coils=1, correlated=False):
     "The magnitude of a clean image with complex noise in every coil"
     rng, power = np.random.default_rng(seed), 0.0
-    for coil in range(coils):
+    for _ in range(coils):
         real, imaginary = sigma * rng.standard_normal((2, *clean.shape))
         if correlated:
             real, imaginary = smooth(real), smooth(imaginary)
@@ -947,7 +948,7 @@ def compare(path, only):
     for name in (n for n in names if n not in kept):
         print(f'{name}: not in {path}')
     there = [n for n in names if n in kept]
-    for name, record, seconds, layout in results(there, known):
+    for name, record, _, layout in results(there, known):
         lenient = layout.renamed and bool(family_of(known[name]) or name == 'methods-json')
         said = list(differences(kept[name], record, name, lenient))
         differ += bool(said)

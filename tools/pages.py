@@ -10,8 +10,9 @@ import re
 import sys
 from pathlib import Path
 
-root = Path(__file__).resolve().parent.parent
-WIDTH, LINES, CELLS = 100, 40, 60
+from measure import body_lines, functions, public_functions, root, unannotated
+
+WIDTH, PROMISE, LINES, CELLS = 100, 94, 40, 60
 
 
 def cells(page):
@@ -34,14 +35,15 @@ def is_test_only(kind, source):
     )
 
 
-def functions(tree):
-    return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+def ends_in_test(found):
+    "Whether the last cell of a page, its (kind, source) pairs given, only tests"
+    return is_test_only(*found[-1])
 
 
-def body_lines(function):
-    "Lines of the body, the docstring not counted"
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+def promise(found):
+    "The line under the title of a page, its (kind, source) pairs given; None if there is none"
+    said = re.search(r'^> (.*)$', '\n'.join(s for k, s in found if k == 'markdown'), re.M)
+    return said and said[1]
 
 
 def signature_lines(node):
@@ -60,25 +62,6 @@ def net_lines(source):
         taken |= set(range(f.lineno, f.lineno + signature_lines(f)))
     kept = [x for i, x in enumerate(lines, 1) if i not in taken]
     return len([x for x in kept if x.strip() and not x.strip().startswith('#')])
-
-
-def unannotated(tree):
-    "Public functions and methods with a parameter or a return value that is not annotated"
-    for node in tree.body:
-        inside = node.body if isinstance(node, ast.ClassDef) else [node]
-        for f in inside:
-            if not isinstance(f, ast.FunctionDef) or node.name.startswith('_'):
-                continue
-            if f.name.startswith('_') and f.name not in ('__init__', '__call__', '__getitem__'):
-                continue
-            a = f.args
-            every = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
-            lacking = [x.arg for x in every if x and not x.annotation]
-            lacking = [x for x in lacking if x not in ('self', 'cls')]
-            if f.returns is None and f.name != '__init__':
-                lacking.append('return')
-            if lacking:
-                yield f.name, lacking
 
 
 def top_names(tree):
@@ -106,11 +89,11 @@ def problems(page):
     found = cells(page)
     if len(found) > CELLS:
         yield f'{len(found)} cells, more than {CELLS}'
-    if is_test_only(*found[-1]):
+    if ends_in_test(found):
         yield 'ends in a cell that only tests'
-    promise = re.search(r'^> (.*)$', '\n'.join(s for k, s in found if k == 'markdown'), re.M)
-    if promise and len(promise[1]) > WIDTH - 6:
-        yield f'its promise has {len(promise[1])} characters, more than {WIDTH - 6}'
+    said = promise(found)
+    if said and len(said) > PROMISE:
+        yield f'its promise has {len(said)} characters, more than {PROMISE}'
     others = words_of_others(page)
     for i, (kind, source) in enumerate(found):
         if kind != 'code' or re.search(r'^\s*[%!]', source, re.M):
@@ -126,8 +109,9 @@ def problems(page):
         for f in functions(tree):
             if body_lines(f) > LINES:
                 yield f'cell {i}: {f.name} has {body_lines(f)} lines, more than {LINES}'
-        for name, lacking in unannotated(tree):
-            yield f'cell {i}: {name}: not annotated: {", ".join(lacking)}'
+        for f in public_functions(tree):
+            if lacking := unannotated(f):
+                yield f'cell {i}: {f.name}: not annotated: {", ".join(lacking)}'
         lonely = [n for n in top_names(tree) if n not in others and not n.startswith('_')]
         if lonely:
             yield f'cell {i}: used by no other page, test or tool: {", ".join(lonely)}'

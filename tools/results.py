@@ -1,4 +1,7 @@
-"`python tools/results.py RUNS NAME 'COMMAND'`: the tables of a sweep as results/NAME.csv, and how they were made as results/NAME.json"
+"""`python tools/results.py RUNS NAME 'COMMAND'`: the tables of a sweep as results/NAME.csv.
+
+How they were made is kept beside them as results/NAME.json.
+"""
 
 import platform
 import re

@@ -9,16 +9,20 @@ from tempfile import TemporaryDirectory
 from project import files, root
 
 bin = os.path.dirname(sys.executable)
+formatted = ['nbs', 'tests', 'tools', 'setup.py']
 steps = {
+    'formatted (ruff format)': [f'{bin}/ruff', 'format', '--no-cache', '--check', *formatted],
+    'no findings (ruff check)': [f'{bin}/ruff', 'check', '--no-cache', *formatted],
     'notebooks are clean and exported': [sys.executable, 'tools/check_clean.py'],
     'pages run (nbdev_test)': [f'{bin}/nbdev_test', '--n_workers', '2', '--do_print', '--timing'],
     'tests beside the pages (pytest)': [
         sys.executable,
         '-m',
         'pytest',
+        '-n2',
+        '--dist=loadfile',
         '--durations=5',
-        '-p',
-        'no:cacheprovider',
+        '-pno:cacheprovider',
     ],
     'docs check': [sys.executable, 'tools/check_docs.py'],
 }
