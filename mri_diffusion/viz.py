@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .core import InputError, atomic_path
+from .core import InputError, atomic_path, needs_extra
 
 # %% ../nbs/00_viz.ipynb #4531ee12
 def _array(x):
@@ -262,7 +262,7 @@ def _png(fig):
 
 def _explore(draw_at, **controls):
     "Show `draw_at()` as a picture, and below it the same under sliders"
-    import ipywidgets as widgets
+    widgets = needs_extra('ipywidgets', 'lab', 'a page with sliders')
     from IPython.display import display
 
     values = lambda: {k: w.value for k, w in controls.items()}
@@ -286,7 +286,7 @@ def explore_slices(
     plane: int = 2,  # Where to start: 0 sagittal, 1 coronal, 2 axial
 ) -> object:  # Widget; its `fallback` is the picture shown above it
     "Sliders for position, plane and volume"
-    import ipywidgets as widgets
+    widgets = needs_extra('ipywidgets', 'lab', 'a page with sliders')
 
     a = _array(vol)
     if a.ndim not in (3, 4):
@@ -336,7 +336,7 @@ def explore_noise(
     window: Sequence[float] | None = None,  # (low, high), image units; None: from the image
 ) -> object:  # Widget; its `fallback` is the picture shown above it
     "Sliders for SNR and kind of noise: noisy | clean | what the noise added"
-    import ipywidgets as widgets
+    widgets = needs_extra('ipywidgets', 'lab', 'a page with sliders')
 
     a = _array(image)
     if a.ndim != 2:

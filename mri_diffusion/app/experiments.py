@@ -66,19 +66,34 @@ def _notebook(name):
     return experiments_folder() / f'{name}.ipynb'
 
 # %% ../../nbs/app/61_experiments.ipynb #bb2e6d82
+def _comments_above(path):
+    "Parameter -> the comment lines above it: those that are too long to stand behind the value"
+    cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
+    tagged = [c for c in cells if 'parameters' in c['metadata'].get('tags', [])]
+    found, said = {}, []
+    for line in ''.join(tagged[0]['source']).splitlines() if tagged else ():
+        if line.startswith('#'):
+            said.append(line.lstrip('# '))
+        else:
+            found[line.partition('=')[0].strip()] = ' '.join(said)
+            said = []
+    return found
+
+
 def experiment_parameters(
     name: Path | str,  # Experiment, or path of a notebook
 ) -> dict[str, tuple]:  # Name -> (default, help)
     "What can be set in an experiment; `out` is left out, since every run has its folder"
     import ast
 
-    needs_extra('papermill', 'report', 'experiments and reports')
     logging.getLogger('papermill').setLevel(logging.ERROR)
+    for package in ('papermill', 'ipykernel'):
+        needs_extra(package, 'report', 'an experiment or a report')
     from papermill import inspect_notebook
 
     found, path = {}, _notebook(name)
     try:
-        parameters = inspect_notebook(path)
+        parameters, above = inspect_notebook(path), _comments_above(path)
     except Exception as e:
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise InputError(
@@ -86,7 +101,7 @@ def experiment_parameters(
         ) from None
     for k, p in parameters.items():
         try:
-            found[k] = ast.literal_eval(p['default']), p['help'].strip()
+            found[k] = ast.literal_eval(p['default']), p['help'].strip() or above.get(k, '')
         except (ValueError, SyntaxError):
             raise MriDiffusionError(
                 f'{name}: parameter {k} = {p["default"]} is not a plain value'

@@ -487,15 +487,16 @@ def _check_report(report, notebook):
 
     if report is not None and not str(report).lower().endswith('.html'):
         raise InputError(f'{report}: the name of a report must end in .html')
-    if notebook is None:
-        return
-    if report is None:
+    if report is None and notebook is not None:
         raise InputError(
             f'--report-notebook {notebook}: writes the page of --report; give that too'
         )
+    if report is None:
+        return
     from mri_diffusion.app.experiments import experiment_parameters
 
-    missing = {'noisy', 'denoised', 'sigma', 'record'} - set(experiment_parameters(notebook))
+    given = experiment_parameters(notebook or 'report')  # refused here where an extra is missing
+    missing = {'noisy', 'denoised', 'sigma', 'record'} - set(given)
     if missing:
         raise InputError(
             f'{notebook}: has no parameter {", ".join(sorted(missing))}; start from a copy of the '
