@@ -46,7 +46,7 @@ def cell(board, name):
 
 
 def lesions():
-    "Method -> mean part of a lesion's contrast that is kept: on the T1, or on the phantom for methods of series"
+    "Method -> mean fraction of a lesion's contrast kept: on the T1, or (series) on the phantom"
     rows = pd.read_csv(root / 'results/lesions.csv')
     kept = (
         rows.assign(kept=rows[['bright', 'dark']].mean(axis=1))
