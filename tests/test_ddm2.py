@@ -428,7 +428,6 @@ SOUND = dict(
     one_volume=('r2r', lambda c: take(c, [3]), [], 15, ''),
     two_volumes=('r2r', lambda c: take(c, [0, 3]), [], 15, ''),
     few_volumes=('both', lambda c: take(c, np.r_[0, 2:9]), [], 15, ''),
-    n_too_large=('r2r', lambda c: c, ['--set', 'n', 30], 15, ''),
     all_b0=('r2r', no_direction, [], 15, 'bvec'),
     mixed_shells=('r2r', lambda c: shells(), [], 15, ''),
     mixed_shells_apart=('ddm2', lambda c: shells(), ['--set', 'shells', 'apart'], 15, ''),
