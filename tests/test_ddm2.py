@@ -1,4 +1,7 @@
-"DDM2 from the command line, both forms: what it writes, going on after Ctrl-C, a trained folder used again, and bad input"
+"""The two methods for series, r2r and ddm2, from the command line
+
+What they write, going on after Ctrl-C, a trained folder used again, and bad input.
+"""
 
 import os
 import re
@@ -9,23 +12,30 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from mri_diffusion.app.denoiser import Denoiser
 from mri_diffusion.core import InputError, generator, read_json
 from mri_diffusion.judge.scores import psnr
+from mri_diffusion.learn.schedule import reverse_warmup_schedule
 from mri_diffusion.methods.classical import nearest_volumes
+from mri_diffusion.methods.ddm2 import DDM2_PRESETS, ddm2_config, denoise_published
+from mri_diffusion.methods.ddm2_stage1 import neighbour_table
+from mri_diffusion.methods.ddm2_stage2 import match_states
+from mri_diffusion.methods.ddm2_stage3 import denoise_stage3
+from mri_diffusion.methods.r2r import R2R_PRESETS
 from mri_diffusion.noise.models import add_rician_noise
 from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
 from mri_diffusion.scans.nifti import Scan, read_nifti
 
-FORMS = dict(series=[], published=['--set', 'form', 'published'])
-DDM2 = ['--method', 'ddm2', '--preset', 'tiny', '--device', 'cpu']
+METHODS = ('r2r', 'ddm2')
+TINY = ['--preset', 'tiny', '--device', 'cpu', '--method']
 START = [
     sys.executable,
     '-c',
     'import sys; from mri_diffusion.app.cli import main; sys.exit(main())',
 ]
-both = pytest.mark.parametrize('form', FORMS)
+both = pytest.mark.parametrize('method', METHODS)
 
 
 def take(scan, volumes):
@@ -63,11 +73,11 @@ def where(clean, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(where):
-    "One denoised scan of each form, its maps, its report, and the model beside it"
+    "One denoised scan of each method, its maps, its report, and the model beside it"
     from mri_diffusion.app.cli import main
 
-    for form, words in FORMS.items():
-        o = where / form
+    for method in METHODS:
+        o = where / method
         code = main(
             [
                 *map(
@@ -76,9 +86,9 @@ def trained(where):
                         'denoise',
                         where / 'noisy.nii',
                         o / 'out.nii',
-                        *DDM2,
-                        *words,
-                        *(['--set', 'samples', 2] if form == 'published' else []),
+                        *TINY,
+                        method,
+                        *(['--set', 'samples', 2] if method == 'ddm2' else []),
                         '--quiet',
                         '--residual',
                         o / 'residual.nii',
@@ -97,8 +107,8 @@ def trained(where):
 
 
 @both
-def test_writes_series_maps_and_report(trained, clean, form):
-    o, noisy = trained / form, Scan.load(trained / 'noisy.nii')
+def test_writes_series_maps_and_report(trained, clean, method):
+    o, noisy = trained / method, Scan.load(trained / 'noisy.nii')
     out, residual, std = (Scan.load(o / f'{n}.nii') for n in ('out', 'residual', 'std'))
     sigma, affine, *_ = read_nifti(o / 'sigma.nii')  # may be one number everywhere
     assert (
@@ -132,8 +142,7 @@ def test_writes_series_maps_and_report(trained, clean, form):
     assert psnr(out.data, clean.data, clean.mask) > psnr(noisy.data, clean.data, clean.mask)
     record, html = read_json(o / 'out.json'), (o / 'report.html').read_text()
     assert (
-        record['Method'] == 'ddm2'
-        and record['Parameters']['form'] == form
+        record['Method'] == method
         and 'data:image/png' in html
         and ('matched' in html.lower() or 'state' in html)
     )
@@ -162,16 +171,17 @@ def interrupted(words, total):
 
 
 STOPS = {
-    'series': (['--set', 'steps', 40], 40, ''),
-    'stage I': ([*FORMS['published'], '--set', 'steps1', 40, '--set', 'steps3', 4], 40, 'stage1'),
-    'stage III': ([*FORMS['published'], '--set', 'steps1', 4, '--set', 'steps3', 40], 40, 'stage3'),
+    'r2r': ('r2r', ['--set', 'steps', 40], 40, ''),
+    'stage I': ('ddm2', ['--set', 'steps1', 40, '--set', 'steps3', 4], 40, 'stage1'),
+    'stage III': ('ddm2', ['--set', 'steps1', 4, '--set', 'steps3', 40], 40, 'stage3'),
 }
 
 
 @pytest.mark.parametrize('stop', STOPS)
 def test_interrupted_command_goes_on_to_the_same_bytes(where, cli, tmp_path, stop):
-    words, total, stage = STOPS[stop]
-    command = lambda d: ['denoise', where / 'noisy.nii', tmp_path / d / 'out.nii', *DDM2, *words]
+    method, words, total, stage = STOPS[stop]
+    scan, model = where / 'noisy.nii', f'out_{method}'
+    command = lambda d: ['denoise', scan, tmp_path / d / 'out.nii', *TINY, method, *words]
     code, out, lines = interrupted(command('a'), total)
     said = [line for line in lines if 'mri-diffusion' in line]
     assert (
@@ -192,8 +202,8 @@ def test_interrupted_command_goes_on_to_the_same_bytes(where, cli, tmp_path, sto
     )
     assert (
         3 <= step < total
-        and (f'out_ddm2/training/{stage}/checkpoint/train.json'.replace('//', '/')) in left
-        and not {'out.nii', 'out.json', 'out_ddm2/model.safetensors'} & left
+        and (f'{model}/training/{stage}/checkpoint/train.json'.replace('//', '/')) in left
+        and not {'out.nii', 'out.json', f'{model}/model.safetensors'} & left
     )
     again, whole = cli(*command('a')), cli(*command('b'), '--quiet')
     assert (
@@ -201,12 +211,12 @@ def test_interrupted_command_goes_on_to_the_same_bytes(where, cli, tmp_path, sto
         and f' {step}/{total} ' in again.err
         and f' 0/{total} ' not in again.err
     ), (again, whole)
-    for name in ('out.nii', 'out_ddm2/model.safetensors'):
+    for name in ('out.nii', f'{model}/model.safetensors'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes(), name
     rows = [
         [
             line.split(',')[:2]
-            for line in (tmp_path / d / 'out_ddm2/training' / stage / 'metrics.csv')
+            for line in (tmp_path / d / model / 'training' / stage / 'metrics.csv')
             .read_text()
             .splitlines()
         ]
@@ -216,29 +226,31 @@ def test_interrupted_command_goes_on_to_the_same_bytes(where, cli, tmp_path, sto
 
 
 @both
-def test_trained_folder_denoises_without_training(trained, clean, cli, tmp_path, monkeypatch, form):
-    model = trained / form / 'out_ddm2'
+def test_trained_folder_denoises_without_training(
+    trained, clean, cli, tmp_path, monkeypatch, method
+):
+    model = trained / method / f'out_{method}'
     before = {p: p.stat().st_mtime_ns for p in model.rglob('*') if p.is_file()}
 
     def never(*a, **k):
         raise AssertionError('trained again')
 
-    for name in ('mri_diffusion.methods.ddm2.fit', 'mri_diffusion.methods.r2r.fit'):
-        monkeypatch.setattr(name, never)
+    for name in ('ddm2_stage1', 'ddm2_stage3', 'r2r'):
+        monkeypatch.setattr(f'mri_diffusion.methods.{name}.fit', never)
     again = cli(
         'denoise',
         trained / 'noisy.nii',
         tmp_path / 'again.nii',
         '--model',
         model,
-        *(['--set', 'samples', 2] if form == 'published' else []),
+        *(['--set', 'samples', 2] if method == 'ddm2' else []),
     )
     other = cli(
         'denoise',
         trained / 'other.nii',
         tmp_path / 'other.nii',
         '--method',
-        'ddm2',
+        method,
         '--model',
         model,
     )
@@ -247,7 +259,7 @@ def test_trained_folder_denoises_without_training(trained, clean, cli, tmp_path,
         other,
     )
     assert np.array_equal(
-        Scan.load(tmp_path / 'again.nii').data, Scan.load(trained / form / 'out.nii').data
+        Scan.load(tmp_path / 'again.nii').data, Scan.load(trained / method / 'out.nii').data
     )
     assert psnr(Scan.load(tmp_path / 'other.nii').data, clean.data, clean.mask) > psnr(
         Scan.load(trained / 'other.nii').data, clean.data, clean.mask
@@ -264,7 +276,7 @@ PROTOCOLS = dict(
 
 @both
 @pytest.mark.parametrize('kind', PROTOCOLS)
-def test_other_protocol_is_refused(trained, cli, tmp_path, form, kind):
+def test_other_protocol_is_refused(trained, cli, tmp_path, method, kind):
     PROTOCOLS[kind](Scan.load(trained / 'noisy.nii')).save(tmp_path / 'in.nii')
     refused(
         cli,
@@ -273,7 +285,7 @@ def test_other_protocol_is_refused(trained, cli, tmp_path, form, kind):
             tmp_path / 'in.nii',
             tmp_path / 'out.nii',
             '--model',
-            trained / form / 'out_ddm2',
+            trained / method / f'out_{method}',
         ],
         tmp_path,
         'train',
@@ -324,38 +336,38 @@ def with_(scan, value):
 
 
 REFUSED = (
-    dict(  # (form, what is wrong): (folder, clean series) -> (path, further words); what is said
+    dict(  # (method, what is wrong): (folder, clean series) -> (path, further words); what is said
         volume=(
             'both',
             lambda d, c: (put(d, c.with_data(c.data[..., 0]), bval=False, bvec=False), []),
             'it takes series',
         ),
-        one_volume=('published', lambda d, c: (put(d, noisy_of(take(c, [3]))), []), '1 volume'),
+        one_volume=('ddm2', lambda d, c: (put(d, noisy_of(take(c, [3]))), []), '1 volume'),
         two_volumes=(
-            'published',
+            'ddm2',
             lambda d, c: (put(d, noisy_of(take(c, [0, 3]))), []),
             '2 volumes',
         ),
         n_too_large=(
-            'published',
+            'ddm2',
             lambda d, c: (put(d, noisy_of(c)), ['--set', 'n', 12]),
             'choose n from 1 to 11',
         ),
         all_b0=(
-            'published',
+            'ddm2',
             lambda d, c: (put(d, no_direction(noisy_of(c)), bvec=False), []),
             'every volume is a b0',
         ),
-        mixed_shells=('published', lambda d, c: (put(d, noisy_of(shells())), []), '2 shells'),
-        bvecs_missing=('published', lambda d, c: (put(d, noisy_of(c), bvec=False), []), '.bvec'),
-        bvals_missing=('published', lambda d, c: (put(d, noisy_of(c), bval=False), []), '.bval'),
+        mixed_shells=('ddm2', lambda d, c: (put(d, noisy_of(shells())), []), '2 shells'),
+        bvecs_missing=('ddm2', lambda d, c: (put(d, noisy_of(c), bvec=False), []), '.bvec'),
+        bvals_missing=('ddm2', lambda d, c: (put(d, noisy_of(c), bval=False), []), '.bval'),
         mask_of_one_voxel=(
-            'series',
+            'r2r',
             lambda d, c: (put(d, noisy_of(c)), ['--mask', one_voxel(d, c)]),
             'the mask holds 1 voxel',
         ),
         mask_of_one_voxel_matched=(
-            'published',
+            'ddm2',
             lambda d, c: (
                 put(d, noisy_of(c)),
                 ['--mask', one_voxel(d, c), '--set', 'match', 'mask'],
@@ -368,13 +380,13 @@ REFUSED = (
             'volume [6] of the series is constant',
         ),
         nan=('both', lambda d, c: (put(d, c, with_(c, np.nan)), []), '1 NaN'),
-        unknown_form=(
-            'series',
-            lambda d, c: (put(d, noisy_of(c)), ['--set', 'form', 'best']),
-            "form='best'",
+        unknown_noise=(
+            'r2r',
+            lambda d, c: (put(d, noisy_of(c)), ['--set', 'noise', 'pink']),
+            "noise='pink'",
         ),
         std_of_one_walk=(
-            'published',
+            'ddm2',
             lambda d, c: (put(d, noisy_of(c)), ['--std', d / 'std.nii']),
             'samples',
         ),
@@ -390,15 +402,13 @@ def one_voxel(folder, scan):
 
 
 @pytest.mark.parametrize(
-    'kind, form',
-    [(k, f) for k, (forms, *_) in REFUSED.items() for f in (FORMS if forms == 'both' else [forms])],
+    'kind, method',
+    [(k, m) for k, (of, *_) in REFUSED.items() for m in (METHODS if of == 'both' else [of])],
 )
-def test_bad_input_is_refused_in_one_line(clean, cli, tmp_path, kind, form):
+def test_bad_input_is_refused_in_one_line(clean, cli, tmp_path, kind, method):
     _, make, said = REFUSED[kind]
     path, words = make(tmp_path, clean)
-    refused(
-        cli, ['denoise', path, tmp_path / 'out.nii', *DDM2, *FORMS[form], *words], tmp_path, said
-    )
+    refused(cli, ['denoise', path, tmp_path / 'out.nii', *TINY, method, *words], tmp_path, said)
 
 
 @pytest.mark.parametrize('change', ['n', 'bvec'])
@@ -407,23 +417,22 @@ def test_the_corrected_command_is_not_refused(clean, cli, tmp_path, change):
     bad, good = dict(
         n=(['--set', 'n', 12], ['--set', 'n', 2]), bvec=([], ['--set', 'neighbours', 'acquisition'])
     )[change]
-    command = ['denoise', path, tmp_path / 'out.nii', *DDM2, *FORMS['published']]
+    command = ['denoise', path, tmp_path / 'out.nii', *TINY, 'ddm2']
     assert cli(*command, *bad).code == 2
     got = cli(*command, *good)
     assert got.code == 0 and (tmp_path / 'out.nii').is_file(), got.err
 
 
-# (forms, clean series that is made of the phantom, further words, SNR, what files lack)
+# (method, clean series that is made of the phantom, further words, SNR, what files lack)
 SOUND = dict(
-    one_volume=('series', lambda c: take(c, [3]), [], 15, ''),
-    two_volumes=('series', lambda c: take(c, [0, 3]), [], 15, ''),
+    one_volume=('r2r', lambda c: take(c, [3]), [], 15, ''),
+    two_volumes=('r2r', lambda c: take(c, [0, 3]), [], 15, ''),
     few_volumes=('both', lambda c: take(c, np.r_[0, 2:9]), [], 15, ''),
-    n_too_large=('series', lambda c: c, ['--set', 'n', 30], 15, ''),
-    all_b0=('series', no_direction, [], 15, 'bvec'),
-    mixed_shells=('series', lambda c: shells(), [], 15, ''),
-    mixed_shells_apart=('published', lambda c: shells(), ['--set', 'shells', 'apart'], 15, ''),
+    all_b0=('r2r', no_direction, [], 15, 'bvec'),
+    mixed_shells=('r2r', lambda c: shells(), [], 15, ''),
+    mixed_shells_apart=('ddm2', lambda c: shells(), ['--set', 'shells', 'apart'], 15, ''),
     mixed_shells_together=(
-        'published',
+        'ddm2',
         lambda c: shells(),
         ['--set', 'shells', 'together'],
         15,
@@ -444,17 +453,17 @@ SOUND = dict(
         '',
     ),
     very_noisy=('both', lambda c: c, [], 2, ''),
-    bvecs_missing=('series', lambda c: c, [], 15, 'bvec'),
-    bvals_missing=('series', lambda c: c, [], 15, 'bval bvec'),
-    bvecs_not_needed=('published', lambda c: c, ['--set', 'neighbours', 'acquisition'], 15, 'bvec'),
+    bvecs_missing=('r2r', lambda c: c, [], 15, 'bvec'),
+    bvals_missing=('r2r', lambda c: c, [], 15, 'bval bvec'),
+    bvecs_not_needed=('ddm2', lambda c: c, ['--set', 'neighbours', 'acquisition'], 15, 'bvec'),
 )
 
 
 @pytest.mark.parametrize(
-    'kind, form',
-    [(k, f) for k, (forms, *_) in SOUND.items() for f in (FORMS if forms == 'both' else [forms])],
+    'kind, method',
+    [(k, m) for k, (of, *_) in SOUND.items() for m in (METHODS if of == 'both' else [of])],
 )
-def test_unusual_input_gives_a_better_series(clean, cli, tmp_path, kind, form):
+def test_unusual_input_gives_a_better_series(clean, cli, tmp_path, kind, method):
     _, make, words, snr, lacks = SOUND[kind]
     truth = make(clean)
     noisy = noisy_of(truth, snr)
@@ -463,8 +472,8 @@ def test_unusual_input_gives_a_better_series(clean, cli, tmp_path, kind, form):
         'denoise',
         path,
         tmp_path / 'out.nii',
-        *DDM2,
-        *FORMS[form],
+        *TINY,
+        method,
         *words,
         '--noise-map',
         tmp_path / 'sigma.nii',
@@ -488,8 +497,8 @@ def test_mask_of_one_voxel_changes_no_other_or_is_refused(clean, cli, tmp_path):
         'denoise',
         path,
         tmp_path / 'out.nii',
-        *DDM2,
-        *FORMS['published'],
+        *TINY,
+        'ddm2',
         '--mask',
         one_voxel(tmp_path, clean),
         '--quiet',
@@ -510,7 +519,7 @@ def test_mask_of_one_voxel_changes_no_other_or_is_refused(clean, cli, tmp_path):
 
 @both
 @pytest.mark.parametrize('volumes', [14, 8])
-def test_noise_free_input_is_hardly_changed_or_it_is_said(cli, tmp_path, form, volumes):
+def test_noise_free_input_is_hardly_changed_or_it_is_said(cli, tmp_path, method, volumes):
     truth = take(
         simulate_dmri(*make_gradients({1000: 12}, 2), shape=(36, 40, 8), voxel_size=None)[0],
         np.arange(volumes),
@@ -519,8 +528,8 @@ def test_noise_free_input_is_hardly_changed_or_it_is_said(cli, tmp_path, form, v
         'denoise',
         put(tmp_path, truth),
         tmp_path / 'out.nii',
-        *DDM2,
-        *FORMS[form],
+        *TINY,
+        method,
         '--noise-map',
         tmp_path / 'sigma.nii',
         '--quiet',
@@ -541,12 +550,12 @@ def test_noise_free_input_is_hardly_changed_or_it_is_said(cli, tmp_path, form, v
 
 
 @both
-def test_series_of_copies(clean, form):
+def test_series_of_copies(clean, method):
     "Volumes without any noise between them: returned nearly as they are, or one line"
     scan = Scan.from_array(
         np.repeat(clean.data[..., 3:4], 14, -1), clean.affine, clean.bvals, clean.bvecs, clean.mask
     )
-    d = Denoiser('ddm2', 'tiny', quiet=True, device='cpu', form=form)
+    d = Denoiser(method, 'tiny', quiet=True, device='cpu')
     try:
         result = d.fit(scan).denoise(scan)
     except InputError as e:
@@ -558,7 +567,7 @@ def test_series_of_copies(clean, form):
 
 
 def test_noise_free_with_a_known_level_is_returned_as_it_is(clean):
-    d = Denoiser('ddm2', 'tiny', quiet=True, device='cpu', form='published', match='sigma').fit(
+    d = Denoiser('ddm2', 'tiny', quiet=True, device='cpu', match='sigma').fit(
         noisy_of(clean), sigma=50.0
     )
     out = d.denoise(clean, sigma=1e-3)
@@ -568,12 +577,12 @@ def test_noise_free_with_a_known_level_is_returned_as_it_is(clean):
 
 
 @both
-def test_volume_of_zeros_comes_back_as_it_was(clean, form):
+def test_volume_of_zeros_comes_back_as_it_was(clean, method):
     "Files with such a volume are refused; arrays are not"
     keep = np.arange(14) != 6
     noisy = noisy_of(clean)
     holed = noisy.with_data(np.where(keep, noisy.data, 0))
-    d = Denoiser('ddm2', 'tiny', quiet=True, device='cpu', form=form).fit(holed)
+    d = Denoiser(method, 'tiny', quiet=True, device='cpu').fit(holed)
     result = d.denoise(holed)
     out = result.denoised.data
     assert (
@@ -584,3 +593,79 @@ def test_volume_of_zeros_comes_back_as_it_was(clean, form):
     assert error(out[..., keep], take(clean, keep)) < error(
         noisy.data[..., keep], take(clean, keep)
     )
+
+
+def test_each_method_has_its_own_settings():
+    "What the two share are settings of the one training loop"
+    shared = DDM2_PRESETS['tiny'].keys() & R2R_PRESETS['tiny'].keys()
+    assert shared == {'precision', 'workers', 'checkpoint_every'}
+    assert 'form' not in DDM2_PRESETS['tiny'].keys() | R2R_PRESETS['tiny'].keys()
+
+
+TABLE = np.r_[0.0, 0.0, np.full(10, 1000.0)]
+TABLES = {
+    '1 volume;': dict(bvals=TABLE[:1]),
+    '2 volumes;': dict(bvals=TABLE[1:3]),
+    'every volume is a b0': dict(bvals=np.zeros(5)),
+    '2 shells': dict(bvals=np.r_[TABLE[:7], 2 * TABLE[7:]]),
+    'choose n from 1 to 9': dict(bvals=TABLE, n=10),
+    'needs a direction': dict(bvals=TABLE, how='qspace'),
+    'bval file': dict(bvals=None),
+    "neighbours='last'": dict(bvals=TABLE, how='last'),
+    "b0='some'": dict(bvals=TABLE, b0='some'),
+}
+
+
+@pytest.mark.parametrize('said', TABLES)
+def test_tables_that_give_no_neighbours(said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        neighbour_table(**TABLES[said])
+
+
+def test_a_misspelt_setting():
+    with pytest.raises(InputError, match='unknown setting step1'):
+        ddm2_config(step1=5)
+
+
+def test_a_mask_too_small_to_match_in():
+    x = np.random.default_rng(0).random((8, 8, 2, 3), np.float32)
+    mask = np.zeros((8, 8, 2))
+    mask[4, 4, 1] = 1
+    with pytest.raises(InputError, match='the mask holds 1 voxels'):
+        match_states(x, x, reverse_warmup_schedule(), mask=mask)
+
+
+WALKS = {
+    'below 1': dict(t=0.4),
+    'all be the same': dict(t=9, how='ddim', samples=2),
+    'samplers': dict(t=9, how='euler'),
+}
+
+
+@pytest.mark.parametrize('said', WALKS)
+def test_walks_that_cannot_be_made(said):
+    image = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(InputError, match=said):
+        denoise_stage3(None, image, schedule=reverse_warmup_schedule(), **WALKS[said])
+
+
+BRIEF = dict(size='tiny', batch=2, steps1=4, steps3=6, lr=1e-3, sampling_steps=2, flips=False)
+
+
+@pytest.mark.parametrize('other', ['settings', 'series'])
+def test_a_folder_refuses_another_training(clean, tmp_path, other):
+    series = noisy_of(clean).data[4:14, 4:14, 2:4]
+    run = dict(bvals=clean.bvals, folder=tmp_path, quiet=True, device='cpu')
+    denoise_published(series, config=BRIEF, **run)
+    changed = dict(settings=(series, BRIEF | dict(n=1)), series=(2 * series, BRIEF))[other]
+    with pytest.raises(InputError, match='belongs to another training'):
+        denoise_published(changed[0], config=changed[1], **run)
+
+
+def test_blocks_of_a_volume(clean):
+    "In 3-D a volume has one state"
+    series = noisy_of(clean).data[:, :, 2:6]
+    config = BRIEF | dict(dims=3, patch=16, neighbours='qspace')
+    out = denoise_published(series, clean.bvals, clean.bvecs, config=config, quiet=True)
+    assert out['denoised'].shape == series.shape and np.isfinite(out['denoised']).all()
+    assert np.ptp(out['states'].times, 1).max() == 0

@@ -1,4 +1,8 @@
-"`python tools/headline.py`: the leaderboard's table on the index page, from results/leaderboard.csv and results/lesions.csv"
+"""`python tools/headline.py`: the leaderboard's table on the index page
+
+It comes from results/leaderboard.csv and results/lesions.csv; methods that were not measured are
+left out.
+"""
 
 import json
 import re
@@ -42,7 +46,7 @@ def cell(board, name):
 
 
 def lesions():
-    "Method -> mean part of a lesion's contrast that is kept: on the T1, or on the phantom for methods of series"
+    "Method -> mean fraction of a lesion's contrast kept: on the T1, or (series) on the phantom"
     rows = pd.read_csv(root / 'results/lesions.csv')
     kept = (
         rows.assign(kept=rows[['bright', 'dark']].mean(axis=1))
@@ -61,7 +65,8 @@ def table():
             float(b.loc[name, key]) for b in (found['T1'], found['phantom']) if name in b.index
         )
 
-    order = sorted(known, key=lambda n: tuple(-b.psnr.get(n, -99) for b in found.values()))
+    measured = [n for n in known if any(n in b.index for b in found.values())]
+    order = sorted(measured, key=lambda n: tuple(-b.psnr.get(n, -99) for b in found.values()))
     label = lambda n: f'`{n}`' + (' (supervised)' if known[n].needs == 'pairs' else '')
     head = [
         'method',
