@@ -18,7 +18,9 @@ noisy = clean + .1*rng.standard_normal(clean.shape, np.float32)
 data, net = PatchDataset([dict(noisy=noisy, clean=clean)], (8, 8, 8), 64, seed=0), build_network('unet', 'tiny', seed=0)
 def objective(model, batch): return (model(batch['noisy']) - batch['clean']).square().mean()
 history = fit(net, objective, data, 4, 1e-3, batch=4, device='cpu', seed=0, quiet=True)
-if os.environ.get('RANK', '0') == '0': torch.save(dict(net=net.state_dict(), world=int(os.environ.get('WORLD_SIZE', 1)), loss=history.loss.tolist()), sys.argv[1])
+found = dict(net=net.state_dict(), world=int(os.environ.get('WORLD_SIZE', 1)))
+if os.environ.get('RANK', '0') == '0':
+    torch.save(found | dict(loss=history.loss.tolist()), sys.argv[1])
 """
 
 

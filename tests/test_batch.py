@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from mri_diffusion.app import denoiser as registry
-from mri_diffusion.app.batch import run_batch
-from mri_diffusion.app.batch import batch_denoise
+from mri_diffusion.app.batch import batch_denoise, run_batch
 from mri_diffusion.core import InputError, read_json
 from mri_diffusion.learn.train import fit
+from mri_diffusion.methods import registry
 from mri_diffusion.methods.method import FACTS, Method
 from mri_diffusion.scans.nifti import Scan, read_nifti
 
@@ -389,7 +388,10 @@ def test_another_scan_under_the_same_name(own, files, cli):
 
 
 def test_interrupted_by_ctrl_c_it_goes_on_to_the_same_result(own, files, cli):
-    start = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_batch; test_batch.register(); from mri_diffusion.app.cli import main; sys.exit(main())'
+    start = (
+        f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_batch; '
+        'test_batch.register(); from mri_diffusion.app.cli import main; sys.exit(main())'
+    )
     words = lambda name: [
         'denoise',
         files / 'series.nii.gz',
@@ -494,10 +496,9 @@ def test_an_answer_that_cannot_be_used_is_a_failure(own, files, cli, monkeypatch
     )
     for name, change in wrong.items():
 
-        def spoilt(data, *a, **k):
-            return good(data, *a, **k) | (
-                {'std': np.full(data.shape, np.nan)} if name == 'nan' else change
-            )
+        def spoilt(data, *a, name=name, change=change, **k):
+            broken = {'std': np.full(data.shape, np.nan)} if name == 'nan' else change
+            return good(data, *a, **k) | broken
 
         monkeypatch.setattr(OTHERS, 'denoise', spoilt)
         got = cli(

@@ -911,9 +911,9 @@ def test_choose_a_setting_by_the_risk(made, cli, tmp_path):
 
 def test_choice_knows_that_the_noise_is_correlated(cli, tmp_path):
     "Taken as white, correlated noise makes every blur look better than it is"
-    from mri_diffusion.judge.choice import choose_setting
     from mri_diffusion.app.denoiser import Denoiser
     from mri_diffusion.app.jobs import simulate_scan
+    from mri_diffusion.judge.choice import choose_setting
     from mri_diffusion.phantoms.heads import load_t1
 
     load_t1(downsample=4).save(tmp_path / 'clean.nii.gz')

@@ -19,7 +19,7 @@ def known():
 
 
 def test_the_list_holds_the_4d_methods():
-    assert {'mppca', 'patch2self', 'ddm2'} <= set(SERIES)
+    assert {'mppca', 'patch2self', 'ddm2', 'r2r'} <= set(SERIES)
 
 
 @pytest.mark.parametrize('name', SERIES)

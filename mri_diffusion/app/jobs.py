@@ -360,7 +360,9 @@ def train_method(
         )
     sigma = None if sigma is None else read_sigma(sigma, noisy[0])
     before = train_model(denoiser, out, noisy, clean, sigma, resume, force)
-    facts = dict(method=method, preset=preset, steps=denoiser.config.get('steps'), seed=seed)
+    config = denoiser.config
+    steps = config.get('steps') or sum(config[k] for k in m.stages(config))
+    facts = dict(method=method, preset=preset, steps=steps, seed=seed)
     parameters = read_json(Path(out) / 'config.json')['parameters']
     return dict(model=str(out), **facts, parameters=parameters, finished_before=before)
 

@@ -312,7 +312,7 @@ def _repeats_in(x, facts, config):
     if not groups:
         raise InputError(
             f'n2n: no measurement of this scan is repeated ({x.shape[3]} volumes): it needs two '
-            f'of the same b-value and direction; use diffdenoise, or ddm2 for a series'
+            f'of the same b-value and direction; use diffdenoise, or r2r for a series'
         )
     return groups
 
