@@ -266,7 +266,7 @@ def _denoise(d, scan, sigma, model, force, bias_field, choose, needs_std, needs_
 
 # %% ../../nbs/app/60_denoiser.ipynb #92752e47
 def _learn(d, scan, sigma, model, force):
-    "Learn from the scan itd, or open the model that has"
+    "Learn from the scan itself, or open the model that has"
     m = d.method
     if d.net is not None or not m.learns:
         return
@@ -305,7 +305,7 @@ def _apply(d, scan, sigma, noise):
         raise InputError(
             f'{m.name}: has not learned yet; give a trained model (--model), or call fit'
         )
-    origin = 'found by the method itd' if sigma is None else 'given by the caller'
+    origin = 'found by the method itself' if sigma is None else 'given by the caller'
     if sigma is None and m.needs_sigma:
         found = (noise or ScanNoise(scan)).level
         sigma, origin = found.sigma, f'estimated from the scan ({found.how})'
