@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MriDiffusionError', 'InputError', 'needs_extra', 'check_output', 'atomic_path', 'plain', 'write_json', 'read_json',
-           'generator', 'progress', 'environment']
+           'OneLine', 'generator', 'progress', 'environment']
 
 # %% ../nbs/00_core.ipynb #b5aa6f63
 import importlib
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -130,6 +131,26 @@ def read_json(
         return json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, UnicodeDecodeError):
         raise InputError(f'{path}: not valid JSON') from None
+
+# %% ../nbs/00_core.ipynb #ec0a0002
+class OneLine:
+    "A dataclass (made with `repr=False`) whose `repr` is one line: of arrays their shape"
+
+    def __repr__(self) -> str:
+        said = [f'{f.name}={_in_short(getattr(self, f.name))}' for f in fields(self) if f.repr]
+        return f'{type(self).__name__}({", ".join(said)})'
+
+
+def _in_short(value):
+    "A value in a few characters"
+    if np.ndim(value) and hasattr(value, 'shape'):
+        return f'array {tuple(value.shape)}'
+    if isinstance(value, float):
+        return f'{value:.4g}'
+    if isinstance(value, (dict, list, set)) and len(value) > 3:
+        return f'{type(value).__name__} of {len(value)}'
+    said = ' '.join(repr(value).split())
+    return said if len(said) <= 60 else f'{said[:57]}...'
 
 # %% ../nbs/00_core.ipynb #7d4beb37
 def generator(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core import InputError, generator
+from ..core import InputError, OneLine, generator
 from mri_diffusion.judge.calibration import (
     CALIBRATED,
     NUMBERS,
@@ -39,8 +39,8 @@ class Finding:
     sentence: str  # What it means
 
 
-@dataclass
-class Audit:
+@dataclass(repr=False)
+class Audit(OneLine):
     "A verdict and all that it rests on"
 
     verdict: str  # 'no fault found', 'look' or 'do not trust'

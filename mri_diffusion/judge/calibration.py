@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..core import InputError, generator
+from ..core import InputError, OneLine, generator
 from mri_diffusion.judge.residual_numbers import (
     _fitted,
     _spectrum,
@@ -27,8 +27,8 @@ from ..noise.rician_bias import correct_bias
 from ..phantoms.heads import load_t1, load_tissues, shapes_phantom
 
 # %% ../../nbs/judge/52_calibration.ipynb #6b96b449
-@dataclass
-class Case:
+@dataclass(repr=False)
+class Case(OneLine):
     "A simulated scan"
 
     clean: np.ndarray  # (X, Y, Z), median 1 inside the mask

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from ..core import InputError, generator
+from ..core import InputError, OneLine, generator
 from ..noise.models import add_noise
 from ..viz import draw, get_slice, get_window
 
@@ -118,8 +118,8 @@ def noise_gain(
     )
 
 # %% ../../nbs/judge/52_lesions.ipynb #9ac5f696
-@dataclass
-class Lesions:
+@dataclass(repr=False)
+class Lesions(OneLine):
     "Where lesions were put, and their shape"
 
     centres: np.ndarray  # (n, 3) voxels
@@ -255,8 +255,8 @@ def lesion_scores(
     )
 
 # %% ../../nbs/judge/52_lesions.ipynb #48796f0f
-@dataclass
-class LesionTest:
+@dataclass(repr=False)
+class LesionTest(OneLine):
     "Everything that went into a lesion test, and came out"
 
     table: 'pd.DataFrame'  # One row a lesion: x, y, z, contrast, kept

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import InputError, generator
+from ..core import InputError, OneLine, generator
 from .tensors import dipy_tensor, tensor_fit
 from .truth import KnownTruth, take_volumes
 from ..methods.classical import blur
@@ -204,8 +204,8 @@ def held_out_table(
     return pd.DataFrame(table).T
 
 # %% ../../nbs/judge/51_series.ipynb #fff47c1a
-@dataclass
-class BiasPrecision:
+@dataclass(repr=False)
+class BiasPrecision(OneLine):
     "FA and MD over several draws of the noise"
 
     # bias (mean over voxels), bias_rms, std_rms, rmse of FA, FA_rest (no unit), MD (mm²/s)

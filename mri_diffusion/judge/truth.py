@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core import InputError
+from ..core import InputError, OneLine
 from .tensors import _weighted_psnr, dipy_tensor, map_errors, tensor_fit
 from ..methods.classical import mppca
 from ..scans.nifti import Scan
@@ -66,8 +66,8 @@ def take_volumes(
     )
 
 # %% ../../nbs/judge/51_truth.ipynb #aafc8591
-@dataclass
-class KnownTruth:
+@dataclass(repr=False)
+class KnownTruth(OneLine):
     "A noise-free series, the same with noise, and what was added"
 
     clean: Scan  # Noise-free, with gradient table

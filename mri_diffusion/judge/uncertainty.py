@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from scipy import stats
 
-from ..core import InputError
+from ..core import InputError, OneLine
 from .residual_numbers import band_ratio
 from ..scans.fourier import fftnc
 from ..scans.nifti import auto_mask
 
 # %% ../../nbs/judge/52_uncertainty.ipynb #40d3b1db
-@dataclass
-class StdCalibration:
+@dataclass(repr=False)
+class StdCalibration(OneLine):
     "What a standard deviation must be multiplied by"
 
     level: float  # Fraction of the errors that shall lie within

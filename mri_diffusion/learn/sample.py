@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import InputError, progress
+from ..core import InputError, OneLine, progress
 from .schedule import Schedule, abar_at, spread, time_of
 
 # %% ../../nbs/learn/22_sample.ipynb #4abf417c
@@ -91,8 +91,8 @@ def denoise_state(
     return reverse(predict, xt, start, schedule, steps)
 
 # %% ../../nbs/learn/22_sample.ipynb #58c3a0a1
-@dataclass
-class Pairs:
+@dataclass(repr=False)
+class Pairs(OneLine):
     "Mean, spread and correlation of symmetric pairs of samples; None: needs two pairs or more"
 
     mean: torch.Tensor  # Mean of all 2K samples

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import InputError
+from ..core import InputError, OneLine
 
 # %% ../../nbs/learn/20_schedule.ipynb #bcfe5022
-@dataclass
-class Schedule:
+@dataclass(repr=False)
+class Schedule(OneLine):
     "A chain of noisy states; `t` runs from 0 (clean) to `T` and may lie between two whole steps"
 
     name: str  # How it was made

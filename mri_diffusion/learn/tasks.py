@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import InputError, generator
+from ..core import InputError, OneLine, generator
 from ..noise.models import add_noise
 from ..phantoms.heads import load_t1
 from ..scans.nifti import Scan
@@ -19,8 +19,8 @@ from ..scans.patches import split_axis
 from ..scans.raw import load_raw
 
 # %% ../../nbs/learn/15_tasks.ipynb #94692086
-@dataclass
-class Task:
+@dataclass(repr=False)
+class Task(OneLine):
     "Clean parts of one scan, and the noisy part to denoise"
 
     train: np.ndarray  # (X, Y, Z) clean, to learn from
@@ -81,8 +81,8 @@ _NOISES = {
 }
 
 
-@dataclass
-class ImageTask:
+@dataclass(repr=False)
+class ImageTask(OneLine):
     "Noisy slices with a known truth"
 
     clean: np.ndarray  # (X, Y, Z) scaled to [0, 1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..core import InputError
+from ..core import InputError, OneLine
 from ..learn.schedule import Schedule, spread, time_of
 
 # %% ../../nbs/methods/42_ddm2_stage2.ipynb #a73d5922
@@ -29,8 +29,8 @@ def residual_mean_complement(
     return prediction + lam2 * mu / lam1, eps - mu
 
 # %% ../../nbs/methods/42_ddm2_stage2.ipynb #4e3727d1
-@dataclass
-class States:
+@dataclass(repr=False)
+class States(OneLine):
     "Matched states of all slices"
 
     times: np.ndarray  # (V, Z) matched times; 0 where the noise is too low to be a state

@@ -9,7 +9,7 @@ __all__ = ['NEEDS', 'PRESET_NAMES', 'ASSUMPTIONS', 'FACTS', 'GIVES', 'Method', '
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..core import InputError
+from ..core import InputError, OneLine
 
 # %% ../../nbs/methods/32_method.ipynb #28aaf0eb
 NEEDS = dict(
@@ -39,8 +39,8 @@ GIVES = dict(
 )  # What `denoise` may return; the first it must
 
 # %% ../../nbs/methods/32_method.ipynb #ad1f7cac
-@dataclass
-class Method:
+@dataclass(repr=False)
+class Method(OneLine):
     "A way of denoising; see the page that makes it"
 
     name: str  # As the command line knows it

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ..core import InputError
+from ..core import InputError, OneLine
 from .rician_bias import stabilise, unstabilise
 from .sigma import estimate_sigma
 from ..scans.nifti import auto_mask
@@ -61,8 +61,8 @@ def _as_map(sigma, shape):
 FEW = 12  # Volumes below which no component is taken for pure noise
 
 
-@dataclass
-class Components:
+@dataclass(repr=False)
+class Components(OneLine):
     "Principal axes of a variance-stabilised series"
 
     mean: np.ndarray  # (V,) mean over the object

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-from ..core import InputError, generator
+from ..core import InputError, OneLine, generator
 
 # %% ../../nbs/noise/12_mixture.ipynb #7a3705e7
-@dataclass
-class ResidualMixture:
+@dataclass(repr=False)
+class ResidualMixture(OneLine):
     "A residual as a mixture of Rician, Gaussian and outlier noise"
 
     weights: np.ndarray  # Fraction of the voxels in each component, sums to 1, largest first

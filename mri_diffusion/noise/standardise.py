@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import InputError
+from ..core import InputError, OneLine
 from .components import from_states, to_states
 
 # %% ../../nbs/noise/17_standardise.ipynb #08e0e168
@@ -79,8 +79,8 @@ def _fit_curve(level, var):
     return float(a), float(b / top), float(c / top**2)
 
 # %% ../../nbs/noise/17_standardise.ipynb #441deee8
-@dataclass
-class Standardisation:
+@dataclass(repr=False)
+class Standardisation(OneLine):
     "A scale on which the noise of a scan has std one: `states(image)` and `image(states)`"
 
     # 'magnitude' (Rician, noncentral chi), 'additive' (Gaussian), 'curve' (a + b s + c s^2)

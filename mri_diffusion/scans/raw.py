@@ -14,14 +14,14 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 
-from ..core import InputError
+from ..core import InputError, OneLine
 from .fourier import acquired_block, ifft2c, rss
 from .fourier import crop_zero_fill as without_zeros
 from .nifti import Scan
 
 # %% ../../nbs/scans/14_raw.ipynb #8f8302c7
-@dataclass
-class RawScan:
+@dataclass(repr=False)
+class RawScan(OneLine):
     "k-space of one volume, perhaps repeated"
 
     kspace: torch.Tensor  # (N, slice, coil, y, x) complex64, N repetitions
