@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from safetensors.numpy import load_file
 
 START = [
@@ -168,3 +169,27 @@ def test_a_second_training_that_is_interrupted_does_not_pass_for_the_first(files
         assert cli(*train, '--force').code == 130
     got = cli(*train)
     assert got.code == 0 and 'trained' in got.out and 'finished before' not in got.out
+
+
+def test_a_checkpoint_holds_nothing_that_is_unpickled_freely(tmp_path):
+    "What accelerate calls a custom checkpoint is unpickled without `weights_only`"
+    import torch
+
+    from mri_diffusion.core import InputError
+    from mri_diffusion.learn.train import fit
+
+    def loss(net, batch):
+        return net(batch['x']).square().mean()
+
+    def go_on(steps=4):
+        torch.manual_seed(0)
+        net, data = torch.nn.Linear(2, 1), [dict(x=torch.ones(2))] * 8
+        how = dict(batch=2, checkpoint_every=1, quiet=True, device='cpu')
+        return fit(net, loss, data, steps, 1e-2, tmp_path, **how)
+
+    go_on()
+    checkpoint = tmp_path / 'checkpoint'
+    assert not list(checkpoint.glob('custom_checkpoint*'))
+    (checkpoint / 'average.safetensors').unlink()
+    with pytest.raises(InputError, match='earlier version'):
+        go_on()

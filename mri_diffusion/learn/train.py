@@ -154,17 +154,25 @@ class Average:
         with torch.no_grad():
             torch._foreach_copy_(list(model.parameters()), self.params)
 
-    def state_dict(self) -> dict:
-        "For a checkpoint"
-        return dict(params=self.params)
-
-    def load_state_dict(
+    def save(
         self,
-        state: dict,  # From `state_dict`
+        path: Path | str,  # .safetensors, numbers only
+    ) -> None:
+        "For a checkpoint"
+        from safetensors.torch import save_file
+
+        save_file({str(k): p.contiguous() for k, p in enumerate(self.params)}, path)
+
+    def load(
+        self,
+        path: Path | str,  # From `save`
     ) -> None:
         "From a checkpoint"
-        saved = [p.to(q.device) for p, q in zip(state['params'], self.params)]
-        torch._foreach_copy_(self.params, saved)
+        from safetensors.torch import load_file
+
+        saved = load_file(path)
+        kept = [saved[str(k)].to(p.device) for k, p in enumerate(self.params)]
+        torch._foreach_copy_(self.params, kept)
 
 # %% ../../nbs/learn/30_train.ipynb #4f190a07
 def _run_facts(model, steps, lr, s):
@@ -174,7 +182,7 @@ def _run_facts(model, steps, lr, s):
     return dict(parameters=parameters, steps=steps, lr=lr, **{k: getattr(s, k) for k in keep})
 
 
-def _save_checkpoint(acc, folder, step, rows, facts):
+def _save_checkpoint(acc, folder, step, rows, facts, average):
     "Write the state of a training; the old checkpoint stays until the new one is whole"
     tmp, final, old = (Path(folder) / n for n in ('checkpoint.tmp', 'checkpoint', 'checkpoint.old'))
     if acc.is_main_process:
@@ -183,6 +191,7 @@ def _save_checkpoint(acc, folder, step, rows, facts):
     try:
         acc.save_state(str(tmp))
         if acc.is_main_process:
+            average.save(tmp / 'average.safetensors')
             (tmp / 'train.json').write_text(json.dumps(dict(step=step, facts=facts, rows=rows)))
     except (OSError, RuntimeError) as e:
         raise MriDiffusionError(
@@ -198,7 +207,7 @@ def _save_checkpoint(acc, folder, step, rows, facts):
     acc.wait_for_everyone()
 
 # %% ../../nbs/learn/30_train.ipynb #3b49d37f
-def _load_checkpoint(acc, folder, facts):
+def _load_checkpoint(acc, folder, facts, average):
     "Step and history of the last checkpoint, whose state is loaded; (0, []) if there is none"
     places = [Path(folder) / name for name in ('checkpoint', 'checkpoint.old')]
     found = next((p for p in places if (p / 'train.json').is_file()), None)
@@ -212,7 +221,12 @@ def _load_checkpoint(acc, folder, facts):
             f'{found}: belongs to another training ({"; ".join(differ)}); use another folder '
             f'or start afresh (--fresh, resume=False)'
         )
+    if not (found / 'average.safetensors').is_file():
+        raise InputError(
+            f'{found}: of an earlier version of this library; start afresh (--fresh, resume=False)'
+        )
     acc.load_state(str(found))
+    average.load(found / 'average.safetensors')
     return saved['step'], saved['rows']
 
 # %% ../../nbs/learn/30_train.ipynb #7fce957a
@@ -338,7 +352,7 @@ def _run(state, opt, objective, batches, callbacks, start, rows, facts, s):
                 _log(acc, rows, row, s)
             stop = interrupted()
             if folder and (last or stop or done % s.checkpoint_every == 0):
-                _save_checkpoint(acc, folder, done, rows, facts)
+                _save_checkpoint(acc, folder, done, rows, facts, state['average'])
                 if acc.is_main_process:
                     _write_metrics(folder, rows)
             if stop and not last:
@@ -367,9 +381,9 @@ def fit(
     opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=s.weight_decay)
     model, opt = acc.prepare(net, opt)
     average = Average(net, s.ema)
-    acc.register_for_checkpointing(average)
     facts = _run_facts(net, steps, lr, s)
-    start, rows = _load_checkpoint(acc, folder, facts) if folder and s.resume else (0, [])
+    resumed = folder and s.resume
+    start, rows = _load_checkpoint(acc, folder, facts, average) if resumed else (0, [])
     if s.tensorboard:
         acc.init_trackers('tensorboard')
     batches = _loaded(data, s, start, steps, acc)
