@@ -77,7 +77,10 @@ def public_names(tree):
     "Names of `__all__`; without it the functions and classes that do not begin with `_`"
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__':
-            return ast.literal_eval(node.value)
+            try:
+                return ast.literal_eval(node.value)
+            except ValueError:  # put together by hand, as in the package's __init__
+                break
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return [n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith('_')]
 
