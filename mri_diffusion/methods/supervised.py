@@ -215,7 +215,9 @@ def _learned(kind, config, own_sigma, levels):
     )
 
 
-def schedule_of(learned):
+def schedule_of(
+    learned: dict,  # What a training of a diffusion network remembered
+) -> Schedule:
     "The schedule a network was trained with"
     return make_schedule(learned['schedule'], learned['T'], learned['levels'])
 
