@@ -34,6 +34,7 @@ lab: $(READY)
 	@$(BIN)/jupyter lab --notebook-dir=nbs
 
 export: $(READY)
+	@$(BIN)/python tools/reading.py
 	@$(BIN)/ruff format --quiet nbs tests tools setup.py
 	@$(BIN)/nbdev_export
 	@$(BIN)/nbdev_clean

@@ -17,6 +17,7 @@ import headline  # noqa: E402
 import measure  # noqa: E402
 import pages as page_rules  # noqa: E402
 import project  # noqa: E402
+import reading  # noqa: E402
 import readme  # noqa: E402
 
 pages = project.notebooks()
@@ -278,3 +279,7 @@ def test_wheel_installs_and_finds_its_experiments(built, tmp_path):
     assert Path(folder) == tmp_path / 'mri_diffusion' / 'notebooks' and set(names) == {
         p.stem for p in experiments
     }
+
+
+def test_every_page_names_its_next_and_folds_its_proofs():
+    assert not reading.changed(), 'run python tools/reading.py'
