@@ -12,7 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .models import fill_network, has_finished, read_model, save_model, train_model
+from mri_diffusion.app.model_folder import (
+    fill_network,
+    has_finished,
+    read_model,
+    save_model,
+    train_model,
+)
 from .noise_checks import ScanNoise, check_sigma, read_sigma
 from mri_diffusion.app.result import (
     BIAS_FIELD,

@@ -338,7 +338,7 @@ def train_method(
 ) -> dict:  # What was trained, and whether it had finished before
     "Train a method and keep it in a folder"
     from mri_diffusion.app.denoiser import Denoiser, check_dims
-    from mri_diffusion.app.models import train_model
+    from mri_diffusion.app.model_folder import train_model
     from mri_diffusion.app.noise_checks import read_sigma
     from mri_diffusion.core import InputError, read_json
     from mri_diffusion.methods.registry import get_method
@@ -377,7 +377,7 @@ def _open_denoiser(
 ) -> object:  # A `Denoiser`; one that learns from the scan may not have learned yet
     "The denoiser that a command line asks for"
     from mri_diffusion.app.denoiser import Denoiser, load_model, match_model
-    from mri_diffusion.app.models import has_finished
+    from mri_diffusion.app.model_folder import has_finished
     from mri_diffusion.core import InputError
     from mri_diffusion.methods.registry import get_method
 

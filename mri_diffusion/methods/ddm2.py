@@ -35,7 +35,7 @@ from mri_diffusion.methods.ddm2_stage3 import (
     walk_back,
 )
 from .method import Method
-from .protocol import check_protocol
+from .scan_protocol import check_protocol
 from ..nets.unet import build_network
 from ..noise.components import series_sigma
 

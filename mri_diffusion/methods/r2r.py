@@ -19,7 +19,7 @@ from ..learn.infer import sliding_window, with_flips
 from ..learn.schedule import make_schedule, time_of
 from ..learn.train import fit
 from .method import Method
-from .protocol import check_protocol
+from .scan_protocol import check_protocol
 from ..nets.unet import PlainUNet
 from mri_diffusion.noise.components import (
     FEW,
