@@ -9,14 +9,6 @@ __all__ = ['is_quiet', 'simulate_scan', 'scan_noise', 'train_method', 'denoise_s
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from mri_diffusion.app.result import Result
-    from mri_diffusion.methods.method import Method
-    from mri_diffusion.scans.nifti import Scan
 
 # %% ../../nbs/app/62_jobs.ipynb #5c265535
 def _files_of(

@@ -8,10 +8,6 @@ __all__ = ['columns', 'noise_text', 'evaluation_text', 'batch_text', 'sweep_text
 # %% ../../nbs/app/62_texts.ipynb #62100003
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # %% ../../nbs/app/62_texts.ipynb #62100005
 def columns(

@@ -167,7 +167,7 @@ def _sigma_states(sigma, shape, schedule, mask):
 def show_states(
     *states: States,  # Of one series, found in different ways
     titles: list[str] | None = None,  # One each
-) -> 'matplotlib.figure.Figure':  # noqa: F821
+) -> object:  # Matplotlib figure
     "Matched time of every volume and slice, one scale for all, and a histogram"
     import matplotlib.pyplot as plt
 

@@ -180,7 +180,7 @@ def _outlier_notes(
 def show_levels(
     levels: np.ndarray,  # (V, Z) from `slice_levels`
     time: float,  # From `matched_time`
-) -> 'matplotlib.figure.Figure':  # noqa: F821
+) -> object:  # Matplotlib figure
     "Noise of every slice against the one level that the series is said to have"
     import matplotlib.pyplot as plt
 
