@@ -1179,7 +1179,7 @@ def test_python_of_arrays_and_errors(small):
     x = noisy_of(small)
     d = Denoiser('diffdenoise', 'tiny', quiet=True, device='cpu')
     with pytest.raises(InputError, match='has not learned yet'):
-        d.denoise(x)
+        d.apply(Scan.from_array(x))
     with pytest.raises(InputError, match='without clean'):
         d.fit(x, x)
     with pytest.raises(InputError, match='at least 16'):

@@ -21,7 +21,7 @@ NAMES = [*registry._OURS, *registry.CLASSICAL]
 def scans(tmp_path_factory):
     "A volume and a series, clean and noisy; the noise of the volume is shared by neighbours"
     d = tmp_path_factory.mktemp('scans')
-    t1 = load_t1(downsample=7)
+    t1 = load_t1(downsample=6)
     t1.save(d / 'clean.nii.gz')
     noisy = t1.with_data(add_noise(t1.data, 0.05, correlation=0.8, gen=generator(0)))
     noisy.save(d / 'volume.nii.gz')

@@ -182,6 +182,7 @@ class Denoiser:
         # Model folder of a method that learns from the scan: made if missing, continued if
         # interrupted, used if finished; None: the network is only kept in memory
         model: Path | str | None = None,
+        reuse: bool = True,  # A finished model there is used, whatever scan it learned from
         force: bool = False,  # A model of another training in that folder may be replaced
         bias_field: str = 'keep',  # keep, correct or restore
         # Setting, or 'level' -> candidates: that of least unbiased risk is taken
@@ -190,7 +191,8 @@ class Denoiser:
         needs_level: bool = False,  # Estimate the noise level even if the method needs none
     ) -> Result:
         "Denoise a scan: learn from it if the method does, apply the method, check its assumptions"
-        how = dict(model=model, force=force, bias_field=bias_field, choose=choose)
+        folder = dict(model=model, reuse=reuse, force=force)
+        how = dict(**folder, bias_field=bias_field, choose=choose)
         needs = dict(needs_std=needs_std, needs_level=needs_level)
         return _denoise(self, _as_scan(scan, mask), sigma, **how, **needs)
 
@@ -249,14 +251,15 @@ def _fit(d, noisy, clean, sigma, mask, run):
     return d
 
 # %% ../../nbs/app/60_denoiser.ipynb #f5768ade
-def _denoise(d, scan, sigma, model, force, bias_field, choose, needs_std, needs_level):
+def _denoise(d, scan, sigma, model, reuse, force, bias_field, choose, needs_std, needs_level):
     "The steps of `Denoiser.denoise`"
-    _check_request(d, scan, model, bias_field, choose, needs_std)
+    finished = bool(model) and reuse and has_finished(model)
+    _check_request(d, scan, finished, bias_field, choose, needs_std)
     flat, level, field = scan, read_sigma(sigma, scan), None
     if bias_field != 'keep':
         flat, level, field = without_field(scan, level)
     noise = ScanNoise(flat)
-    _learn(d, flat, level, model, force)
+    _learn(d, flat, level, model, finished, force)
     if needs_std:
         d.method.check_std(d.config)
     ready, known, told, said = _chosen(d, flat, level, choose, noise)
@@ -271,7 +274,7 @@ def _denoise(d, scan, sigma, model, force, bias_field, choose, needs_std, needs_
     return result if field is None else _with_its_field(result, scan, flat, field, bias_field)
 
 # %% ../../nbs/app/60_denoiser.ipynb #92752e47
-def _learn(d, scan, sigma, model, force):
+def _learn(d, scan, sigma, model, finished, force):
     "Learn from the scan itself, or open the model that has"
     m = d.method
     if d.net is not None or not m.learns:
@@ -282,7 +285,7 @@ def _learn(d, scan, sigma, model, force):
         )
     if model is None:
         d.fit(scan, sigma=sigma)
-    elif has_finished(model) or train_model(d, model, [scan], sigma=sigma, force=force, keep=True):
+    elif finished or train_model(d, model, [scan], sigma=sigma, force=force, keep=True):
         _open(d, model)
 
 
@@ -338,7 +341,7 @@ def _apply(d, scan, sigma, noise):
 def _check_request(
     denoiser: Denoiser,  # Trained or not
     scan: Scan,  # What it will be given
-    model: Path | str | None,  # Model folder, or None
+    finished: bool,  # A finished model will be used
     bias_field: str,  # keep, correct or restore
     choose: dict | None,  # Setting -> candidates
     needs_std: bool,  # An uncertainty map is wanted
@@ -353,7 +356,7 @@ def _check_request(
 
         for name, values in choose.items():
             check_choice(m, denoiser.config, name, values)
-    if needs_std and not (model and has_finished(model)):
+    if needs_std and not finished:
         m.check_std(denoiser.config)
 
 

@@ -428,6 +428,7 @@ def denoise_scan(
         scan,
         sigma,
         model=model or _model_beside(out, denoiser.method),
+        reuse=model is not None,
         force=force and not model,
         bias_field=bias_field,
         choose=choices,
