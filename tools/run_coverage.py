@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,8 +67,10 @@ def run_page(page):
 
 def run_pages(pages, env):
     "Run pages in two processes, a fresh one for each; those that failed"
-    with get_context('fork').Pool(2, maxtasksperchild=1) as pool:
-        passed = pool.starmap(measured_page, [(p, env) for p in pages], chunksize=1)
+    # these processes may have children of their own, as a page with a sweep has
+    fresh = dict(mp_context=get_context('spawn'), max_tasks_per_child=1)
+    with ProcessPoolExecutor(2, **fresh) as pool:
+        passed = list(pool.map(measured_page, pages, [env] * len(pages)))
     return [str(p) for p, ok in zip(pages, passed) if not ok]
 
 
