@@ -37,7 +37,7 @@ BYTES = {  # How the bytes of a whole .nii.gz are spoilt, the name, and what mus
     'half': (lambda b: b[: len(b) // 2], 'x.nii.gz', 'truncated'),
     'no checksum': (lambda b: b[:-4], 'x.nii.gz', 'truncated'),
     'one byte': (flipped, 'x.nii.gz', 'gzip|damaged'),
-    'short': (lambda b: gzip.decompress(b)[:9000], 'x.nii', 'truncated, it holds fewer voxels'),
+    'short': (lambda b: gzip.decompress(b)[:9000], 'x.nii', 'truncated, the shape'),
     'text': (lambda b: b'not an image\n' * 50, 'x.nii', 'not a NIfTI'),
     'text.gz': (lambda b: b'not an image\n' * 50, 'x.nii.gz', 'gzip'),
     'random': (lambda b: np.random.default_rng(0).bytes(4000), 'x.nii', 'not a NIfTI'),
