@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from mri_diffusion.app.batch import run_batch
+from mri_diffusion.app.experiments import run_all
 from mri_diffusion.app.jobs import evaluate_scan
 from mri_diffusion.core import InputError, read_json
 from mri_diffusion.scans.bids import load_bids, sort_bids
@@ -370,6 +372,21 @@ def test_a_shared_model_learns_from_those_that_can_be_read(study, tmp_path, cli)
     got = cli('batch', study, out, 'participant', *words)
     assert got.code == 2 and 'sub-03_dir-AP_dwi.nii.gz: truncated' in got.err, got.err
     assert by_subject(out) == {'01': 'done', '02': 'done', '03': 'failed'}
+
+
+def test_a_scan_too_small_for_the_shared_network(study, tmp_path, cli):
+    small = study / 'sub-02/dwi/sub-02_dir-AP_dwi.nii.gz'
+    write(small, rician(series()[5:9, 7:11, 3:5]))
+    words = '--method', 'n2n', '--preset', 'tiny', '--set', 'steps', 2, '--per-field', '--quiet'
+    got = cli('batch', study, tmp_path / 'o', 'participant', *words)
+    assert got.code == 2 and 'at least 16 x 16' in got.err and got.err.count('\n') == 1, got.err
+    assert by_subject(tmp_path / 'o') == {'01': 'done', '02': 'failed'}
+
+
+def test_a_process_that_dies_costs_its_scan():
+    "What a system does that runs out of memory"
+    said = run_all([partial(os._exit, 9), partial(str), partial(str)], 2, 'local', None, None, True)
+    assert 'ended from outside' in said[0] and said[1:] == ['', '']
 
 
 def test_a_shared_model_that_fails_is_said_of_each_scan(study, tmp_path):
