@@ -1,19 +1,23 @@
 "What the libraries below do with our maps and settings"
 
-import inspect
-
 import numpy as np
 import pytest
+import torch
+from monai.metrics import SSIMMetric
+from skimage.metrics import structural_similarity
 
 from mri_diffusion.app.denoiser import Denoiser
+from mri_diffusion.app.texts import evaluation_text
 from mri_diffusion.core import InputError, generator
 from mri_diffusion.judge.residual import slice_rmse
-from mri_diffusion.judge.scores import residual_stats
+from mri_diffusion.judge.scores import evaluate, hfen, residual_stats, ssim, ssim_map
+from mri_diffusion.judge.tensors import tensor_fit
 from mri_diffusion.learn.risk import sure
 from mri_diffusion.methods.classical import CLASSICAL, nlmeans
 from mri_diffusion.methods.registry import methods
 from mri_diffusion.noise.models import add_noise
 from mri_diffusion.noise.sigma import estimate_sigma
+from mri_diffusion.phantoms.heads import TISSUES, make_gradients, simulate_dmri
 from mri_diffusion.scans.nifti import Scan
 
 
@@ -121,3 +125,69 @@ def test_the_variant_can_be_set():
     assert d.config['variant'] == 'blockwise'
     with pytest.raises(InputError, match="variant 'fast'"):
         Denoiser('nlmeans', variant='fast').denoise(np.ones((8, 8, 8)) + np.eye(8), sigma=0.1)
+
+
+@pytest.fixture(scope='module')
+def fibres():
+    "A noise-free series of one tissue whose FA is 0.7"
+    table = make_gradients({1000: 12}, 1)
+    tissue = dict.fromkeys(TISSUES, TISSUES['wm'])
+    return simulate_dmri(*table, shape=(12, 12, 6), tissues=tissue)[0]
+
+
+@pytest.mark.parametrize('largest', [1e-9, 1e-6, 1e-3, 1.0, 1e6])
+def test_the_tensor_does_not_depend_on_the_unit_of_the_signal(fibres, largest):
+    data = fibres.data * np.float32(largest / fibres.data.max())
+    maps = tensor_fit(data, fibres.bvals, fibres.bvecs, fibres.mask)
+    assert np.allclose(maps['FA'][fibres.mask], 0.7, atol=2e-3)
+    assert np.allclose(maps['MD'][fibres.mask], 0.7e-3, rtol=2e-3)
+
+
+def test_a_series_without_signal_has_no_tensor(fibres):
+    with pytest.raises(InputError, match='no value above 0'):
+        tensor_fit(-fibres.data, fibres.bvals, fibres.bvecs, fibres.mask)
+
+
+@pytest.mark.parametrize('value', [0.3, 100, 1e5])
+def test_hfen_refuses_a_constant_reference(value):
+    clean = np.full((16, 16, 16), value)
+    noisy = clean + value * np.random.default_rng(0).normal(size=clean.shape)
+    with pytest.raises(InputError, match='clean is constant inside the mask'):
+        hfen(noisy, clean)
+    found = evaluate(noisy, clean)
+    assert 'hfen' not in found and found['psnr'] < 1
+
+
+def test_hfen_refuses_the_flat_inside_of_an_object(rimmed):
+    clean = np.full((40, 40, 24), 12.0)
+    clean[4:-4, 4:-4, 2:-2] = 100
+    deep = np.zeros(clean.shape, bool)
+    deep[14:-14, 14:-14, 11:-11] = True
+    with pytest.raises(InputError, match='clean is constant inside the mask'):
+        hfen(clean + 1, clean, deep)
+    assert hfen(clean + 1, clean) < 1e-6
+
+
+def test_ssim_beside_that_of_scikit_image_and_monai():
+    rng = np.random.default_rng(0)
+    clean = np.zeros((24, 24, 24), np.float32)
+    clean[6:-6, 6:-6, 6:-6] = 100
+    noisy = clean + rng.normal(0, 10, clean.shape).astype(np.float32)
+    how = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    theirs = structural_similarity(noisy, clean, data_range=100, **how)
+    both = [torch.from_numpy(x)[None, None] for x in (noisy, clean)]
+    monai = float(SSIMMetric(3, data_range=100, win_size=11, kernel_sigma=1.5)(*both).mean())
+    ours = ssim_map(noisy, clean, 100)[5:-5, 5:-5, 5:-5].mean()
+    assert abs(ours - theirs) < 1e-3 and abs(ours - monai) < 1e-3
+    assert abs(ssim(noisy, clean) - theirs) > 0.02
+    text = evaluation_text(dict(evaluate(noisy, clean), mask=None))
+    assert 'scikit-image and MONAI leave out 5 voxels' in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize('name', ['mppca', 'patch2self'])
+def test_series_filters_do_not_depend_on_the_unit_of_the_signal(fibres, name):
+    noisy = np.asarray(add_noise(fibres.data, 20.0, gen=generator(0)), np.float32)
+    usual = CLASSICAL[name]['function'](noisy, 20.0, bvals=fibres.bvals)
+    for k in (1e-6, 1e6):
+        scaled = CLASSICAL[name]['function'](noisy * np.float32(k), 20.0 * k, bvals=fibres.bvals)
+        assert np.abs(scaled / k - usual).max() < 0.5
