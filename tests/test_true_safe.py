@@ -229,6 +229,9 @@ def test_slopes_that_are_used_and_an_intercept_that_is_none(tmp_path):
         read_nifti(nifti(tmp_path / 'b.nii', (112, '2f', 2, np.nan)))
 
 
+SFORM = (252, '2h', 0, 1), (280, '4f', 1, 0, 0, 0), (296, '4f', 0, 1, 0, 0), (312, '4f', 0, 0, 1, 0)
+
+
 @pytest.mark.parametrize('form', [0, 1], ids=['no form', 'qform'])
 @pytest.mark.parametrize('value', [0, np.nan, np.inf, -np.inf])
 def test_a_voxel_size_that_is_none_is_refused_where_it_is_needed(tmp_path, value, form, capfd):
@@ -237,7 +240,7 @@ def test_a_voxel_size_that_is_none_is_refused_where_it_is_needed(tmp_path, value
     path = nifti(tmp_path / 'x.nii', (84, 'f', value), (252, '2h', form, 0))
     with pytest.raises(InputError, match=r'voxel size along y is .*repair pixdim'):
         read_nifti(path)
-    with_sform = nifti(tmp_path / 'y.nii', (84, 'f', value), (252, '2h', 0, 1))
+    with_sform = nifti(tmp_path / 'y.nii', (84, 'f', value), *SFORM)
     assert np.allclose(np.abs(np.diag(read_nifti(with_sform)[1])), 1)
     assert not capfd.readouterr().err
 
@@ -297,7 +300,7 @@ LINES = {
     'simulate clean.nii.gz out.nii.gz --snr 9 --correlation nan': '--correlation nan',
     'simulate clean.nii.gz out.nii.gz --snr 9 --gfactor inf': 'g-factor',
     'simulate clean.nii.gz out.nii.gz --snr 9 --noise ncchi --coils 99999999': '--coils 99999999',
-    f'simulate clean.nii.gz out.nii.gz --snr 9 --seed {"9" * 30}': 'seed of more than 1e30',
+    f'simulate clean.nii.gz out.nii.gz --snr 9 --seed {"9" * 30}': 'seed 9999',
     'simulate clean.nii.gz out.nii.gz --snr 9 --seed 4294967296': 'at most 4294967295',
     'noise noisy.nii.gz --coils -1': '--coils -1',
     'denoise noisy.nii.gz out.nii.gz --method nlmeans --set block_radius=-1': 'block_radius=-1',
