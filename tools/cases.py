@@ -611,7 +611,7 @@ def _judge_evaluate(bench, method, found):
 
 
 # ---------------------------------------------------------------------------------------- the run
-def run_case(bench, limit, tell):
+def run_case(bench, limit, tell, only=()):
     "Rows of one input"
     from mri_diffusion.methods.registry import methods
 
@@ -639,7 +639,7 @@ def run_case(bench, limit, tell):
     rows, judged = [], None
     row('noise', None, bench.noise)
     for m in methods().values():
-        if m.learns and not bench.case.learned:
+        if (m.learns and not bench.case.learned) or (only and m.name not in only):
             continue
         found = row('denoise', m, lambda m=m: bench.denoise(m.name))
         if not m.learns and m.name not in NOT_JUDGED and 'after' in found:
@@ -738,6 +738,7 @@ def main(argv=None):
     parser.add_argument('--out', type=Path, required=True, help='OUT.csv and OUT.json')
     parser.add_argument('--limit', type=float, default=60.0, help='seconds an item')
     parser.add_argument('--only', nargs='*', default=(), help='cases whose names begin so')
+    parser.add_argument('--methods', nargs='*', default=(), help='only these')
     a = parser.parse_args(argv)
     if not a.generators.is_dir():
         print(f'{a.generators}: no generators of cases; nothing done')
@@ -756,7 +757,7 @@ def main(argv=None):
         names, scene = make_inputs(a.generators.resolve(), place)
         models = place / 'models'
         models.mkdir()
-        said = limited(lambda: train_pairs(scene, models), 4 * a.limit)
+        said = {} if a.methods else limited(lambda: train_pairs(scene, models), 4 * a.limit)
         if set(said) - {'seconds'}:
             print(f'models of pairs: {said}')
         wanted = [n for n in names if not a.only or n.startswith(tuple(a.only))]
@@ -764,7 +765,7 @@ def main(argv=None):
             for case in CASES.get(name, ()):
                 with tempfile.TemporaryDirectory(dir=place) as scratch:
                     bench = Bench(name, case, place, scene, Path(scratch), models)
-                    rows += run_case(bench, a.limit, _tell)
+                    rows += run_case(bench, a.limit, _tell, a.methods)
             for of, *what in BATCHES:
                 if of == name:
                     with tempfile.TemporaryDirectory(dir=place) as scratch:
