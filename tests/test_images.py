@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, MRImageStorage, generate_uid
 
 from mri_diffusion.core import InputError, read_json
+from mri_diffusion.scans.dicom import read_images
 from mri_diffusion.scans.nifti import Scan
-from mri_diffusion.scans.slices import read_images
 
 NAMES = [f'img{k}.png' for k in (1, 2, 3, 10, 11, 12)]
 
@@ -402,13 +402,14 @@ def test_doubts_about_dicom_are_noted(cli, tmp_path):
         write(slice_of(k % 2, InstanceNumber=k + 1), tmp_path / 'twice' / f'{9 - k}.dcm')
     got = cli('denoise', tmp_path / 'twice', tmp_path / 'b.nii.gz', '--method', 'identity')
     scan = Scan.load(tmp_path / 'b.nii.gz')
-    assert got.code == 0 and 'ordered by InstanceNumber' in got.err
-    assert np.array_equal(scan.data[..., 2], scan.data[..., 0])
+    assert got.code == 0 and '2 volumes of 2 slices, told apart by InstanceNumber only' in got.err
+    assert scan.shape == (10, 12, 2, 2)
+    assert np.array_equal(scan.data[..., 1], scan.data[..., 0])
     assert np.allclose(scan.voxel_size, [1.25, 1.5, 2.5])
     for k in range(3):
         write(without(slice_of(k), 'ImagePositionPatient'), tmp_path / 'nowhere' / f'{k}.dcm')
     data, affine, _, notes = read_images(tmp_path / 'nowhere')
-    assert np.array_equal(affine, np.eye(4)) and 'no position' in notes[0]
+    assert np.array_equal(affine, np.diag([1.25, 1.5, 1, 1])) and 'no position' in notes[0]
     assert np.array_equal(data[..., 0], 0.5 * stored(2)[::-1].T - 3)
 
 
