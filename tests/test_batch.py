@@ -561,6 +561,7 @@ def test_batch_of_self_trained_models(own, study, cli, tmp_path):
             'denoised_dwi.bval',
             'denoised_dwi.bvec',
             'std_dwi.nii.gz',
+            'std_dwi.json',
             'std_dwi.bval',
             'std_dwi.bvec',
             'denoised_dwi.html',

@@ -21,7 +21,7 @@ CLASSICAL = {
     'blur: data has NaN': lambda: blur(np.nan * VOLUME),
     'floor: sigma of shape': lambda: floor(VOLUME, np.ones(5)),
     'floor: sigma must be positive': lambda: floor(VOLUME, 0.0),
-    "nlmeans: method 'fast'": lambda: nlmeans(VOLUME, 0.1, method='fast'),
+    "nlmeans: variant 'fast'": lambda: nlmeans(VOLUME, 0.1, variant='fast'),
     'nearest_volumes: shapes': lambda: nearest_volumes(SERIES, VOLUME),
     'mppca: data of shape': lambda: mppca(VOLUME),
     'mppca: 3 volumes': lambda: mppca(SERIES[..., :3]),

@@ -19,6 +19,7 @@ from mri_diffusion.scans.nifti import (
     load_like,
     read_nifti,
 )
+from mri_diffusion.scans.tables import check_directions
 
 
 def save(path, data, affine=None):
@@ -36,7 +37,7 @@ BYTES = {  # How the bytes of a whole .nii.gz are spoilt, the name, and what mus
     'half': (lambda b: b[: len(b) // 2], 'x.nii.gz', 'truncated'),
     'no checksum': (lambda b: b[:-4], 'x.nii.gz', 'truncated'),
     'one byte': (flipped, 'x.nii.gz', 'gzip|damaged'),
-    'short': (lambda b: gzip.decompress(b)[:9000], 'x.nii', 'truncated, it holds fewer voxels'),
+    'short': (lambda b: gzip.decompress(b)[:9000], 'x.nii', 'truncated, the shape'),
     'text': (lambda b: b'not an image\n' * 50, 'x.nii', 'not a NIfTI'),
     'text.gz': (lambda b: b'not an image\n' * 50, 'x.nii.gz', 'gzip'),
     'random': (lambda b: np.random.default_rng(0).bytes(4000), 'x.nii', 'not a NIfTI'),
@@ -89,11 +90,11 @@ TABLES = {  # Reader, what the file holds, and what must be said
     'directions': (load_bvals, '0 1 0\n0 0 1\n0 0 0', 'one row'),
     'ragged': (load_bvecs, '0 1 0\n0 0\n0 0 1', 'differ in length'),
     'long': (
-        lambda p: load_bvecs(p, [0, 1000, 1000, 1000]),
+        lambda p: check_directions('tensor', b := [0, 1000, 1000, 1000], load_bvecs(p, b)),
         '0 1 0 0\n0 0 1.2 0\n0 0 0 1',
-        'volume 2 has length 1.2',
+        'length 1.2: b = 1440 if',
     ),
-    'nan direction': (lambda p: load_bvecs(p, [9000] * 4), 'nan nan nan\n' * 4, 'length nan'),
+    'nan direction': (lambda p: load_bvecs(p, [9000] * 4), '1 nan 0\n' * 4, 'length nan'),
     'two rows': (load_bvecs, '0 1 0 0\n0 0 1 0', '2 x 4'),
     'volumes': (lambda p: load_bvecs(p, n=6), '0 1 0 0\n' * 3, '4 directions for 6'),
 }

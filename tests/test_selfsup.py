@@ -399,7 +399,7 @@ def test_repeats_are_found():
         / np.array([1, 1, 1, 1, 1, 1.01**0.5])[:, None]
     )
     assert [r.tolist() for r in repeat_groups(6, [0, 1000, 1000, 1005, 2000, 1000], g)] == [[1, 3]]
-    assert [r.tolist() for r in repeat_groups(3, [0, 50, 5])] == [[0, 1, 2]] and repeat_groups(
+    assert [r.tolist() for r in repeat_groups(4, [0, 5, 5, 900])] == [[0, 1, 2]] and repeat_groups(
         1, repeats='all'
     ) == []
 
