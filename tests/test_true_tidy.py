@@ -318,3 +318,62 @@ def test_the_handler_of_somebody_else_is_left_alone(cli):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+# ------------------------------------------------------------------------------ the table of cases
+@pytest.fixture
+def table():
+    import importlib.util
+
+    path = Path(__file__).parents[1] / 'tools' / 'cases.py'
+    spec = importlib.util.spec_from_file_location('cases', path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules['cases'] = module  # for its dataclass
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_cases_hides_no_wrong_answer(table, tmp_path):
+    from mri_diffusion.methods.registry import get_method
+
+    def said(command='noise', method=None, case=(), **found):
+        c = table.Case('x.nii.gz', 'a scan', 10.0, lambda S: np.ones((8, 8, 4)), **dict(case))
+        bench = table.Bench('00', c, tmp_path, None, tmp_path, tmp_path)
+        found = dict(shape=(8, 8, 4), kind='magnitude', interval=None, said=[]) | found
+        return table.judge(bench, command, method and get_method(method), found)[0]
+
+    ran = dict(command='denoise', method='nlmeans', before=10.0)
+    assert said(sigma=11.0) == said(**ran, after=5.0) == 'right'
+    assert said(sigma=13.0, interval=(9, 14)) == 'right'
+    assert said(refusal='a phase image', case=dict(refused='phase')) == 'refused'
+    wrong = [
+        said(sigma=13.0),
+        said(sigma=13.0, interval=(11, 14)),
+        said(sigma=10.0, kind='signed'),
+        said(sigma=10.0, shape=(8, 8, 4, 1)),
+        said(sigma=10.0, case=dict(says='read as')),
+        said(sigma=10.0, case=dict(refused='phase')),
+        said(refusal='not finite'),
+        said(refusal='not finite', case=dict(refused='phase')),
+        said(failed='unexpected TypeError'),
+        said(**ran, after=10.5),
+        said(**ran, after=5.0, weak=[0.3, -0.9]),
+        said(**ran, after=5.0, weak=[0.0, -0.2], case=dict(kind='signed')),
+        said('denoise', 'mppca', before=10.0, after=5.0),  # a volume is no series
+        said('evaluate', psnr=30.0, psnr_true=28.0, md=None),
+        said('evaluate', psnr=30.0, psnr_true=30.0, md=[1.0, 2.0]),
+    ]
+    assert set(wrong) == {'WRONG'}, wrong
+
+
+def test_an_item_of_the_table_has_its_time(table):
+    import time
+
+    def two_lines():
+        raise InputError('one\ntwo')
+
+    assert table.limited(lambda: time.sleep(30), 0.3)['failed'] == 'no end within 0.3 s'
+    assert table.limited(lambda: os._exit(3), 20)['failed'] == 'died without a word'
+    assert table.limited(lambda: dict(a=1), 20)['a'] == 1
+    assert 'ZeroDivisionError' in table.limited(lambda: 1 / 0, 20)['failed']
+    assert 'more than one line' in table.limited(two_lines, 20)['failed']

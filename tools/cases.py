@@ -509,7 +509,8 @@ class Bench:
 
 
 def _without_ones(x):
-    return x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
+    "Without axes of one beyond the third: an output keeps those of its input"
+    return x.reshape(x.shape[:3] + tuple(n for n in x.shape[3:] if n != 1))
 
 
 def _errors(x, noisy, truth, sigma):
@@ -611,7 +612,7 @@ def _judge_evaluate(bench, method, found):
 
 
 # ---------------------------------------------------------------------------------------- the run
-def run_case(bench, limit, tell):
+def run_case(bench, limit, tell, only=()):
     "Rows of one input"
     from mri_diffusion.methods.registry import methods
 
@@ -639,7 +640,7 @@ def run_case(bench, limit, tell):
     rows, judged = [], None
     row('noise', None, bench.noise)
     for m in methods().values():
-        if m.learns and not bench.case.learned:
+        if (m.learns and not bench.case.learned) or (only and m.name not in only):
             continue
         found = row('denoise', m, lambda m=m: bench.denoise(m.name))
         if not m.learns and m.name not in NOT_JUDGED and 'after' in found:
@@ -738,6 +739,7 @@ def main(argv=None):
     parser.add_argument('--out', type=Path, required=True, help='OUT.csv and OUT.json')
     parser.add_argument('--limit', type=float, default=60.0, help='seconds an item')
     parser.add_argument('--only', nargs='*', default=(), help='cases whose names begin so')
+    parser.add_argument('--methods', nargs='*', default=(), help='only these')
     a = parser.parse_args(argv)
     if not a.generators.is_dir():
         print(f'{a.generators}: no generators of cases; nothing done')
@@ -756,7 +758,7 @@ def main(argv=None):
         names, scene = make_inputs(a.generators.resolve(), place)
         models = place / 'models'
         models.mkdir()
-        said = limited(lambda: train_pairs(scene, models), 4 * a.limit)
+        said = {} if a.methods else limited(lambda: train_pairs(scene, models), 4 * a.limit)
         if set(said) - {'seconds'}:
             print(f'models of pairs: {said}')
         wanted = [n for n in names if not a.only or n.startswith(tuple(a.only))]
@@ -764,7 +766,7 @@ def main(argv=None):
             for case in CASES.get(name, ()):
                 with tempfile.TemporaryDirectory(dir=place) as scratch:
                     bench = Bench(name, case, place, scene, Path(scratch), models)
-                    rows += run_case(bench, a.limit, _tell)
+                    rows += run_case(bench, a.limit, _tell, a.methods)
             for of, *what in BATCHES:
                 if of == name:
                     with tempfile.TemporaryDirectory(dir=place) as scratch:
