@@ -8,6 +8,7 @@ few steps). OUT.csv holds the rows, OUT.json how they were made; the exit code i
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import multiprocessing
 import os
@@ -26,8 +27,13 @@ import pandas as pd
 from mri_diffusion.core import InputError, MriDiffusionError, environment, write_json
 
 NOT_JUDGED = 'identity', 'blur', 'floor'  # For comparison only: they may make a scan worse
+# Imported once, so that the process of each item need not
+WARM = (
+    'accelerate torch._dynamo skimage.filters dipy.reconst.dti dipy.denoise.nlmeans '
+    'dipy.denoise.localpca dipy.denoise.patch2self mri_diffusion.app.batch '
+    'mri_diffusion.noise.describe mri_diffusion.judge.scores mri_diffusion.judge.tensors'
+)
 STEPS = 2  # Of every network: that it runs is seen, not how well
-TOO_FEW = r'patch2self: .*volumes'  # Fewer than ten
 
 
 # ------------------------------------------------------------------------------ what is expected
@@ -751,7 +757,9 @@ def main(argv=None):
     from mri_diffusion.methods.registry import methods
 
     torch.set_num_threads(1)
-    methods()  # imported here once; what computes runs in the items' own processes
+    methods()
+    for name in WARM.split():
+        importlib.import_module(name)
     start, rows = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix='cases-') as place:
         place = Path(place)
