@@ -377,3 +377,17 @@ def test_an_item_of_the_table_has_its_time(table):
     assert table.limited(lambda: dict(a=1), 20)['a'] == 1
     assert 'ZeroDivisionError' in table.limited(lambda: 1 / 0, 20)['failed']
     assert 'more than one line' in table.limited(two_lines, 20)['failed']
+
+
+def test_a_file_may_have_a_long_name_and_a_folder_may_be_unreadable(tmp_path):
+    name = 'sub-01_' + 'ä' * 110 + '_dwi.nii.gz'
+    with atomic_path(tmp_path / name) as p:
+        assert p.name.endswith('_dwi.nii.gz')
+        p.write_text('whole')
+    box = tmp_path / 'box'
+    box.mkdir()
+    box.chmod(0o300)
+    with atomic_path(box / 'a.txt') as p:
+        p.write_text('whole')
+    box.chmod(0o700)
+    assert (tmp_path / name).exists() and [p.name for p in box.iterdir()] == ['a.txt']
