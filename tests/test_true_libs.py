@@ -4,16 +4,24 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
+from monai.metrics import SSIMMetric
+from skimage.metrics import structural_similarity
 
-from mri_diffusion.app.denoiser import Denoiser
+from mri_diffusion.app.denoiser import Denoiser, load_model
+from mri_diffusion.app.jobs import denoise_scan
+from mri_diffusion.app.texts import evaluation_text
 from mri_diffusion.core import InputError, generator
 from mri_diffusion.judge.residual import slice_rmse
-from mri_diffusion.judge.scores import residual_stats
+from mri_diffusion.judge.scores import evaluate, hfen, residual_stats, ssim, ssim_map
+from mri_diffusion.judge.tensors import tensor_fit
 from mri_diffusion.learn.risk import sure
+from mri_diffusion.learn.train import fit
 from mri_diffusion.methods.classical import CLASSICAL, nlmeans
-from mri_diffusion.methods.registry import methods
+from mri_diffusion.methods.registry import check_names, methods
 from mri_diffusion.noise.models import add_noise
 from mri_diffusion.noise.sigma import estimate_sigma
+from mri_diffusion.phantoms.heads import TISSUES, make_gradients, simulate_dmri
 from mri_diffusion.scans.nifti import Scan
 
 
@@ -121,3 +129,147 @@ def test_the_variant_can_be_set():
     assert d.config['variant'] == 'blockwise'
     with pytest.raises(InputError, match="variant 'fast'"):
         Denoiser('nlmeans', variant='fast').denoise(np.ones((8, 8, 8)) + np.eye(8), sigma=0.1)
+
+
+@pytest.fixture(scope='module')
+def fibres():
+    "A noise-free series of one tissue whose FA is 0.7"
+    table = make_gradients({1000: 12}, 1)
+    tissue = dict.fromkeys(TISSUES, TISSUES['wm'])
+    return simulate_dmri(*table, shape=(12, 12, 6), tissues=tissue)[0]
+
+
+@pytest.mark.parametrize('largest', [1e-9, 1e-6, 1e-3, 1.0, 1e6])
+def test_the_tensor_does_not_depend_on_the_unit_of_the_signal(fibres, largest):
+    data = fibres.data * np.float32(largest / fibres.data.max())
+    maps = tensor_fit(data, fibres.bvals, fibres.bvecs, fibres.mask)
+    assert np.allclose(maps['FA'][fibres.mask], 0.7, atol=2e-3)
+    assert np.allclose(maps['MD'][fibres.mask], 0.7e-3, rtol=2e-3)
+
+
+def test_a_series_without_signal_has_no_tensor(fibres):
+    with pytest.raises(InputError, match='no value above 0'):
+        tensor_fit(-fibres.data, fibres.bvals, fibres.bvecs, fibres.mask)
+
+
+@pytest.mark.parametrize('value', [0.3, 100, 1e5])
+def test_hfen_refuses_a_constant_reference(value):
+    clean = np.full((16, 16, 16), value)
+    noisy = clean + value * np.random.default_rng(0).normal(size=clean.shape)
+    with pytest.raises(InputError, match='clean is constant inside the mask'):
+        hfen(noisy, clean)
+    found = evaluate(noisy, clean)
+    assert 'hfen' not in found and found['psnr'] < 1
+
+
+def test_hfen_refuses_the_flat_inside_of_an_object(rimmed):
+    clean = np.full((40, 40, 24), 12.0)
+    clean[4:-4, 4:-4, 2:-2] = 100
+    deep = np.zeros(clean.shape, bool)
+    deep[14:-14, 14:-14, 11:-11] = True
+    with pytest.raises(InputError, match='clean is constant inside the mask'):
+        hfen(clean + 1, clean, deep)
+    assert hfen(clean + 1, clean) < 1e-6
+
+
+def test_ssim_beside_that_of_scikit_image_and_monai():
+    rng = np.random.default_rng(0)
+    clean = np.zeros((24, 24, 24), np.float32)
+    clean[6:-6, 6:-6, 6:-6] = 100
+    noisy = clean + rng.normal(0, 10, clean.shape).astype(np.float32)
+    how = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    theirs = structural_similarity(noisy, clean, data_range=100, **how)
+    both = [torch.from_numpy(x)[None, None] for x in (noisy, clean)]
+    monai = float(SSIMMetric(3, data_range=100, win_size=11, kernel_sigma=1.5)(*both).mean())
+    ours = ssim_map(noisy, clean, 100)[5:-5, 5:-5, 5:-5].mean()
+    assert abs(ours - theirs) < 1e-3 and abs(ours - monai) < 1e-3
+    assert abs(ssim(noisy, clean) - theirs) > 0.02
+    text = evaluation_text(dict(evaluate(noisy, clean), mask=None))
+    assert 'scikit-image and MONAI leave out 5 voxels' in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize('name', ['mppca', 'patch2self'])
+def test_series_filters_do_not_depend_on_the_unit_of_the_signal(fibres, name):
+    noisy = np.asarray(add_noise(fibres.data, 20.0, gen=generator(0)), np.float32)
+    usual = CLASSICAL[name]['function'](noisy, 20.0, bvals=fibres.bvals)
+    for k in (1e-6, 1e6):
+        scaled = CLASSICAL[name]['function'](noisy * np.float32(k), 20.0 * k, bvals=fibres.bvals)
+        assert np.abs(scaled / k - usual).max() < 0.5
+
+
+@pytest.mark.parametrize('name', methods())
+def test_no_setting_has_the_name_of_an_option(name):
+    functions = [Denoiser.__init__, Denoiser.load, Denoiser.denoise, load_model]
+    taken = {p for f in functions for p in inspect.signature(f).parameters}
+    m = methods()[name]
+    for settings in m.presets.values():
+        assert not taken & set(settings)
+        check_names(settings, name)
+    if name in CLASSICAL:
+        known = set(inspect.signature(CLASSICAL[name]['function']).parameters)
+        assert set(m.presets['tiny']) <= known - {'data', 'sigma', 'mask', 'bvals', 'info'}
+
+
+@pytest.mark.parametrize('name', ['method', 'preset', 'seed', 'device', 'quiet', 'level', 'self'])
+def test_an_option_given_as_a_setting_is_refused_in_one_line(tmp_path, rimmed, name):
+    Scan.from_array(rimmed[0]).save(tmp_path / 'a.nii.gz')
+    with pytest.raises(InputError, match=f'{name}: not a setting') as e:
+        denoise_scan(tmp_path / 'a.nii.gz', tmp_path / 'b.nii.gz', 'nlmeans', settings={name: '1'})
+    assert '\n' not in str(e.value) and not (tmp_path / 'b.nii.gz').exists()
+
+
+CPU = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+
+
+@pytest.mark.parametrize(
+    'wish, units, used',
+    [
+        ('no', True, 'no'),
+        ('bf16', True, 'bf16'),
+        ('bf16', False, 'no'),
+        ('fp16', True, 'no'),
+        ('fp16', False, 'no'),
+        ('auto', True, 'no'),
+    ],
+)
+def test_the_precision_is_one_that_the_processor_has_units_for(monkeypatch, wish, units, used):
+    for name in CPU:
+        monkeypatch.setattr(torch.cpu, name, lambda: units, raising=False)
+    seen, net = [], torch.nn.Linear(2, 1)
+
+    def objective(model, batch):
+        out = model(batch['x'])
+        seen.append(torch.is_autocast_enabled('cpu'))
+        return out.float().square().mean()
+
+    data = [dict(x=torch.ones(2))] * 4
+    history = fit(net, objective, data, 2, 0.1, precision=wish, device='cpu', quiet=True)
+    assert set(seen) == {used == 'bf16'}
+    assert history.attrs['precision'] == used
+    assert len(history.attrs['notes']) == (wish not in (used, 'auto'))
+
+
+@pytest.mark.parametrize('wish', ['bf16', 'fp16'])
+def test_the_precision_used_is_kept_with_the_model(monkeypatch, tmp_path, wish):
+    for name in CPU:
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    noisy = np.random.default_rng(0).normal(100, 10, (20, 20, 3)).astype(np.float32)
+    d = Denoiser('noise2score', 'tiny', device='cpu', quiet=True, precision=wish, steps=2)
+    first = d.denoise(noisy, model=tmp_path / 'm')
+    loaded = load_model(tmp_path / 'm', device='cpu', quiet=True)
+    for result in (first, loaded.denoise(noisy)):
+        assert result.meta['config']['precision'] == wish
+        said = [n for n in result.meta['notes'] if 'trained in float32, not in' in n]
+        assert len(said) == 1 and f'precision {wish}' in said[0]
+    assert loaded.learned['precision'] == 'no'
+
+
+def test_another_scan_than_the_network_learned_from_is_named():
+    draw = lambda seed: np.random.default_rng(seed).normal(100, 10, (20, 20, 3)).astype(np.float32)
+    d = Denoiser('noise2score', 'tiny', device='cpu', quiet=True, steps=2)
+    said = lambda r: [n for n in r.meta['notes'] if 'which is not this scan' in n]
+    assert not said(d.denoise(draw(0)))
+    assert not said(d.denoise(draw(0)))
+    other = said(d.denoise(draw(1)))
+    assert len(other) == 1 and 'learned from an array of shape (20, 20, 3)' in other[0]
+    assert not said(d.fit(draw(1)).denoise(draw(1)))
