@@ -345,10 +345,13 @@ def test_the_table_of_cases_hides_no_wrong_answer(table, tmp_path):
     ran = dict(command='denoise', method='nlmeans', before=10.0)
     assert said(sigma=11.0) == said(**ran, after=5.0) == 'right'
     assert said(sigma=13.0, interval=(9, 14)) == 'right'
+    assert said(sigma=13.0, interval=(6, 14), said=['wide, since']) == 'right'
     assert said(refusal='a phase image', case=dict(refused='phase')) == 'refused'
     wrong = [
         said(sigma=13.0),
         said(sigma=13.0, interval=(11, 14)),
+        said(sigma=10.5, interval=(10.2, 14)),
+        said(sigma=10.0, interval=(6, 14)),
         said(sigma=10.0, kind='signed'),
         said(sigma=10.0, shape=(8, 8, 4, 1)),
         said(sigma=10.0, case=dict(says='read as')),
@@ -358,7 +361,8 @@ def test_the_table_of_cases_hides_no_wrong_answer(table, tmp_path):
         said(failed='unexpected TypeError'),
         said(**ran, after=10.5),
         said(**ran, after=5.0, weak=[0.3, -0.9]),
-        said(**ran, after=5.0, weak=[0.0, -0.2], case=dict(kind='signed')),
+        said(**ran, after=5.0, weak=[0.0, -0.35], case=dict(kind='signed')),
+        said(**ran, after=5.0, deep=[0.0, 0.2], case=dict(kind='signed')),
         said('denoise', 'mppca', before=10.0, after=5.0),  # a volume is no series
         said('evaluate', psnr=30.0, psnr_true=28.0, md=None),
         said('evaluate', psnr=30.0, psnr_true=30.0, md=[1.0, 2.0]),
@@ -377,3 +381,17 @@ def test_an_item_of_the_table_has_its_time(table):
     assert table.limited(lambda: dict(a=1), 20)['a'] == 1
     assert 'ZeroDivisionError' in table.limited(lambda: 1 / 0, 20)['failed']
     assert 'more than one line' in table.limited(two_lines, 20)['failed']
+
+
+def test_a_file_may_have_a_long_name_and_a_folder_may_be_unreadable(tmp_path):
+    name = 'sub-01_' + 'ä' * 110 + '_dwi.nii.gz'
+    with atomic_path(tmp_path / name) as p:
+        assert p.name.endswith('_dwi.nii.gz')
+        p.write_text('whole')
+    box = tmp_path / 'box'
+    box.mkdir()
+    box.chmod(0o300)
+    with atomic_path(box / 'a.txt') as p:
+        p.write_text('whole')
+    box.chmod(0o700)
+    assert (tmp_path / name).exists() and [p.name for p in box.iterdir()] == ['a.txt']
