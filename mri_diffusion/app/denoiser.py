@@ -28,7 +28,6 @@ from mri_diffusion.app.result import (
     with_field,
     without_field,
 )
-from ..checks import check_seed, short_line
 from ..core import InputError, MriDiffusionError, environment, plain
 from ..methods.method import GIVES, Method, make_config
 from ..methods.registry import get_method
@@ -138,9 +137,14 @@ class Denoiser:
         quiet: bool | None = None,  # No progress bars
         **settings: object,  # Any setting of the preset
     ):
-        self.method, seed = get_method(method), check_seed(seed)
+        if seed is not None and seed < 0:
+            raise InputError(f'seed {seed}: give 0 or more')
+        self.method = get_method(method)
         self.preset, self.seed, self.quiet = preset or 'laptop', seed or 0, quiet
         self.config = make_config(self.method, self.preset, **settings)
+        steps = self.config.get('steps', 1)
+        if self.method.learns and not steps >= 1:
+            raise InputError(f'steps = {steps}: give at least 1')
         needs_device = self.method.learns or device != 'auto'
         self.device = choose_device(device) if needs_device else 'cpu'
         self.net = self.learned = self.history = None
@@ -330,27 +334,8 @@ def _apply(d, scan, sigma, noise):
         device=d.device,
         quiet=d.quiet,
     )
-    out, said = _keep_noise_free(out, scan, sigma)
     sigma = out.get('sigma_found') if sigma is None else sigma
-    return _make_result(d, scan, out, sigma, notes + said, origin)
-
-
-def _keep_noise_free(out, scan, sigma):
-    "What a method returned, the scan where the noise level is 0; and a note"
-    s = np.asarray(1.0 if sigma is None else sigma)
-    s = s[..., None] if s.ndim == 3 and scan.data.ndim == 4 else s
-    free = np.broadcast_to(s == 0, scan.shape)
-    if not free.any() or np.shape(out['denoised']) != scan.shape:
-        return out, []
-    out = {**out, 'denoised': np.where(free, scan.data, out['denoised'])}
-    if out.get('std') is not None:
-        where = free if np.ndim(out['std']) == free.ndim else free.all(-1)
-        out['std'] = np.where(where, 0, out['std'])
-    seen = free & (scan.data != 0)
-    if scan.mask is not None:
-        seen = seen & scan.mask.reshape(scan.mask.shape + (1,) * (free.ndim - 3))
-    note = f'sigma is 0 in {seen.mean():.0%} of the voxels: no noise there, they stay as they are'
-    return out, [note] if seen.any() else []
+    return _make_result(d, scan, out, sigma, notes, origin)
 
 # %% ../../nbs/app/60_denoiser.ipynb #7c000003
 def _check_request(
@@ -429,9 +414,9 @@ def load_model(
 ) -> Denoiser:
     "A denoiser from a model folder, checked to be what it says"
     saved, weights, notes = read_model(folder, method)
-    config = make_config(get_method(saved['method']), saved['preset'], **saved['config'])
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved['config'].items()}
     every = {**config, **settings}
-    d = Denoiser(saved['method'], saved['preset'], saved['seed'], device, quiet, **every)
+    d = Denoiser(saved['method'], saved['preset'], int(saved['seed']), device, quiet, **every)
     free = d.method.at_inference
     fixed = [
         f'{k} {config[k]}, not {d.config[k]}'
@@ -444,21 +429,8 @@ def load_model(
             f'the setting out, or train another model'
         )
     d.learned, d.notes = saved['learned'], notes
-    d.net = fill_network(_built(d, folder), weights, folder, d.method.name)
+    d.net = fill_network(d.method.build(d.config, d.learned), weights, folder, d.method.name)
     return d
-
-
-def _built(d, folder):
-    "The network that a model folder describes, with random weights"
-    try:
-        return d.method.build(d.config, d.learned)
-    except InputError as e:
-        raise InputError(f'{folder}: {e}') from None
-    except Exception as e:
-        why = short_line(f'{type(e).__name__}: {e}')
-        raise InputError(
-            f'{folder}/config.json: describes no network of {d.method.name} ({why}); train it again'
-        ) from None
 
 
 def match_model(
@@ -475,5 +447,5 @@ def match_model(
             f'--preset out'
         )
     if seed is not None:
-        denoiser.seed = check_seed(seed)
+        denoiser.seed = seed
     return denoiser

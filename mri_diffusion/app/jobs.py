@@ -151,19 +151,16 @@ def simulate_scan(
 
     from mri_diffusion.core import generator
     from mri_diffusion.noise.models import add_noise, g_factor_map
-    from mri_diffusion.scans.derivatives import sidecar_of
     from mri_diffusion.scans.nifti import make_sidecar
 
-    _check_level(path, snr, sigma, seed, coils, correlation, gfactor)
+    _check_level(path, snr, sigma, seed)
     inputs = [path, mask, bval, bvec]
     _check_files([*_files_of(out, ['.json']), sigma_map], inputs, [out, sigma_map], force, out)
     scan = _load_input(path, bval, bvec, mask)
-    scan.sidecar = sidecar_of(path)
     if scan.bvals is not None:
         _check_files(_files_of(out)[2:], inputs, force=force)
     level = _median_signal(scan, path)
     sigma = level / snr if sigma is None else sigma
-    _check_snr(path, level, sigma)
     g = 1.0 if gfactor is None else g_factor_map(scan.shape[:3], gfactor)
     relative = sigma / level * g
     kind = noise, coils, correlation, generator(seed), scan.voxel_size
@@ -171,7 +168,7 @@ def simulate_scan(
     snr = level / sigma if snr is None else snr
     facts = dict(noise=noise, snr=snr, coils=coils, correlation_mm=correlation)
     record = make_sidecar(
-        path, 'simulate', facts | dict(gfactor=gfactor, signal=level), seed, sigma, scan.sidecar
+        path, 'simulate', facts | dict(gfactor=gfactor, signal=level), seed, sigma
     )
     if scan.images:
         record['Notes'] = scan.notes
@@ -182,29 +179,17 @@ def simulate_scan(
     return record
 
 
-def _check_level(path, snr, sigma, seed, coils, correlation, gfactor):
-    "One of `snr` and `sigma` is given, and every number has its range"
-    from mri_diffusion.checks import check_number, check_seed
+def _check_level(path, snr, sigma, seed):
+    "One of `snr` and `sigma` is given, and it is a level"
     from mri_diffusion.core import InputError
 
     if (snr is None) == (sigma is None):
         raise InputError(f'{path}: give the noise level by --snr or by --sigma, one of them')
+    if seed < 0:
+        raise InputError(f'seed {seed}: give 0 or more')
     name, value = ('--snr', snr) if sigma is None else ('--sigma', sigma)
-    check_number(name, value, 0, 1e6 if sigma is None else 1e30, above=True)
-    check_number('--coils', coils, 1, 1024)
-    check_number('--correlation', correlation, 0, 1000, unit='mm')
-    if gfactor is not None:
-        check_number('the g-factor (--gfactor)', gfactor, 1, 1000)
-    check_seed(seed)
-
-
-def _check_snr(path, level, sigma):
-    "Refuse a noise level that drowns the image or cannot be stored beside it"
-    if not 1e-6 <= level / sigma <= 1e7:
-        raise InputError(
-            f'{path}: --sigma {sigma:g} for a median signal of {level:g}; give between '
-            f'{level * 1e-7:.3g} and {level * 1e6:.3g}'
-        )
+    if not value > 0:
+        raise InputError(f'the noise level ({name}) must be above 0')
 
 # %% ../../nbs/app/62_jobs.ipynb #87191744
 def _median_signal(scan, path):
@@ -233,13 +218,10 @@ def scan_noise(
     force: bool = False,  # Replace existing files
 ) -> dict:  # Plain values, from `describe_noise`
     "Level, distribution and correlation of the noise of a scan"
-    from mri_diffusion.checks import check_number
     from mri_diffusion.core import plain, write_json
     from mri_diffusion.methods.registry import alternatives, assumptions
     from mri_diffusion.noise.describe import describe_noise
 
-    if coils is not None:
-        check_number('--coils', coils, 1, 1024)
     _check_files([map, json], [path, bval, mask], [map], force)
     scan = _load_input(path, bval, None, mask)
     methods = dict(assumptions=assumptions(), instead=alternatives())
@@ -388,11 +370,11 @@ def _open_denoiser(
     "The denoiser that a command line asks for"
     from mri_diffusion.app.denoiser import Denoiser, load_model, match_model
     from mri_diffusion.app.model_folder import has_finished
-    from mri_diffusion.checks import check_seed
     from mri_diffusion.core import InputError
     from mri_diffusion.methods.registry import get_method
 
-    check_seed(seed)
+    if seed is not None and seed < 0:
+        raise InputError(f'seed {seed}: give 0 or more')
     if not method and not model:
         raise InputError('give --method NAME (mri-diffusion methods lists them), or --model MODEL')
     m, settings = get_method(method) if method else None, settings or {}
@@ -433,26 +415,13 @@ def denoise_scan(
     # Setting, or 'level' -> candidates; that of least unbiased risk is taken
     choices: dict | None = None,
 ) -> 'Result':
-    "Denoise a scan on disk; what this very request has made before is used"
-    from mri_diffusion.app.request import read_request
-    from mri_diffusion.scans.derivatives import sidecar_of
-
-    named = dict(out=out, residual=residual, noise_map=noise_map, std=std, report=report)
-    outputs = {k: Path(p) for k, p in named.items() if p is not None}
+    "Denoise a scan on disk"
     maps = [p for p in (residual, noise_map, std) if p is not None]
     inputs = [path, bval, bvec, mask, sigma if _is_path(sigma) else None]
-    records = [f for p in (out, *maps) for f in _files_of(p, ['.json'])]
-    kept = None if force else read_request(_files_of(out, ['.json'])[1], outputs)
-    if kept is None:
-        _check_files([*records, report], inputs, [out, *maps], force, out)
-    _check_files([], inputs)
+    _check_files([*_files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force, out)
     _check_report(report, report_notebook)
     scan = _load_input(path, bval, bvec, mask)
-    scan.sidecar = sidecar_of(path)
     denoiser = _open_denoiser(method, model, preset, seed, device, settings)
-    asked = dict(files=inputs, sigma=sigma, bias_field=bias_field, choose=choices, model=model)
-    if kept is not None:
-        return _done_before(kept, denoiser, scan, asked, outputs)
     if scan.bvals is not None:
         _check_files([f for p in (out, *maps) for f in _files_of(p)[2:]], inputs, force=force)
     result = denoiser.denoise(
@@ -470,39 +439,7 @@ def denoise_scan(
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
     if report is not None:
         result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
-    _note_done(denoiser, asked, outputs, result)
     return result
-
-
-def _request(denoiser, files, sigma, model, **rest):
-    "What was asked for; of a file its content"
-    from mri_diffusion.app.request import request_of
-
-    path, bval, bvec, mask, sigma_map = files
-    inputs = dict(scan=sorted(f for f in _read_files(path) if f.exists()))
-    given = dict(bval=bval, bvec=bvec, mask=mask, sigma=sigma_map)
-    inputs |= {k: [Path(p)] for k, p in given.items() if p is not None}
-    level = None if sigma is None or sigma_map is not None else float(sigma)
-    return request_of(denoiser, inputs, model, sigma=level, **rest)
-
-
-def _done_before(kept, denoiser, scan, asked, outputs):
-    "The result of this very request; another one is refused"
-    from mri_diffusion.app.request import check_done, stored_result
-    from mri_diffusion.core import read_json
-
-    check_done(kept, _request(denoiser, **asked), outputs)
-    record = read_json(_files_of(outputs['out'], ['.json'])[1])
-    return stored_result(kept, scan, record, outputs)
-
-
-def _note_done(denoiser, asked, outputs, result):
-    "Write down, last of all, that everything that was asked for is there"
-    from mri_diffusion.app.request import note_request
-
-    said = {k: result.meta[k] for k in ('verdict', 'reasons') if k in result.meta}
-    record = _files_of(outputs['out'], ['.json'])[1]
-    note_request(record, _request(denoiser, **asked), outputs, **said)
 
 
 def _model_beside(out, method):

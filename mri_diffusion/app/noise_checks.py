@@ -68,7 +68,7 @@ class ScanNoise:
     def level(self) -> NoiseEstimate:
         "The noise level, by the estimator that the data allow"
         s = self.scan
-        return estimate_sigma(s.data, mask=s.mask, bvals=s.bvals, signed=s.kind == 'signed')
+        return estimate_sigma(s.data, mask=s.mask, bvals=s.bvals)
 
     @cached_property
     def correlation(self) -> tuple:
@@ -81,7 +81,7 @@ class ScanNoise:
         "Effective number of coils that the background shows; None: it shows none"
         s = self.scan
         volume = s.data if s.data.ndim == 3 else s.data[..., s.n_volumes // 2]
-        return None if s.kind == 'signed' else coils_in_background(volume, s.mask)
+        return None if s.data.min() < 0 else coils_in_background(volume, s.mask)
 
     def warnings(
         self,

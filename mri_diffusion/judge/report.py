@@ -167,7 +167,7 @@ def scan_coils(
     mask: np.ndarray,  # (X, Y, Z) object
 ) -> tuple:  # coils of a sum of squares (1: one channel, or not seen), a line about them or None
     "Coils if the background's distribution and its power over sigma both ask for more than one"
-    if noisy.kind == 'signed':
+    if noisy.data.min() < 0:
         return 1, None
     v = noisy.n_volumes // 2
     x, s = _volume(noisy, v), _level(_sigma_of(sigma, v), mask)
@@ -204,8 +204,7 @@ def judge_result(
         return 'No noise level is known; without it nothing can be said of what was removed.'
     mask = report_mask(noisy)[0] if mask is None else mask
     n, said = (n_coils, None) if n_coils else scan_coils(noisy, sigma, mask)
-    kernel, kind = scan_kernel(noisy, mask), 'gaussian' if noisy.kind == 'signed' else 'rician'
-    kind = 'ncchi' if n > 1 else kind
+    kernel, kind = scan_kernel(noisy, mask), 'ncchi' if n > 1 else None
     try:
         found = audit(noisy.data, denoised.data, sigma, mask, kernel, kind, n)
     except InputError as e:

@@ -349,7 +349,7 @@ def lag_correlation(
 
 def residual_stats(
     residual: np.ndarray,  # noisy - denoised, (X, Y[, Z[, V]])
-    sigma: float | np.ndarray,  # Noise level: a number or a map; where it is 0 nothing is judged
+    sigma: float | np.ndarray,  # Noise level: a number or a map
     mask: np.ndarray | None = None,  # Voxels that count; None: all
     signal: np.ndarray | None = None,  # Denoised (or clean) image: adds the correlation with it
 ) -> dict:  # mean and std in units of sigma, lag1 per spatial axis, signal correlation
@@ -357,10 +357,9 @@ def residual_stats(
     r, s = _array(residual), _array(sigma)
     if s.ndim == r.ndim - 1:
         s = s[..., None]
-    s = np.broadcast_to(s, r.shape)
-    m = _mask(mask, r.shape) & (s != 0)
-    if not m.any() or not np.all(s[m] > 0):
-        raise InputError('sigma must be positive somewhere inside the mask, and nowhere negative')
+    m = _mask(mask, r.shape)
+    if not np.all(np.broadcast_to(s, r.shape)[m] > 0):
+        raise InputError('sigma must be positive inside the mask')
     z = np.where(m, r / np.where(s > 0, s, 1), 0)
     out = dict(
         mean=float(z[m].mean()),

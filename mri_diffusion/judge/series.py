@@ -20,7 +20,6 @@ from ..methods.classical import blur
 from ..noise.models import add_noise, rician_mean, rician_var
 from ..noise.rician_bias import correct_bias
 from ..scans.nifti import Scan
-from ..scans.tables import is_b0
 
 # %% ../../nbs/judge/51_series.ipynb #ad292d15
 @dataclass
@@ -51,7 +50,7 @@ def split_volumes(
     seed: int = 0,  # Of the draw
 ) -> list[np.ndarray]:  # Indices: each weighted volume in one of them, b0s in none
     "Folds of the weighted volumes"
-    weighted = np.flatnonzero(~is_b0(bvals))
+    weighted = np.flatnonzero(np.asarray(bvals) > max(50, 1.05 * np.min(bvals)))
     if not 2 <= folds <= len(weighted):
         raise InputError(
             f'held-out volumes: {folds} folds of {len(weighted)} weighted volumes; '
@@ -74,7 +73,7 @@ def _tensor_predict(series, bvals, bvecs, mask, new_bvals, new_bvecs):
 
 def _one_shell(bvals):
     "Which volumes are weighted; refused unless they are one shell of at least 15"
-    weighted = ~is_b0(bvals)
+    weighted = bvals > max(50, 1.05 * bvals.min())
     if not np.ptp(bvals[weighted]) < 100 or not weighted.sum() >= 15:
         raise InputError(
             f'csd: {weighted.sum()} directions, b = {bvals[weighted].min():g} to '

@@ -17,7 +17,6 @@ from scipy.ndimage import binary_dilation
 from ..core import InputError
 from .scores import psnr
 from ..methods.classical import blur, floor
-from ..scans.tables import check_directions, is_b0
 from ..viz import draw, get_slice
 
 # %% ../../nbs/judge/51_tensors.ipynb #02116aaa
@@ -41,7 +40,6 @@ def _check_table(series, bvals, bvecs, mask):
         raise InputError('tensor: the series has NaN or Inf voxels; replace them first')
     if mask is not None and (np.shape(mask) != series.shape[:3] or not np.any(mask)):
         raise InputError(f'tensor: the mask is empty or does not fit the volume {series.shape[:3]}')
-    check_directions('tensor', bvals, bvecs)
     design = np.c_[bvals[:, None] / max(bvals.max(), 1) * direction_matrix(bvecs), 0 * bvals + 1]
     rank = np.linalg.matrix_rank(design, tol=1e-3)
     if rank != 7:
@@ -67,8 +65,7 @@ def dipy_tensor(
         raise InputError('tensor: the series has no gradient table; give its .bval and .bvec')
     series, bvals, bvecs = np.asarray(series), np.asarray(bvals, float), np.asarray(bvecs, float)
     _check_table(series, bvals, bvecs, mask)
-    weakest = max(50, bvals[is_b0(bvals)].max(initial=0))
-    model = TensorModel(gradient_table(bvals, bvecs=bvecs, b0_threshold=weakest), fit_method='WLS')
+    model = TensorModel(gradient_table(bvals, bvecs=bvecs), fit_method='WLS')
     raised = series if least is None else np.maximum(series, least)
     return model.fit(raised, mask=None if mask is None else np.asarray(mask) > 0)
 
@@ -230,7 +227,7 @@ def _exchange(g, n, start):
 # %% ../../nbs/judge/51_tensors.ipynb #110669e8
 def _unweighted(bvals):
     "Which volumes are b0s"
-    return is_b0(bvals)
+    return bvals <= max(50, 1.05 * bvals.min())
 
 
 def six_direction_protocol(

@@ -24,15 +24,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from mri_diffusion.core import (
-    InputError,
-    MriDiffusionError,
-    atomic_path,
-    plain,
-    progress,
-    read_json,
-)
-from .checkpoint import load_state, read_numbers, save_state
+from ..core import InputError, MriDiffusionError, atomic_path, progress
 
 # %% ../../nbs/learn/30_train.ipynb #b91bd35b
 @dataclass
@@ -176,13 +168,11 @@ class Average:
         path: Path | str,  # From `save`
     ) -> None:
         "From a checkpoint"
-        saved = read_numbers(path)
-        kept = [saved.get(str(k), torch.empty(0)) for k in range(len(self.params))]
-        if any(k.shape != p.shape or not k.isfinite().all() for k, p in zip(kept, self.params)):
-            raise InputError(
-                f'{path}: no finite average of these weights; start afresh (--fresh, resume=False)'
-            )
-        torch._foreach_copy_(self.params, [k.to(p.device) for k, p in zip(kept, self.params)])
+        from safetensors.torch import load_file
+
+        saved = load_file(path)
+        kept = [saved[str(k)].to(p.device) for k, p in enumerate(self.params)]
+        torch._foreach_copy_(self.params, kept)
 
 # %% ../../nbs/learn/30_train.ipynb #4f190a07
 def _run_facts(model, steps, lr, s):
@@ -192,23 +182,18 @@ def _run_facts(model, steps, lr, s):
     return dict(parameters=parameters, steps=steps, lr=lr, **{k: getattr(s, k) for k in keep})
 
 
-def _save_checkpoint(state, opt, step, rows, facts):
+def _save_checkpoint(acc, folder, step, rows, facts, average):
     "Write the state of a training; the old checkpoint stays until the new one is whole"
-    acc, folder = state['acc'], state['folder']
     tmp, final, old = (Path(folder) / n for n in ('checkpoint.tmp', 'checkpoint', 'checkpoint.old'))
     if acc.is_main_process:
         shutil.rmtree(tmp, ignore_errors=True)
     acc.wait_for_everyone()
     try:
-        save_state(tmp, state['net'], opt, acc.scaler, acc.process_index)
+        acc.save_state(str(tmp))
         if acc.is_main_process:
-            state['average'].save(tmp / 'average.safetensors')
-            (tmp / 'train.json').write_text(
-                json.dumps(plain(dict(step=step, facts=facts, rows=rows)))
-            )
-    except Exception as e:  # a full disk is no OSError in safetensors
-        if acc.is_main_process:
-            shutil.rmtree(tmp, ignore_errors=True)
+            average.save(tmp / 'average.safetensors')
+            (tmp / 'train.json').write_text(json.dumps(dict(step=step, facts=facts, rows=rows)))
+    except (OSError, RuntimeError) as e:
         raise MriDiffusionError(
             f'{final}: could not be written ({e}); the checkpoint before it is kept'
         ) from None
@@ -222,14 +207,13 @@ def _save_checkpoint(state, opt, step, rows, facts):
     acc.wait_for_everyone()
 
 # %% ../../nbs/learn/30_train.ipynb #3b49d37f
-def _load_checkpoint(state, opt, facts):
+def _load_checkpoint(acc, folder, facts, average):
     "Step and history of the last checkpoint, whose state is loaded; (0, []) if there is none"
-    acc, folder = state['acc'], state['folder']
     places = [Path(folder) / name for name in ('checkpoint', 'checkpoint.old')]
     found = next((p for p in places if (p / 'train.json').is_file()), None)
     if found is None:
         return 0, []
-    saved = _read_train(found / 'train.json')
+    saved = json.loads((found / 'train.json').read_text())
     was = saved['facts']
     differ = [f'{k} was {was.get(k)}, is {v}' for k, v in facts.items() if was.get(k) != v]
     if differ:
@@ -237,19 +221,13 @@ def _load_checkpoint(state, opt, facts):
             f'{found}: belongs to another training ({"; ".join(differ)}); use another folder '
             f'or start afresh (--fresh, resume=False)'
         )
-    state['average'].load(found / 'average.safetensors')
-    load_state(found, state['net'], opt, acc.scaler, acc.process_index)
+    if not (found / 'average.safetensors').is_file():
+        raise InputError(
+            f'{found}: of an earlier version of this library; start afresh (--fresh, resume=False)'
+        )
+    acc.load_state(str(found))
+    average.load(found / 'average.safetensors')
     return saved['step'], saved['rows']
-
-
-def _read_train(path):
-    "train.json, checked"
-    saved = read_json(path)
-    kinds = dict(step=int, facts=dict, rows=list)
-    good = isinstance(saved, dict) and all(isinstance(saved.get(k), v) for k, v in kinds.items())
-    if not good or saved['step'] < 0 or not all(isinstance(r, dict) for r in saved['rows']):
-        raise InputError(f'{path}: no state of a training; start afresh (--fresh, resume=False)')
-    return saved
 
 # %% ../../nbs/learn/30_train.ipynb #7fce957a
 @contextmanager
@@ -374,7 +352,7 @@ def _run(state, opt, objective, batches, callbacks, start, rows, facts, s):
                 _log(acc, rows, row, s)
             stop = interrupted()
             if folder and (last or stop or done % s.checkpoint_every == 0):
-                _save_checkpoint(state, opt, done, rows, facts)
+                _save_checkpoint(acc, folder, done, rows, facts, state['average'])
                 if acc.is_main_process:
                     _write_metrics(folder, rows)
             if stop and not last:
@@ -404,14 +382,12 @@ def fit(
     model, opt = acc.prepare(net, opt)
     average = Average(net, s.ema)
     facts = _run_facts(net, steps, lr, s)
-    state = dict(acc=acc, model=model, net=net, average=average, folder=folder, steps=steps)
-    if folder and acc.is_main_process:  # left by a process that was killed
-        shutil.rmtree(Path(folder) / 'checkpoint.tmp', ignore_errors=True)
     resumed = folder and s.resume
-    start, rows = _load_checkpoint(state, opt, facts) if resumed else (0, [])
+    start, rows = _load_checkpoint(acc, folder, facts, average) if resumed else (0, [])
     if s.tensorboard:
         acc.init_trackers('tensorboard')
     batches = _loaded(data, s, start, steps, acc)
+    state = dict(acc=acc, model=model, net=net, average=average, folder=folder, steps=steps)
     try:
         _run(state, opt, objective, batches, callbacks, start, rows, facts, s)
     finally:

@@ -12,7 +12,6 @@ from importlib.metadata import EntryPoint, entry_points
 from ..core import InputError
 from .classical import CLASSICAL
 from .method import ASSUMPTIONS, NEEDS, PRESET_NAMES, Method
-from .settings import settings_table
 
 # %% ../../nbs/methods/45_registry.ipynb #84c3fab7
 _OURS = {  # name -> module below mri_diffusion.methods, and what holds the Method there
@@ -67,7 +66,7 @@ def methods() -> dict[str, Method]:  # name -> Method
 _FILTER_SETTINGS = dict(
     blur=dict(width=0.7),
     floor=dict(factor=1.5),
-    nlmeans=dict(patch_radius=1, block_radius=3, remove_bias=True, variant='classic'),
+    nlmeans=dict(patch_radius=1, block_radius=3, remove_bias=True),
     mppca=dict(remove_bias=True),
     patch2self=dict(remove_bias=False),
 )
@@ -101,7 +100,7 @@ def _filter(name, info):
 
 # %% ../../nbs/methods/45_registry.ipynb #d1e5743e
 def methods_table() -> list[dict]:  # One a method
-    "What each method needs, costs and is good for, its presets, and the ranges of its settings"
+    "What each method needs, costs and is good for, and its presets"
     return [
         dict(
             name=m.name,
@@ -113,7 +112,6 @@ def methods_table() -> list[dict]:  # One a method
             use=m.use,
             at_inference=list(m.at_inference),
             presets=m.presets,
-            settings=settings_table(m.name, m.presets),
         )
         for m in methods().values()
     ]

@@ -14,7 +14,6 @@ from scipy import ndimage, special
 from ..core import InputError
 from .correlation import noise_correlation
 from .sigma import _choose, estimate_sigma, find_background, noise_field
-from ..scans.kind import is_signed
 from ..scans.nifti import Scan, auto_mask
 
 # %% ../../nbs/noise/18_describe.ipynb #787c9cde
@@ -72,7 +71,7 @@ def coils_in_background(
 ) -> float | None:  # Effective number of coils, or None where the background is blanked
     "Coils from the background: E[M]^2/E[M^2] is 0.785 for Rician noise and rises with the coils"
     air, zero = find_background(noisy, mask)
-    if zero > 0.05 or air.sum() < 1000 or is_signed(noisy):
+    if zero > 0.05 or air.sum() < 1000:
         return None
     m = np.asarray(noisy, float)[air].ravel()
     m = m[m <= 4 * np.median(m)]
@@ -124,13 +123,12 @@ def _quick_estimate(x, how, mask, n_coils, bvals, slices=12):
 def _by_estimator(x, best, mask, n_coils, bvals):
     "Level by each quick estimator; its refusal where it has none"
     found = {}
-    signed = best.distribution == 'gaussian'
     for name in ('piesno', 'repeats', 'wavelet', 'background', best.how):
         if name == 'repeats' and bvals is None and best.how != name:
             continue
         try:
             same = name == best.how
-            estimate = best if same else estimate_sigma(x, name, mask, n_coils, bvals, signed)
+            estimate = best if same else estimate_sigma(x, name, mask, n_coils, bvals)
             found[name] = estimate.number
         except InputError as e:
             found[name] = str(e)
@@ -150,6 +148,8 @@ def _all_warnings(lags, assumptions, limit, instead):
 def _coil_notes(coils, given, n, how):
     "Notes on the coils seen in the background, where they differ from those given and used (n)"
     notes = []
+    if coils and given is None and n > 1:
+        notes.append(f'the air looks like {coils:.1f} coils (sum of squares): taken as {n}')
     if coils and given and abs(coils - n) > 0.3 * n:
         notes.append(
             f'the air looks like {coils:.1f} coils, not {n}: ghosts, interpolation, or a wrong '
@@ -181,15 +181,13 @@ def describe_noise(
         noisy = noisy.data
     x = np.asarray(noisy)
     coils = coils_in_background(x, mask)
-    best = _quick_estimate(x, how, mask, n_coils or 1, bvals)
-    n = best.n_coils
+    n = n_coils or max(1, round(coils or 1))
+    best = _quick_estimate(x, how, mask, n, bvals)
     found = _by_estimator(x, best, mask, n, bvals)
     best.correlation, source, limit = scan_correlation(x, mask, bvals)
     best.notes += _coil_notes(coils, n_coils, n, best.how)
     return dict(
         sigma=best.number,
-        low=best.low,
-        high=best.high,
         how=best.how,
         distribution=best.distribution,
         n_coils=n,

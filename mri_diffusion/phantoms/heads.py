@@ -15,7 +15,6 @@ import numpy as np
 
 from ..core import InputError
 from ..scans.nifti import Scan
-from ..scans.tables import check_directions
 
 # %% ../../nbs/phantoms/02_heads.ipynb #3482e1bf
 def _mni(name, resolution):
@@ -217,7 +216,6 @@ def tensor_maps(
 
     if scan.bvals is None or scan.bvecs is None:
         raise InputError('the scan has no gradient table; give its .bval and .bvec')
-    check_directions('tensor', scan.bvals, scan.bvecs)
     model = TensorModel(gradient_table(scan.bvals, bvecs=scan.bvecs))
     fit = model.fit(scan.data, mask=scan.foreground())
     return dict(fa=np.nan_to_num(fit.fa), md=fit.md, direction=fit.evecs[..., 0])
