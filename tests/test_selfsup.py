@@ -319,7 +319,7 @@ def test_dip_knows_one_scan(where, cli, tmp_path):
 
 
 BAD = dict(
-    noise2score=[('first', 0.01, 'falling'), ('last', 0, 'falling')],
+    noise2score=[('first', 0.01, 'falling'), ('last', 0, 'last=0')],
     corruption2self=[('tau', -1, 'tau='), ('left', 1, 'left='), ('refine', -1, 'refine=')],
     n2n=[('repeats', 'x', 'repeats='), ('others', 'x', 'others=')],
     dip=[
