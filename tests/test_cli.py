@@ -700,9 +700,12 @@ def test_a_report_notebook_of_ones_own(made, cli, tmp_path):
         *(
             (
                 ['--report', tmp_path / 'e.html', '--report-notebook', tmp_path / name],
-                'not a notebook that can be run',
+                said,
             )
-            for name in ('bare.ipynb', 'text.ipynb')
+            for name, said in (
+                ('bare.ipynb', 'no parameter denoised'),
+                ('text.ipynb', 'not a notebook that can be run'),
+            )
         ),
     ):
         got = cli(

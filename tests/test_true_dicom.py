@@ -390,3 +390,28 @@ def test_odd_private_fields_and_headers_do_no_harm(tmp_path):
     big.save_as(raw, enforce_file_format=True)
     (tmp_path / 'b' / 'x').write_bytes(raw.getvalue()[:900])
     refused(tmp_path / 'b')
+
+
+def test_damaged_bytes_are_refused_in_one_line(tmp_path, recwarn):
+    "Random bytes in the headers of four kinds of file: read, or refused"
+    small = np.stack([head((6, 5, 4), seed=k) for k in range(2)], -1)
+    made = [
+        siemens(small[..., 0], FIRST, b=1000, g=G[1]),
+        uih(small[..., 0], FIRST, b=5),
+        enhanced(small, FIRST, bvals=BVALS[:2], g=G),
+        dicom(small[..., 0, 0].T, ImagePositionPatient=[1, 2, 3], **plane()),
+    ]
+    rng, path, refusals = np.random.default_rng(0), tmp_path / 'in' / 'a.dcm', 0
+    for ds in made:
+        whole = save(ds, path).read_bytes()
+        for _ in range(60):
+            raw = bytearray(whole)
+            for at in rng.integers(132, min(len(whole), 3000), rng.integers(1, 6)):
+                raw[at] = rng.choice([0, 255, 0x2D, 0x5C, rng.integers(256)])
+            path.write_bytes(raw)
+            try:
+                read_images(path.parent)
+            except InputError as e:
+                refusals += 1
+                assert '\n' not in str(e)
+    assert 60 < refusals < 200 and not recwarn.list

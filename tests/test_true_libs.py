@@ -2,6 +2,7 @@
 
 import inspect
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -9,9 +10,10 @@ from monai.metrics import SSIMMetric
 from skimage.metrics import structural_similarity
 
 from mri_diffusion.app.denoiser import Denoiser, load_model
+from mri_diffusion.app.experiments import experiment_parameters, run_experiment
 from mri_diffusion.app.jobs import denoise_scan
 from mri_diffusion.app.texts import evaluation_text
-from mri_diffusion.core import InputError, generator
+from mri_diffusion.core import InputError, MriDiffusionError, generator
 from mri_diffusion.judge.residual import slice_rmse
 from mri_diffusion.judge.scores import evaluate, hfen, residual_stats, ssim, ssim_map
 from mri_diffusion.judge.tensors import tensor_fit
@@ -273,3 +275,79 @@ def test_another_scan_than_the_network_learned_from_is_named():
     other = said(d.denoise(draw(1)))
     assert len(other) == 1 and 'learned from an array of shape (20, 20, 3)' in other[0]
     assert not said(d.fit(draw(1)).denoise(draw(1)))
+
+
+VALUES = dict(
+    label='rate = 0.1 # not a comment',
+    quotes='it\'s "so" \\ done',
+    lines='one\ntwo = 2\n# three',
+    words='Größe – µm – 組織',
+    nothing=None,
+    yes=True,
+    low=-3,
+    small=-2.5e-7,
+    some=['a = #', 'b', None, -1],
+    pair=[0.5, [1, 2]],
+)
+
+
+def notebook_of(folder, parameters, body):
+    "A notebook with a `parameters` cell and a cell that keeps what it was given"
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(parameters, metadata=dict(tags=['parameters'])),
+            nbformat.v4.new_code_cell(body),
+        ]
+    )
+    nbformat.write(nb, folder / 'of values.ipynb')
+    return folder / 'of values.ipynb'
+
+
+def test_parameters_come_through_a_notebook_as_they_are(tmp_path):
+    folder = tmp_path / 'a {b} # c'
+    folder.mkdir()
+    cell = '\n'.join(f'{k} = {v!r}  # Said of {k} = #' for k, v in VALUES.items())
+    keep = f'dict({", ".join(f"{k}={k}" for k in VALUES)})'
+    body = f'from mri_diffusion.app.experiments import RunDir\nRunDir(out).result({keep})'
+    path = notebook_of(folder, f'{cell}\nout = None', body)
+    known = experiment_parameters(path)
+    assert {k: v for k, (v, _) in known.items()} == VALUES
+    assert all(said == f'Said of {k} = #' for k, (_, said) in known.items())
+    other = dict(label='x = "#"\n', words='"' * 3 + "'", some=['#', '='], low=-7, nothing='n = #')
+    for i, wanted in enumerate([{}, other]):
+        found = run_experiment(path, folder / f'run {i}', wanted, quiet=True)
+        assert {k: found[k] for k in VALUES} == VALUES | wanted
+
+
+CELLS = {
+    'x = 1  # Behind': (1, 'Behind'),
+    '# Above,\n# in two lines\nx = 1': (1, 'Above, in two lines'),
+    '# Far above\n\nx = 1': (1, ''),
+    'y = 2  # Of y\nx = 1': (1, ''),
+    'x: int = -1  # Typed': (-1, 'Typed'),
+    'x: float | None = None': (None, ''),
+    'x = [\n    1,  # first\n    2,\n]  # A list': ([1, 2], 'A list'),
+    "x = 'a' 'b'  # Joined": ('ab', 'Joined'),
+    'x = """one\ntwo = 2  # no comment\n"""': ('one\ntwo = 2  # no comment\n', ''),
+    'x = 1; y = 2  # Two': (1, 'Two'),
+    'y: int\nx = 1': (1, ''),
+}
+
+
+@pytest.mark.parametrize('cell', CELLS)
+def test_the_parameters_cell_is_read_as_python(tmp_path, cell):
+    assert experiment_parameters(notebook_of(tmp_path, cell, ''))['x'] == CELLS[cell]
+
+
+@pytest.mark.parametrize(
+    'cell, said',
+    [
+        ('x = open("a")', "parameter x = open('a') is not a plain value"),
+        ('x = y', 'parameter x = y is not a plain value'),
+        ('x = 1 +', 'not a notebook that can be run'),
+    ],
+)
+def test_a_parameter_that_is_no_value_is_refused(tmp_path, cell, said):
+    with pytest.raises(MriDiffusionError, match=r'^[^\n]*$') as e:
+        experiment_parameters(notebook_of(tmp_path, cell, ''))
+    assert said in str(e.value)

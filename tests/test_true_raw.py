@@ -191,6 +191,20 @@ def test_zero_filled_lines_and_an_interpolated_matrix(tmp_path):
     assert 'left out' in scan.notes[-1]
 
 
+def test_slices_lie_where_their_positions_say(tmp_path):
+    "Slice numbers in the order of acquisition: 0, 2, 1, 3"
+    k = oversampled(picture(48, 32, 4)).numpy()
+    for name, height in dict(a=(0, 6, 12, 18), b=(0, 12, 6, 18)).items():
+        made = lines(k)
+        for a in made:
+            a.position[2] = height[a.idx.slice]
+        raw = load_ismrmrd(write_ismrmrd(tmp_path / f'{name}.h5', made))
+        assert raw.voxel_size == (4, 5, 6)
+        at = np.argsort(height)
+        assert np.allclose(raw.kspace[0], k[at]) or np.allclose(raw.kspace[0], k[at[::-1]])
+        assert ('sorted by their positions' in ' '.join(raw.notes)) == (name == 'b')
+
+
 K = oversampled(picture(48, 32)).numpy()
 REVERSED = [acquisition(K[0, :, :, 0], [ismrmrd.ACQ_IS_REVERSE])]
 BAD = dict(
