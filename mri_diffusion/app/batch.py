@@ -6,21 +6,28 @@
 __all__ = ['run_batch', 'batch_code', 'batch_denoise', 'batch_scans']
 
 # %% ../../nbs/app/62_batch.ipynb #f094ba23
+import contextlib
 import functools
 import hashlib
 import os
+import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .experiments import Interrupted, run_all
-from .jobs import denoise_scan, train_method
+from .denoiser import check_dims
+from .experiments import Interrupted, check_cluster, run_all
+from .jobs import denoise_scan, is_quiet, train_method
 from .result import BIAS_FIELD, without_field
+from ..checks import check_seed
 from mri_diffusion.core import (
     InputError,
     MriDiffusionError,
+    alone_in,
     atomic_path,
     plain,
     progress,
@@ -29,8 +36,10 @@ from mri_diffusion.core import (
 )
 from ..methods.method import Method, make_config
 from ..methods.registry import get_method
-from ..scans.bids import ScanFile, load_bids
-from ..scans.nifti import bids_name, load_bvals, stem, write_dataset_description
+from ..scans.bids import ScanFile, load_bids, sort_bids
+from ..scans.derivatives import link_dataset, write_bidsignore
+from ..scans.nifti import Scan, bids_name, load_bvals, stem
+from ..scans.tables import same_protocol, shells
 
 # %% ../../nbs/app/62_batch.ipynb #9a7de63e
 def _find_scans(
@@ -38,33 +47,49 @@ def _find_scans(
     method: Method,  # What will denoise them
     suffix: str | None = None,  # dwi, T1w, ...; None: dwi for a method of series, else all of anat
     participants: Sequence[str] = (),  # Labels, with or without sub-; none: all
-) -> list[ScanFile]:  # Sorted by path
+) -> tuple[list[ScanFile], dict]:  # Sorted by path; why not -> images of that kind that are none
     "The scans of a BIDS folder that a batch will denoise"
     if not Path(folder).is_dir():
         raise InputError(f'{folder}: no such folder')
-    scans = list(load_bids(folder))
+    scans, others = sort_bids(folder, suffix)
+    every = scans if suffix is None else list(load_bids(folder))
     wanted = {str(p).removeprefix('sub-') for p in participants or ()}
-    there = {s.subject for s in scans}
-    missing = sorted(wanted - there)
-    if missing:
-        raise InputError(
-            f'{folder}: no scans of participant {", ".join(missing)}; there are '
-            f'{", ".join(sorted(there))}'
-        )
-    scans = [s for s in scans if not wanted or s.subject in wanted]
-    kinds = sorted({s.suffix for s in scans})
+    _check_participants(folder, wanted, {s.subject for s in every})
+    kinds = sorted({s.suffix for s in every})
     if suffix is None and 4 in method.dims and 'dwi' in kinds:
         suffix = 'dwi'
     if suffix is None and 3 in method.dims:
-        found = [s for s in scans if s.path.parent.name == 'anat' and not s.suffix.endswith('mask')]
+        fits = lambda s: s.path.parent.name == 'anat'
     else:
-        found = [s for s in scans if s.suffix == (suffix or 'dwi')]
-    if not found:
+        fits = lambda s: s.suffix == (suffix or 'dwi')
+    chosen = lambda found: [s for s in found if fits(s) and (not wanted or s.subject in wanted)]
+    all_others = others
+    others = {why: chosen(v) for why, v in others.items() if chosen(v)}
+    if not chosen(scans):
+        left = f'; {_left_out(others or all_others)}' if all_others else ''
         raise InputError(
             f'{folder}: no {suffix or "fitting"} scans for {method.name}; there are '
-            f'{", ".join(kinds) or "none"} (choose by --suffix)'
+            f'{", ".join(kinds) or "none"} (choose by --suffix){left}'
         )
-    return found
+    return chosen(scans), others
+
+
+def _check_participants(folder, wanted, there):
+    "Refuse labels that the folder does not hold"
+    missing = sorted(wanted - there)
+    comma = any(',' in m for m in missing)
+    give = '; give several by a space: --participant-label 01 02' * comma
+    if missing:
+        raise InputError(
+            f'{folder}: no scans of participant {", ".join(missing)}; there are '
+            f'{", ".join(sorted(there))}{give}'
+        )
+
+
+def _left_out(others):
+    "What is not taken for a scan, counted, in one line"
+    said = ', '.join(f'{len(v)} {why}' for why, v in sorted(others.items()))
+    return f'images not taken for scans: {said}'
 
 # %% ../../nbs/app/62_batch.ipynb #66da29fc
 def _group_of(
@@ -75,14 +100,38 @@ def _group_of(
     tesla = f'{t:g}T'.replace('.', 'p') if t is not None else 'unknown'
     if t is not None and t < 0.1:
         tesla = f'{1000 * t:g}mT'
-    shells = {}
-    if scan.bval is not None:
-        for b in load_bvals(scan.bval):
-            shells[int(round(b, -2))] = shells.get(int(round(b, -2)), 0) + 1
-    parts = [f'field-{tesla}', scan.suffix, *(f'b{b}x{n}' for b, n in sorted(shells.items()))]
+    found = [] if scan.bval is None else shells(load_bvals(scan.bval))
+    parts = [f'field-{tesla}', scan.suffix, *(f'b{b:.0f}x{n}' for b, n in found)]
     name = '_'.join(parts)
     short = f'{name[:60]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
     return name if len(name) <= 80 else short
+
+
+def _with_table(
+    scan: ScanFile,  # As it was found
+) -> ScanFile:  # Its problem said where its table cannot be read
+    "A scan whose gradient table holds no numbers belongs to no group"
+    try:
+        _group_of(scan)
+    except InputError as e:
+        return replace(scan, problem=scan.problem or str(e))
+    return scan
+
+
+def _groups_of(scans):
+    "`_group_of` each scan; one name for scans of one protocol whose b-values jitter"
+    first, names = [], []
+    for s in scans:
+        if s.problem:
+            names.append('')
+            continue
+        b = None if s.bval is None else load_bvals(s.bval)
+        key, name = (s.field_strength, s.suffix), _group_of(s)
+        like = [n for k, c, n in first if k == key and same_protocol(b, c)]
+        if not like:
+            first.append((key, b, name))
+        names.append(like[0] if like else name)
+    return names
 
 # %% ../../nbs/app/62_batch.ipynb #7c6064c3
 def _model_folders(
@@ -105,19 +154,22 @@ def _model_folders(
         )
     if not model and not per_field:
         return [None] * len(scans), {}
+    good = [s for s in scans if not s.problem]
     to_train = model and method.needs == 'scan' and not (Path(model) / 'config.json').is_file()
     grouped = per_field or to_train
-    groups = [_group_of(s) if grouped else '' for s in scans]
-    if not per_field and len(set(groups)) != 1:
+    groups = _groups_of(good) if grouped else [''] * len(good)
+    if not per_field and len(set(groups)) > 1:
         raise InputError(
             f'{model}: one model cannot learn {len(set(groups))} field strengths and protocols '
             f'({", ".join(sorted(set(groups))[:3])}); add --per-field'
         )
-    folders = [Path(model or Path(out) / 'models') / (g if per_field else '') for g in groups]
+    kept = Path(model or Path(out) / 'models')
+    found = {s.path: kept / (g if per_field else '') for s, g in zip(good, groups)}
+    folders = [found.get(s.path) for s in scans]
     if method.needs == 'scan':
-        which = dict.fromkeys(folders)
-        return folders, {f: [s for s, g in zip(scans, folders) if g == f] for f in which}
-    missing = sorted({str(f) for f in folders if not (f / 'config.json').is_file()})
+        each = {f: [s for s in good if found[s.path] == f] for f in dict.fromkeys(found.values())}
+        return folders, each
+    missing = sorted({str(f) for f in found.values() if not (f / 'config.json').is_file()})
     if missing:
         raise InputError(
             f'{missing[0]}: no finished model; train one with `mri-diffusion train '
@@ -140,7 +192,8 @@ class _BatchJob:
     def __call__(self) -> str | None:
         "Run; one line if it failed, else None"
         start, name = time.perf_counter(), Path(self.out).name
-        self.note('begun', 1, f'{name}: begun, not ended', None)
+        with contextlib.suppress(MriDiffusionError):
+            self.note('begun', 1, f'{name}: begun, not ended', None)
         code, said = 0, None
         with _quietly(self.quiet):
             try:
@@ -151,7 +204,8 @@ class _BatchJob:
                 words = ' '.join(str(e).split())
                 code, said = 1, f'{name}: unexpected {type(e).__name__}: {words}'
         seconds = round(time.perf_counter() - start, 2)
-        self.note('failed' if said else 'done', code, said, seconds)
+        with contextlib.suppress(MriDiffusionError):
+            self.note('failed' if said else 'done', code, said, seconds)
         return said
 
     def note(
@@ -167,9 +221,7 @@ class _BatchJob:
 
     def finished(self) -> bool:
         "Whether an earlier start has done this; `InputError` if it was done with other settings"
-        if not Path(self.record).is_file():
-            return False
-        old = read_json(self.record)
+        old = _read_record(self.record)
         if not (old['status'] == 'done' and Path(self.out).exists()):
             return False
         was, now = old['settings'], plain(self.settings)
@@ -201,6 +253,17 @@ def _quietly(quiet):
         else:
             os.environ['MRI_DIFFUSION_QUIET'] = before
 
+
+def _read_record(path):
+    "What a job wrote down; one that is missing or broken says that the job has to be done"
+    none = dict(settings={}, status='waiting', code=1, message='not begun', seconds=None)
+    try:
+        found = read_json(path)
+    except (InputError, RecursionError):
+        return none
+    whole = isinstance(found, dict) and isinstance(found.get('settings'), dict)
+    return none | found if whole else none
+
 # %% ../../nbs/app/62_batch.ipynb #503b22f1
 def _run_jobs(
     jobs: Sequence[_BatchJob],  # Those that have not finished
@@ -230,11 +293,11 @@ def _run_jobs(
 def _note_lost(jobs, said):
     "A job that died without a word gets a record too"
     for j, message in zip(jobs, said):
-        known = read_json(j.record) if Path(j.record).is_file() else {}
-        if message and known.get('message') != message:
+        if message and _read_record(j.record)['message'] != message:
             j.note('failed', 1, f'{Path(j.out).name}: {message}', None)
 
 # %% ../../nbs/app/62_batch.ipynb #33c33330
+@alone_in('out')
 def run_batch(
     # denoise(path=, out=, method=, model=, bval=, bvec=, force=, **options)
     denoise: Callable,
@@ -255,32 +318,35 @@ def run_batch(
     submit: dict | None = None,  # For submitit: slurm_partition, gpus_per_node, timeout_min, ...
     # One a scan: participant, session, scan, field, group, status, seconds, code, message, out
 ) -> list[dict]:
-    "Denoise the scans of a BIDS folder"
+    "Denoise the scans of a BIDS folder; the table of it is written however they end"
     bids, out, m = Path(bids).resolve(), Path(out).resolve(), get_method(method)
     _check_place(cluster, jobs, bids, out)
-    scans = _find_scans(bids, m, suffix, participants)
+    scans, others = _find_scans(bids, m, suffix, participants)
+    scans = [_with_table(s) for s in scans]
     folders, shared = _model_folders(m, scans, out, model, per_field)
     options = options or {}
     kept = dict(method=method, model=str(model) if model else None, per_field=per_field)
     settings = plain({**kept, **options})
-    todo = _scan_jobs(denoise, bids, out, method, scans, folders, options, settings, force)
-    before = {j.out for j in todo if not force and j.finished()}
-    write_dataset_description(out, bids.name)
+    todo = _scan_jobs(denoise, bids, out, method, scans, folders, options, settings)
+    failed = _obstacles(scans, todo, force)
+    before = {j for j in todo if j not in failed and not force and j.finished()}
+    _describe(bids, out, m, others)
     how = dict(n=jobs, cluster=cluster, folder=out / '.batch' / 'submitit', options=submit)
-    waiting = {str(f) for j, f in zip(todo, folders) if j.out not in before}
-    failed = _train_shared(train, method, shared, waiting, out, settings, how)
-    left = [j for j, f in zip(todo, folders) if j.out not in before and str(f) not in failed]
-    _run_jobs(left, **how)
-    return [
-        _row(s, j, 'skipped' if j.out in before else None, failed.get(str(f)))
-        for s, j, f in zip(scans, todo, folders)
-    ]
+    left = {j: f for j, f in zip(todo, folders) if j not in before and j not in failed}
+    try:
+        lost = _train_shared(train, method, shared, left.values(), out, settings, how)
+        failed |= {j: lost[f] for j, f in left.items() if f in lost}
+        _run_jobs([j for j in left if j not in failed], **how)
+    finally:
+        named = zip(scans, _groups_of(scans), todo)
+        rows = [_row(s, g, j, j in before, failed.get(j)) for s, g, j in named]
+        _write_summary(rows, out)
+    return rows
 
 
 def _check_place(cluster, jobs, bids, out):
-    "Refuse a cluster that is unknown and results among the scans"
-    if cluster not in ('local', 'slurm', 'debug'):
-        raise InputError(f'cluster {cluster}: unknown; there are local, slurm')
+    "Refuse a cluster that is not there and results among the scans"
+    check_cluster(cluster)
     if jobs < 1:
         raise InputError(f'jobs = {jobs}: at least one at a time')
     if bids == out:
@@ -289,10 +355,26 @@ def _check_place(cluster, jobs, bids, out):
         )
 
 # %% ../../nbs/app/62_batch.ipynb #a76cce22
+# What BIDS has no name for among the results
+_IGNORED = 'summary.csv', 'models/', '*.html', '*_desc-noise_*map.*'
+
+
+def _describe(bids, out, method, others):
+    "Make the results a BIDS folder that knows its source; say what was not taken for a scan"
+    link_dataset(out, bids)
+    own = (f'*_{method.name}/',) if method.needs == 'scan' else ()
+    write_bidsignore(out, _IGNORED + own)
+    if others:
+        names = {why: [s.path.relative_to(bids) for s in v] for why, v in others.items()}
+        write_json(out / '.batch' / 'left_out.json', names)
+    if others and not is_quiet():
+        print(f'note: {_left_out(others)}', file=sys.stderr)
+
+
 def _train_shared(train, method, shared, waiting, out, settings, how):
     "Train the shared models that a scan waits for; model folder -> record of those that failed"
-    learning = [
-        _BatchJob(
+    learning = {
+        f: _BatchJob(
             train,
             dict(method=method, scans=v, out=f),
             str(f),
@@ -300,11 +382,11 @@ def _train_shared(train, method, shared, waiting, out, settings, how):
             settings,
         )
         for f, v in shared.items()
-        if str(f) in waiting and not (f / 'config.json').is_file()
-    ]
-    _run_jobs(learning, **how)
-    records = {j.out: read_json(j.record) for j in learning}
-    return {f: known for f, known in records.items() if known['status'] == 'failed'}
+        if f in set(waiting) and not (f / 'config.json').is_file()
+    }
+    _run_jobs(list(learning.values()), **how)
+    records = {f: _read_record(j.record) for f, j in learning.items()}
+    return {f: known for f, known in records.items() if known['status'] != 'done'}
 
 # %% ../../nbs/app/62_batch.ipynb #06988900
 def _check_batch(
@@ -325,8 +407,11 @@ def _check_batch(
         raise InputError(f'--bias-field {bias_field}: unknown; choose from {", ".join(BIAS_FIELD)}')
     strange = sorted(set(also) - {'residual', 'noise-map', 'std', 'report'})
     if strange:
+        several = any(',' in w for w in strange)
+        how = ', each by its own word: --also residual --also noise-map' * several
         raise InputError(
-            f'--also {", ".join(strange)}: unknown; choose from residual, noise-map, std, report'
+            f'--also {" ".join(strange)}: unknown; choose from residual, noise-map, std, '
+            f'report{how}'
         )
     m = get_method(method)
     if 'std' in also and not m.gives_std:
@@ -343,46 +428,58 @@ def _scan_jobs(
     folders: Sequence,  # Model folder or None for each
     options: dict,  # Further keywords of `denoise`
     settings: dict,  # What must be the same for the result to be the same
-    force: bool,  # Replace what this command has not made
 ) -> list[_BatchJob]:  # One a scan
-    "A job for each scan; two scans must not have one name"
-    made, seen = [], {}
+    "A job for each scan"
+    made = []
     for s, f in zip(scans, folders):
-        target = out / s.path.parent.relative_to(bids) / bids_name(s.path)
-        if target in seen:
-            raise InputError(
-                f'{s.path.name}: its result would have the name of that of {seen.get(target)}; '
-                f'take one of them by --suffix, or rename it'
-            )
-        seen[target] = s.path.name
+        where = s.path.parent.relative_to(bids)
+        target = out / where / bids_name(s.path)
         files = dict(path=s.path, out=target, bval=s.bval, bvec=s.bvec)
         arguments = dict(**files, method=method, model=f, force=True, **options)
-        record = str(out / '.batch' / f'{stem(target)}.json')
+        record = str(out / '.batch' / f'{_record_name(where, stem(target))}.json')
         made.append(_BatchJob(denoise, arguments, str(target), record, settings))
-    for j in made:
-        if not force and Path(j.out).exists() and not Path(j.record).is_file():
-            raise InputError(
-                f'{j.out}: exists and was not made by this command; use --force to replace it'
-            )
     return made
 
+
+def _record_name(where, name):
+    "The name of a result; with its folders where it does not say subject and session itself"
+    labels = [p for p in where.parts if p.startswith(('sub-', 'ses-'))]
+    return name if set(labels) <= set(name.split('_')) else '_'.join([*where.parts, name])
+
+
+def _obstacles(
+    scans: Sequence[ScanFile],  # What will be denoised
+    todo: Sequence[_BatchJob],  # The job of each
+    force: bool,  # Replace what this command has not made
+) -> dict:  # Job -> its record
+    "What stands in the way of a scan before it is read: each costs that scan and no other"
+    said, names = {}, Counter(j.out for j in todo)
+    for s, j in zip(scans, todo):
+        if s.problem:
+            said[j] = s.problem
+        elif names[j.out] > 1:
+            same = sorted(t.path.name for t, k in zip(scans, todo) if k.out == j.out and t is not s)
+            said[j] = (
+                f'{s.path.name}: its result would have the name of that of {same[0]}; take one of '
+                f'them by --suffix, or rename it'
+            )
+        elif not force and os.path.exists(j.out) and not Path(j.record).is_file():
+            said[j] = f'{j.out}: exists and was not made by this command; use --force to replace it'
+    return {j: dict(status='failed', code=2, message=m, seconds=None) for j, m in said.items()}
+
 # %% ../../nbs/app/62_batch.ipynb #27581901
-def _row(scan, job, status, failed):
+def _row(scan, group, job, before, failed):
     "What the summary says of a scan"
-    known = failed or read_json(job.record)
-    shown = dict(
-        status=status or known['status'],
-        seconds=known['seconds'] if not failed else None,
-        code=0 if status else known['code'],
-        message=None if status else known['message'],
-    )
+    known = failed or _read_record(job.record)
+    if before:
+        known = known | dict(status='skipped', code=0, message=None)
     return dict(
         participant=scan.subject,
         session=scan.session,
         scan=scan.path.name,
         field=scan.field_strength,
-        group=_group_of(scan),
-        **shown,
+        group=group,
+        **{k: known[k] for k in ('status', 'seconds', 'code', 'message')},
         out=job.out,
     )
 
@@ -419,12 +516,19 @@ def batch_denoise(
     "`denoise_scan` with companions named as BIDS does"
     names = {
         'residual': bids_name(path, 'residual'),
-        'noise-map': bids_name(path, 'noise'),
+        'noise-map': _noise_name(path),
         'std': bids_name(path, 'std'),
         'report': f'{stem(out)}.html',
     }
     maps = {k.replace('-', '_'): Path(out).parent / names[k] for k in also}
     return denoise_scan(path, out, **options, **maps)
+
+
+def _noise_name(path):
+    "The noise map of a series is a statistic of it, that of a volume an image like it"
+    suffix = stem(path).split('_')[-1]
+    series = suffix in ('dwi', 'bold', 'asl')
+    return bids_name(path, 'noise', f'{suffix}map', 'std') if series else bids_name(path, 'noise')
 
 
 def _batch_train(
@@ -434,11 +538,46 @@ def _batch_train(
     bias_field: str = 'keep',  # keep: learn from the scans as they are; else without their field
     **options: object,  # For `train_method`
 ) -> dict:  # From `train_method`
-    "`train_method` on the scans of one group"
-    loaded = [s.load() for s in scans]
-    if bias_field != 'keep':
-        loaded = [without_field(s)[0] for s in loaded]
-    return train_method(method, loaded, out, **options)
+    "`train_method` on the scans of one group that can be read"
+    loaded, problems, m = [], [], get_method(method)
+    for s in scans:
+        try:
+            loaded.append(_ready(s, m, bias_field))
+        except MriDiffusionError as e:
+            problems.append(e)
+    if not loaded:
+        raise problems[0]
+    try:
+        return train_method(method, loaded, out, **options)
+    except InputError:
+        fit = [s for s in loaded if _can_learn(m, s, options)] if len(loaded) > 1 else loaded
+        if len(fit) in (0, len(loaded)):
+            raise
+    return train_method(method, fit, out, **{**options, 'resume': False})
+
+
+def _can_learn(method, scan, options):
+    "Whether a method takes this scan by itself: one step of a training that is thrown away"
+    config = make_config(method, options['preset'], **options['settings'])
+    steps = dict.fromkeys(['steps'] if 'steps' in config else method.stages(config), 1)
+    how = {**options, 'settings': {**options['settings'], **steps}}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            train_method(method.name, [scan], Path(folder) / 'model', **how)
+        except InputError:
+            return False
+    return True
+
+
+def _ready(
+    scan: ScanFile,  # One of a group
+    method: Method,  # What will learn from it
+    bias_field: str,  # keep: as it is; else without its field
+) -> Scan:
+    "A scan as a shared model learns from it; refused where the method cannot take it"
+    loaded = scan.load()
+    check_dims(method, loaded)
+    return loaded if bias_field == 'keep' else without_field(loaded)[0]
 
 # %% ../../nbs/app/62_batch.ipynb #62300003
 def batch_scans(
@@ -462,6 +601,7 @@ def batch_scans(
 ) -> list[dict]:  # From `run_batch`
     "Denoise every scan of a BIDS folder, and write the table of it"
     settings = settings or {}
+    check_seed(seed)
     _check_batch(level, method, preset, settings, bias_field, also)
     options = dict(preset=preset, settings=settings, bias_field=bias_field, seed=seed, also=also)
     train = functools.partial(
@@ -474,6 +614,4 @@ def batch_scans(
     )
     denoise = functools.partial(batch_denoise, device=device)
     which, where = (labels, suffix, per_field), (cluster, jobs)
-    rows = run_batch(denoise, bids, out, method, model, *which, *where, options, train, force)
-    _write_summary(rows, out)
-    return rows
+    return run_batch(denoise, bids, out, method, model, *which, *where, options, train, force)

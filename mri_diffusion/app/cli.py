@@ -6,9 +6,12 @@
 __all__ = ['app', 'spread_words', 'main']
 
 # %% ../../nbs/app/62_cli.ipynb #16a567e3
+import errno
 import functools
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -106,12 +109,19 @@ def _set_quiet(value):
     return value
 
 # %% ../../nbs/app/62_cli.ipynb #7504c977
+def _echo(text, err=False):
+    "Print; what a terminal would obey in a name or a record is shown as its code"
+    from mri_diffusion.checks import printable
+
+    typer.echo(printable(text), err=err)
+
+
 def _show_version(value):
     if not value:
         return
     from mri_diffusion import __version__
 
-    typer.echo(f'mri-diffusion {__version__}')
+    _echo(f'mri-diffusion {__version__}')
     raise typer.Exit()
 
 
@@ -129,7 +139,7 @@ def _say(*lines):
     "To stderr, unless --quiet"
     if not is_quiet():
         for line in lines:
-            typer.echo(line, err=True)
+            _echo(line, err=True)
 
 
 def _json(values):
@@ -162,7 +172,7 @@ _Scan = _arg(
     Path,
     'IN',
     'Scan to read: .nii, .nii.gz, a folder of PNG or DICOM slices, one .png or .dcm, or raw '
-    'k-space (.h5: M4Raw, fastMRI).',
+    'k-space (.h5: M4Raw, fastMRI, ISMRMRD).',
 )
 _Out = _arg(
     Path,
@@ -187,7 +197,7 @@ _Device = _opt(
 _Set = _opt(
     list[str] | None,
     '--set',
-    'Change one setting of the preset (mri-diffusion methods --json lists them); may be repeated.',
+    'Change one setting of the preset (mri-diffusion methods NAME lists them); may be repeated.',
     'NAME VALUE',
 )
 _Sigma = _opt(
@@ -196,6 +206,7 @@ _Sigma = _opt(
     'Noise std of one real channel, image units; without it estimated where the method needs it.',
     'NUMBER|MAP',
 )
+_NoiseScan = _file('--noise-scan', 'Scan of noise alone (no RF): gives sigma and its map.')
 _BiasField = _opt(
     str,
     '--bias-field',
@@ -217,20 +228,29 @@ _Quiet = _opt(
 
 # %% ../../nbs/app/62_cli.ipynb #57d31994
 @_command('methods')
-def _methods(json: _Json = False, quiet: _Quiet = False):
-    "List the methods: what each needs, costs, and when to use it."
-    from mri_diffusion.methods.registry import methods_table
+def _methods(
+    name: _arg(str | None, 'NAME', 'One method: its settings, their ranges and presets.') = None,
+    json: _Json = False,
+    quiet: _Quiet = False,
+):
+    "List the methods: what each needs, costs, and when to use it; or the settings of one."
+    from mri_diffusion.app.texts import settings_text
+    from mri_diffusion.methods.registry import get_method, methods_table
 
-    table = methods_table()
+    known = None if name is None else get_method(name).name
+    table = [m for m in methods_table() if known in (None, m['name'])]
+    if known is not None and not json:
+        _echo(settings_text(table[0]))
+        return
     if json:
-        typer.echo(_json(table))
+        _echo(_json(table))
         return
     rows = [('method', 'needs', 'takes', 'cost', 'when to use it')]
     for m in table:
         needs = [m['needs']] * (m['needs'] != 'nothing') + ['sigma'] * m['needs_sigma']
         takes = ' '.join(f'{d}-D' for d in m['dimensions'])
         rows.append((m['name'], ', '.join(needs) or 'nothing', takes, m['cost'], m['use']))
-    typer.echo(columns(rows))
+    _echo(columns(rows))
 
 # %% ../../nbs/app/62_cli.ipynb #66e05576
 _SNR = 'Noise level: median signal inside the mask (of the b0 of a series) over sigma.'
@@ -274,10 +294,10 @@ def _simulate(
         f'{out}: {noise} noise, sigma {record["Sigma"]:.4g}, SNR {p["snr"]:.4g} (median signal '
         f'{p["signal"]:.4g}), seed {seed}'
     )
-    typer.echo(_json(record) if json else said)
+    _echo(_json(record) if json else said)
 
 # %% ../../nbs/app/62_cli.ipynb #7fb87bf1
-_HOW = 'Estimator: auto, piesno, mppca, repeats, wavelet, background or noise_scan.'
+_HOW = 'Estimator: auto, piesno, mppca, repeats, object, wavelet, background or noise_scan.'
 _COILS = 'Coils of a sum-of-squares image; without it read from the air.'
 
 
@@ -290,11 +310,13 @@ def _noise(
     json: _file('--json', 'Also write what was found.') = None,
     how: _opt(str, '--how', _HOW, 'NAME') = 'auto',
     coils: _opt(int | None, '--coils', _COILS) = None,
+    noise_scan: _NoiseScan = None,
     force: _Force = False,
     quiet: _Quiet = False,
 ):
     "Estimate the noise of a scan: level, distribution, correlation."
-    typer.echo(noise_text(scan_noise(path, bval, mask, how, coils, map, json, force)))
+    found = scan_noise(path, bval, mask, how, coils, map, json, force, noise_scan)
+    _echo(noise_text(found))
 
 # %% ../../nbs/app/62_cli.ipynb #902c242f
 _Noisy = _arg(
@@ -335,7 +357,8 @@ def _train(
         f'{out}: {method} ({preset}, {found["steps"]} steps, seed {seed}, '
         f'{found["parameters"]:,} parameters) {done}'
     )
-    typer.echo(_json(found) if json else said)
+    _echo(_json(found) if json else said)
+    _say(*(f'note: {n}' for n in found.get('notes', [])))
 
 # %% ../../nbs/app/62_cli.ipynb #c12c530f
 _Method = _opt(
@@ -354,7 +377,7 @@ _Model = _opt(
 _Notebook = _opt(
     str | None,
     '--report-notebook',
-    'Notebook that writes the page: your copy of the experiment report.',
+    'Notebook that writes the page: your copy of the experiment report; its code is run.',
     'NOTEBOOK',
 )
 _Choose = _opt(
@@ -377,6 +400,7 @@ def _denoise(
     bvec: _Bvec = None,
     mask: _file('--mask', _WHERE) = None,
     sigma: _Sigma = None,
+    noise_scan: _NoiseScan = None,
     preset: _Preset = None,
     bias_field: _BiasField = 'keep',
     residual: _file('--residual', 'Also write noisy - denoised.') = None,
@@ -396,19 +420,21 @@ def _denoise(
     start = time.perf_counter()
     scan, maps = (bval, bvec, mask, sigma), (residual, noise_map, std, report, report_notebook)
     choices = {k: v.split(',') for k, v in _pairs(choose, '--choose').items()}
-    how = seed, device, _pairs(set, '--set'), force, bias_field, choices
+    how = seed, device, _pairs(set, '--set'), force, bias_field, choices, noise_scan
     result = denoise_scan(path, out, method, model, *scan, preset, *maps, *how)
     seconds = time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))
     if json:
-        typer.echo(_json(_denoised_values(result, out, seconds)))
+        _echo(_json(_denoised_values(result, out, seconds)))
         return
     shape, level = ' x '.join(map(str, result.denoised.shape)), result.level
     said = f'sigma {level:.4g}, ' if level else ''
-    typer.echo(f'{out}: {shape}, {result.meta["method"]}, {said}{seconds:.1f} s')
+    before = 'has finished before; nothing done'
+    ended = before if result.meta.get('finished_before') else f'{seconds:.1f} s'
+    _echo(f'{out}: {shape}, {result.meta["method"]}, {said}{ended}')
     if report is not None:
         verdict = f'{result.meta.get("verdict") or "no verdict"}.'
-        typer.echo(f'{report}: ' + ' '.join([verdict, *result.meta.get('reasons', [])[:1]]))
+        _echo(f'{report}: ' + ' '.join([verdict, *result.meta.get('reasons', [])[:1]]))
 
 
 def _denoised_values(result, out, seconds):
@@ -444,13 +470,14 @@ def _evaluate(
 ):
     "Measure a denoised scan against a clean one, repeats, or its noisy original."
     files = denoised, clean, repeats, noisy, mask, bval, bvec, json
-    typer.echo(evaluation_text(evaluate_scan(*files, force)))
+    _echo(evaluation_text(evaluate_scan(*files, force)))
 
 # %% ../../nbs/app/62_cli.ipynb #6db1ca3a
 _Experiment = _arg(
     str | None,
     'EXPERIMENT',
-    'Name of an experiment, or path of a notebook; without it they are listed.',
+    'Name of an experiment, or path of a notebook, whose code will be run: look into it first; '
+    'without it they are listed.',
 )
 _Run = _opt(
     Path | None,
@@ -477,7 +504,7 @@ def _run(
 
     if list or experiment is None:
         names = [experiment] if experiment else experiments.list_experiments()
-        typer.echo(experiments_text(names))
+        _echo(experiments_text(names))
         return
     if out is None:
         raise InputError(f'run {experiment}: give the folder of the run by --out DIR')
@@ -486,7 +513,7 @@ def _run(
         said = result_text(experiments.run_experiment(experiment, out, params))
     else:
         said = sweep_text(experiments.sweep(experiment, sweep, out, params, jobs, cluster), out)
-    typer.echo(f'{said}\nrun directory: {out}')
+    _echo(f'{said}\nrun directory: {out}')
 
 # %% ../../nbs/app/62_cli.ipynb #8f1c72fd
 _Shared = _opt(
@@ -554,9 +581,9 @@ def _batch(
     rows = batch_scans(
         bids, out, level, method, model, **which, also=sorted(also or ()), **how, **where
     )
-    typer.echo(_json(rows) if json else batch_text(rows))
+    _echo(_json(rows) if json else batch_text(rows))
     for said in dict.fromkeys(r['message'] for r in rows if r['message']):
-        typer.echo(f'mri-diffusion: error: {said}', err=True)
+        _echo(f'mri-diffusion: error: {said}', err=True)
     raise typer.Exit(batch_code(rows))
 
 # %% ../../nbs/app/62_cli.ipynb #0be2d8ef
@@ -566,7 +593,7 @@ def _error_line(
     "What the user is told, in one line"
     from mri_diffusion.core import MriDiffusionError
 
-    said = ' '.join(str(error).split('\n')).strip()
+    said = _shortened(' '.join(str(error).split('\n')).strip())
     if isinstance(error, MriDiffusionError):
         return error.exit_code, f'error: {said}'
     if isinstance(error, (KeyboardInterrupt, _Stopped)):
@@ -575,14 +602,22 @@ def _error_line(
         )
     if hasattr(error, 'format_message'):
         command = getattr(getattr(error, 'ctx', None), 'command_path', None) or 'mri-diffusion'
-        return 2, f'error: {" ".join(error.format_message().split())} ({command} --help)'
+        usage = _shortened(' '.join(error.format_message().split()))
+        return 2, f'error: {usage} ({command} --help)'
     if _is_memory(error, said):
         wanted = 'use smaller windows or patches (--set), or a larger machine'
         return 1, f'error: not enough memory; {wanted}'
     if isinstance(error, OSError):
-        return 1, f'error: {error.filename or "file"}: {error.strerror or said}'
+        named = error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR)
+        file = _shortened(str(error.filename or 'file'), 200)
+        return 1 + named, f'error: {file}: {error.strerror or said}'
     where = f'{said or "no message"} (MRI_DIFFUSION_DEBUG=1 shows where)'
     return 1, f'error: unexpected {type(error).__name__}: {where}'
+
+
+def _shortened(said, most=1000):
+    "A line without the middle of a word of thousands of letters"
+    return said if len(said) <= most else f'{said[: most - 100]} ... {said[-90:]}'
 
 
 def _is_memory(error, said):
@@ -590,11 +625,34 @@ def _is_memory(error, said):
     return isinstance(error, MemoryError) or allocation or 'out of memory' in said
 
 # %% ../../nbs/app/62_cli.ipynb #c76bbcfa
+def _terminated(number, frame):
+    "SIGTERM ends a command as Ctrl-C does, its worker processes too: nothing temporary is left"
+    from multiprocessing import active_children
+
+    for child in active_children():
+        os.kill(child.pid, signal.SIGINT)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _heeding_sigterm():
+    "Inside the block SIGTERM is heeded; a handler that somebody else has set is left alone"
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextmanager
 def _surroundings(debug):
     "No warnings of the libraries below; the environment as it was afterwards"
     before = os.environ.get('MRI_DIFFUSION_QUIET')
-    with warnings.catch_warnings():
+    with _heeding_sigterm(), warnings.catch_warnings():
         if not debug:
             warnings.simplefilter('ignore')
         try:
@@ -622,5 +680,5 @@ def main(
                 import traceback
 
                 traceback.print_exc()
-            print(f'mri-diffusion: {line}', file=sys.stderr)
+            _echo(f'mri-diffusion: {line}', err=True)
             return code

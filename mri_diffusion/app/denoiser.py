@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mri_diffusion.app.model_folder import (
+    _digest,
     fill_network,
     has_finished,
     read_model,
@@ -28,6 +29,7 @@ from mri_diffusion.app.result import (
     with_field,
     without_field,
 )
+from ..checks import check_seed, short_line
 from ..core import InputError, MriDiffusionError, environment, plain
 from ..methods.method import GIVES, Method, make_config
 from ..methods.registry import get_method
@@ -62,6 +64,11 @@ def check_dims(
         raise InputError(
             f'{method.name}: scan of shape {scan.shape}; it takes '
             f'{" or ".join(words[d] for d in method.dims)}'
+        )
+    if method.learns and min(scan.shape[:2]) < 4:
+        raise InputError(
+            f'{method.name}: slices of {scan.shape[0]} x {scan.shape[1]} voxels; a network needs at '
+            f'least 4 x 4'
         )
 
 
@@ -137,18 +144,14 @@ class Denoiser:
         quiet: bool | None = None,  # No progress bars
         **settings: object,  # Any setting of the preset
     ):
-        if seed is not None and seed < 0:
-            raise InputError(f'seed {seed}: give 0 or more')
-        self.method = get_method(method)
+        self.method, seed = get_method(method), check_seed(seed)
         self.preset, self.seed, self.quiet = preset or 'laptop', seed or 0, quiet
         self.config = make_config(self.method, self.preset, **settings)
-        steps = self.config.get('steps', 1)
-        if self.method.learns and not steps >= 1:
-            raise InputError(f'steps = {steps}: give at least 1')
         needs_device = self.method.learns or device != 'auto'
         self.device = choose_device(device) if needs_device else 'cpu'
         self.net = self.learned = self.history = None
-        self.notes = []  # Of the model that was opened
+        self.notes = []  # Of the model that was opened or trained
+        self._source = []  # Digest and name of the scans that it learned from, where known
         self._asked = dict(preset=preset, seed=seed, settings=settings)
 
     def __repr__(self) -> str:
@@ -248,6 +251,25 @@ def _fit(d, noisy, clean, sigma, mask, run):
     how = dict(config=d.config, seed=d.seed, device=d.device, quiet=d.quiet)
     net, learned, d.history = m.fit(*arrays, **how, **run)
     d.net, d.learned = net.eval(), plain(learned)
+    d._source = [(_digest(s.data), _name(s)) for s in noisy] if m.needs == 'scan' else []
+    return _note_precision(d)
+
+
+def _name(scan):
+    "How a note calls a scan"
+    return Path(scan.path).name if scan.path else f'an array of shape {scan.shape}'
+
+
+def _note_precision(d):
+    "Write down in which precision a network was trained, with a note where it was not as set"
+    wish = d.config.get('precision')
+    if wish is None:
+        return d
+    from mri_diffusion.learn.train import choose_precision, precision_notes
+
+    used = choose_precision(wish, d.device)
+    d.learned = {**(d.learned or {}), 'precision': used}
+    d.notes = [*d.notes, *(n for n in precision_notes(wish, used) if n not in d.notes)]
     return d
 
 # %% ../../nbs/app/60_denoiser.ipynb #f5768ade
@@ -260,6 +282,7 @@ def _denoise(d, scan, sigma, model, reuse, force, bias_field, choose, needs_std,
         flat, level, field = without_field(scan, level)
     noise = ScanNoise(flat)
     _learn(d, flat, level, model, finished, force)
+    elsewhere = _learned_elsewhere(d, scan, flat)
     if needs_std:
         d.method.check_std(d.config)
     ready, known, told, said = _chosen(d, flat, level, choose, noise)
@@ -268,7 +291,7 @@ def _denoise(d, scan, sigma, model, reuse, force, bias_field, choose, needs_std,
         result.sigma = known
         if level is None:
             result.meta['sigma_from'] = 'estimated from the scan'
-    result.meta['notes'] += said + noise.warnings(d.method)
+    result.meta['notes'] += elsewhere + said + noise.warnings(d.method)
     if result.sigma is None and needs_level:
         result.sigma, result.meta['sigma_from'] = noise.level.sigma, 'estimated from the scan'
     return result if field is None else _with_its_field(result, scan, flat, field, bias_field)
@@ -287,6 +310,19 @@ def _learn(d, scan, sigma, model, finished, force):
         d.fit(scan, sigma=sigma)
     elif finished or train_model(d, model, [scan], sigma=sigma, force=force, keep=True):
         _open(d, model)
+        d._source = [] if finished else [(_digest(scan.data), _name(scan))]
+
+
+def _learned_elsewhere(d, *scans):
+    "A line if the network learned from another scan than these forms of one, or none"
+    here = {_digest(s.data) for s in scans} if d._source else set()
+    if not d._source or here & {digest for digest, _ in d._source}:
+        return []
+    names = ', '.join(name for _, name in d._source)
+    return [
+        f'{d.method.name}: the network learned from {names}, which is not this scan; call fit '
+        f'first to learn from this one'
+    ]
 
 
 def _open(d, model):
@@ -315,10 +351,12 @@ def _apply(d, scan, sigma, noise):
             f'{m.name}: has not learned yet; give a trained model (--model), or call fit'
         )
     origin = 'found by the method itself' if sigma is None else 'given by the caller'
+    between = None
     if sigma is None and m.needs_sigma:
         found = (noise or ScanNoise(scan)).level
         sigma, origin = found.sigma, f'estimated from the scan ({found.how})'
-        notes += [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
+        between = (found.low, found.high)
+        notes += [_level_note(found), *found.notes]
     check_sigma(sigma, scan)
     out = m.denoise(
         scan.data,
@@ -334,8 +372,38 @@ def _apply(d, scan, sigma, noise):
         device=d.device,
         quiet=d.quiet,
     )
+    out, said = _keep_noise_free(out, scan, sigma)
     sigma = out.get('sigma_found') if sigma is None else sigma
-    return _make_result(d, scan, out, sigma, notes, origin)
+    result = _make_result(d, scan, out, sigma, notes + said, origin)
+    if between is not None:
+        result.meta['sigma_interval'] = [float(v) for v in between]
+    return result
+
+
+def _level_note(found):
+    "The noise level that was estimated, in one line"
+    return (
+        f'noise level estimated by {found.how}: {found.number:.4g} (between {found.low:.4g} and '
+        f'{found.high:.4g})'
+    )
+
+
+def _keep_noise_free(out, scan, sigma):
+    "What a method returned, the scan where the noise level is 0; and a note"
+    s = np.asarray(1.0 if sigma is None else sigma)
+    s = s[..., None] if s.ndim == 3 and scan.data.ndim == 4 else s
+    free = np.broadcast_to(s == 0, scan.shape)
+    if not free.any() or np.shape(out['denoised']) != scan.shape:
+        return out, []
+    out = {**out, 'denoised': np.where(free, scan.data, out['denoised'])}
+    if out.get('std') is not None:
+        where = free if np.ndim(out['std']) == free.ndim else free.all(-1)
+        out['std'] = np.where(where, 0, out['std'])
+    seen = free & (scan.data != 0)
+    if scan.mask is not None:
+        seen = seen & scan.mask.reshape(scan.mask.shape + (1,) * (free.ndim - 3))
+    note = f'sigma is 0 in {seen.mean():.0%} of the voxels: no noise there, they stay as they are'
+    return out, [note] if seen.any() else []
 
 # %% ../../nbs/app/60_denoiser.ipynb #7c000003
 def _check_request(
@@ -413,10 +481,12 @@ def load_model(
     **settings: object,  # Settings of inference to change, such as inference_steps
 ) -> Denoiser:
     "A denoiser from a model folder, checked to be what it says"
+    from mri_diffusion.learn.train import precision_notes
+
     saved, weights, notes = read_model(folder, method)
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved['config'].items()}
+    config = make_config(get_method(saved['method']), saved['preset'], **saved['config'])
     every = {**config, **settings}
-    d = Denoiser(saved['method'], saved['preset'], int(saved['seed']), device, quiet, **every)
+    d = Denoiser(saved['method'], saved['preset'], saved['seed'], device, quiet, **every)
     free = d.method.at_inference
     fixed = [
         f'{k} {config[k]}, not {d.config[k]}'
@@ -428,9 +498,24 @@ def load_model(
             f'{folder}: was trained with {"; ".join(fixed)}, which cannot be changed now; leave '
             f'the setting out, or train another model'
         )
-    d.learned, d.notes = saved['learned'], notes
-    d.net = fill_network(d.method.build(d.config, d.learned), weights, folder, d.method.name)
+    d.learned = saved['learned']
+    used = (d.learned or {}).get('precision')
+    d.notes = notes + (precision_notes(config['precision'], used) if used else [])
+    d.net = fill_network(_built(d, folder), weights, folder, d.method.name)
     return d
+
+
+def _built(d, folder):
+    "The network that a model folder describes, with random weights"
+    try:
+        return d.method.build(d.config, d.learned)
+    except InputError as e:
+        raise InputError(f'{folder}: {e}') from None
+    except Exception as e:
+        why = short_line(f'{type(e).__name__}: {e}')
+        raise InputError(
+            f'{folder}/config.json: describes no network of {d.method.name} ({why}); train it again'
+        ) from None
 
 
 def match_model(
@@ -447,5 +532,5 @@ def match_model(
             f'--preset out'
         )
     if seed is not None:
-        denoiser.seed = seed
+        denoiser.seed = check_seed(seed)
     return denoiser

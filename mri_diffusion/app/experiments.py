@@ -4,32 +4,41 @@
 
 # %% auto #0
 __all__ = ['experiments_folder', 'list_experiments', 'experiment_parameters', 'experiment_promise', 'RunDir', 'Interrupted',
-           'run_experiment', 'grid', 'run_all', 'sweep', 'collect', 'summarise']
+           'run_experiment', 'grid', 'run_all', 'check_cluster', 'sweep', 'collect', 'summarise']
 
 # %% ../../nbs/app/61_experiments.ipynb #af9f3122
+import ast
 import contextlib
 import csv
+import io
 import itertools
 import json
 import logging
+import math
 import os
 import re
+import shutil
 import sys
 import tempfile
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mri_diffusion
+from ..checks import SEED_MAX, short
 from mri_diffusion.core import (
+    LOCK,
     InputError,
     MriDiffusionError,
+    alone_in,
     atomic_path,
     environment,
     needs_extra,
     plain,
     progress,
     read_json,
+    read_text,
     write_json,
 )
 
@@ -66,45 +75,62 @@ def _notebook(name):
     return experiments_folder() / f'{name}.ipynb'
 
 # %% ../../nbs/app/61_experiments.ipynb #bb2e6d82
-def _comments_above(path):
-    "Parameter -> the comment lines above it: those that are too long to stand behind the value"
-    cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
-    tagged = [c for c in cells if 'parameters' in c['metadata'].get('tags', [])]
-    found, said = {}, []
-    for line in ''.join(tagged[0]['source']).splitlines() if tagged else ():
-        if line.startswith('#'):
-            said.append(line.lstrip('# '))
-        else:
-            found[line.partition('=')[0].strip()] = ' '.join(said)
-            said = []
-    return found
+def _parameters_cell(path):
+    "Source of the cell tagged `parameters`; '' if there is none"
+    from papermill.iorw import load_notebook_node
 
-
-def experiment_parameters(
-    name: Path | str,  # Experiment, or path of a notebook
-) -> dict[str, tuple]:  # Name -> (default, help)
-    "What can be set in an experiment; `out` is left out, since every run has its folder"
-    import ast
-
-    logging.getLogger('papermill').setLevel(logging.ERROR)
-    for package in ('papermill', 'ipykernel'):
-        needs_extra(package, 'report', 'an experiment or a report')
-    from papermill import inspect_notebook
-
-    found, path = {}, _notebook(name)
     try:
-        parameters, above = inspect_notebook(path), _comments_above(path)
+        nb = load_notebook_node(str(path))
+        tagged = [c.source for c in nb.cells if 'parameters' in c.metadata.tags]
+        ast.parse(tagged[0] if tagged else '')
     except Exception as e:
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise InputError(
             f'{path}: not a notebook that can be run ({why}); open and save it in JupyterLab'
         ) from None
-    for k, p in parameters.items():
+    return tagged[0] if tagged else ''
+
+
+def _comments(source):
+    "Line -> (its comment, whether the line holds nothing else)"
+    found = {}
+    for t in tokenize.generate_tokens(io.StringIO(source).readline):
+        if t.type == tokenize.COMMENT:
+            found[t.start[0]] = t.string.lstrip('# ').strip(), not t.line[: t.start[1]].strip()
+    return found
+
+
+def _help(node, comments):
+    "What is said of a parameter behind its value, else in the comment lines above it"
+    if node.end_lineno in comments:
+        return comments[node.end_lineno][0]
+    above, line = [], node.lineno - 1
+    while comments.get(line, ('', False))[1]:
+        above.insert(0, comments[line][0])
+        line -= 1
+    return ' '.join(above)
+
+# %% ../../nbs/app/61_experiments.ipynb #61e14001
+def experiment_parameters(
+    name: Path | str,  # Experiment, or path of a notebook
+) -> dict[str, tuple]:  # Name -> (default, help)
+    "What can be set in an experiment; `out` is left out, since every run has its folder"
+    logging.getLogger('papermill').setLevel(logging.ERROR)
+    for package in ('papermill', 'ipykernel'):
+        needs_extra(package, 'report', 'an experiment or a report')
+    found, source = {}, _parameters_cell(_notebook(name))
+    comments = _comments(source)
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if not isinstance(target, ast.Name):
+            continue
         try:
-            found[k] = ast.literal_eval(p['default']), p['help'].strip() or above.get(k, '')
-        except (ValueError, SyntaxError):
+            found[target.id] = ast.literal_eval(node.value), _help(node, comments)
+        except (ValueError, TypeError, SyntaxError):
             raise MriDiffusionError(
-                f'{name}: parameter {k} = {p["default"]} is not a plain value'
+                f'{name}: parameter {target.id} = {ast.unparse(node.value)} is not a plain value'
             ) from None
     found.pop('out', None)
     return found
@@ -115,6 +141,8 @@ _WORDS = dict(true=True, false=False, yes=True, no=False, **{'1': True, '0': Fal
 
 def _as_number(value, kind):
     number = float(value)
+    if not math.isfinite(number) or abs(number) > 2**63:
+        raise InputError('not a number of 64 bits')
     if kind is int and number != int(number):
         raise InputError('not whole')
     is_whole = isinstance(value, str) and value.lstrip('+-').isdigit()
@@ -173,8 +201,9 @@ def _check_parameters(
         for k, (default, _) in known.items()
     }
     seed = found.get('seed')
-    if isinstance(seed, int) and seed < 0:
-        raise InputError(f'{name}: seed = {seed}; give 0 or more')
+    if isinstance(seed, int) and not 0 <= seed <= SEED_MAX:
+        most = '' if seed < 0 else f', at most {SEED_MAX}'
+        raise InputError(f'{name}: seed = {short(seed)}; give 0 or more{most}')
     return found
 
 # %% ../../nbs/app/61_experiments.ipynb #7faf5531
@@ -191,7 +220,7 @@ class RunDir:
         self.params = plain({k: v for k, v in (params or {}).items() if k != 'out'})
         known = self.path('params.json')
         if known.exists():
-            _same_parameters(self.folder, {**read_json(known), **self.params})
+            _same_parameters(self.folder, {**read_json(known, dict), **self.params})
         else:
             write_json(known, self.params)
         write_json(self.path('env.json'), environment())
@@ -250,7 +279,7 @@ class RunDir:
 # %% ../../nbs/app/61_experiments.ipynb #a17046a6
 def _same_parameters(folder, params):
     "`InputError` if `folder` holds a run with other parameters"
-    old = read_json(Path(folder) / 'params.json')
+    old = read_json(Path(folder) / 'params.json', dict)
     differ = [k for k in {**old, **params} if old.get(k) != params.get(k)]
     said = ', '.join(f'{k} = {old.get(k)!r}, not {params.get(k)!r}' for k in differ)
     if differ:
@@ -304,10 +333,10 @@ def _papermill(source, target, params, label, quiet):
     bar = False if quiet else dict(desc=label, leave=False, file=sys.stderr, bar_format=form)
     with _kernel_environment(quiet):
         execute_notebook(
-            source,
-            target,
+            *(p.replace('{', '{{').replace('}', '}}') for p in (source, target)),
             params,
             kernel_name='python3',
+            language='python',
             progress_bar=bar,
             kernel_manager_class=patient,
             extra_arguments=['--log-level=CRITICAL'],
@@ -379,14 +408,14 @@ def _execute(source, out, params, label, quiet):
 def _is_bare(out):
     "Whether a run left only its notebook and pictures: a refused value does not keep the folder"
     left = [p for p in out.rglob('*') if p.is_file()]
-    kept = ('params.json', 'env.json')
+    kept = ('params.json', 'env.json', LOCK)
     return all(p.suffix in ('.ipynb', '.png') or p.name in kept for p in left)
 
 
 def _claim(out, params):
     "Make `out` the folder of a run with `params`; what it holds already must be the same run"
     try:
-        check = any(out.iterdir()) if out.exists() else False
+        check = bool({*os.listdir(out)} - {LOCK}) if out.exists() else False
     except OSError as e:
         raise InputError(f'{out}: not a folder that can be read ({e.strerror})') from None
     if check:
@@ -402,6 +431,7 @@ def _claim(out, params):
     return None
 
 # %% ../../nbs/app/61_experiments.ipynb #d8a1296a
+@alone_in('out')
 def run_experiment(
     name: Path | str,  # Experiment (see `list_experiments`), or path of a notebook
     # Folder of the run: made if missing, continued if interrupted, reused if finished
@@ -419,7 +449,7 @@ def run_experiment(
     if finished.exists():
         if not quiet:
             print(f'{out}: this run has finished before; its result is used', file=sys.stderr)
-        return read_json(finished)
+        return read_json(finished, dict)
     try:
         _execute(source, out, params, source.stem, quiet)
     except InputError:
@@ -440,6 +470,22 @@ def grid(
     return [dict(zip(values, v)) for v in itertools.product(*values.values())]
 
 
+def _csv_rows(path):
+    "Rows of a .csv, each with one value for every name of its first line"
+    text = io.StringIO(read_text(path))
+    try:
+        head, *rows = [r for r in csv.reader(text, strict=True) if r]
+    except (csv.Error, ValueError):
+        raise InputError(f'{path}: not a table whose first line names the columns') from None
+    names = [k.strip() for k in head]
+    if len(set(names)) != len(names) or not all(names):
+        raise InputError(f'{path}: its first line needs a name for each column, each one once')
+    odd = next((i for i, r in enumerate(rows, 2) if len(r) != len(names)), None)
+    if odd is not None:
+        raise InputError(f'{path}: row {odd} has not one value for each of {len(names)} names')
+    return [dict(zip(names, map(str.strip, r))) for r in rows]
+
+
 def _read_settings(
     # .csv (a column per parameter, a row per run) or .json (a list of dicts, or a dict of lists:
     # their grid)
@@ -452,20 +498,25 @@ def _read_settings(
     if path.suffix not in ('.csv', '.json'):
         raise InputError(f'{path}: a sweep is a .csv or a .json file')
     if path.suffix == '.csv':
-        with open(path, newline='', encoding='utf-8') as f:
-            rows = list(csv.DictReader(f))
-        return [{k.strip(): (v or '').strip() for k, v in row.items()} for row in rows]
+        return _csv_rows(path)
     found = read_json(path)
     if isinstance(found, dict):
-        found = grid(**{k: v if isinstance(v, list) else [v] for k, v in found.items()})
+        found = _grid_of(path, {k: v if isinstance(v, list) else [v] for k, v in found.items()})
     if not isinstance(found, list) or not all(isinstance(s, dict) for s in found):
         raise InputError(f'{path}: neither a list of dicts nor a dict of lists')
     return found
 
 # %% ../../nbs/app/61_experiments.ipynb #cc613d45
+def _grid_of(path, values):
+    "The grid of a file; refused where it has more runs than anybody means"
+    if math.prod(map(len, values.values())) > 10_000:
+        raise InputError(f'{path}: more than 10000 runs; leave values out, or make several sweeps')
+    return grid(**values)
+
+
 def _folder_names(settings):
     "A readable folder name for each setting, made of the values that differ"
-    keys = [k for k in settings[0] if len({json.dumps(s[k]) for s in settings}) > 1]
+    keys = [k for k in settings[0] if len({json.dumps(s.get(k)) for s in settings}) > 1]
     plain_text = lambda v: re.sub('[^A-Za-z0-9.+-]+', '_', str(v))
     names = [','.join(f'{k}={plain_text(s[k])}' for k in keys)[:150] or 'run' for s in settings]
     if len(set(names)) != len(names):
@@ -513,29 +564,39 @@ def _listen(job):
 # %% ../../nbs/app/61_experiments.ipynb #8206c8bc
 def _run_local(jobs, n, quiet):
     "One message or None each. Ctrl-C: no new run is begun, those going on save and end"
-    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    said, left = {}, list(jobs)
+    with progress(None, 'sweep', total=len(jobs), quiet=quiet) as bar:
+        while left:
+            for job in _run_pool(left, n, said, bar):  # Alone, to see whose fault it was
+                if _run_pool([job], 1, said, bar):
+                    said[job] = 'its process was ended from outside; was there enough memory?'
+    return [said[j] for j in jobs]
+
+
+def _run_pool(left, n, said, bar):
+    "Run what is left in `n` processes until one of them dies; the jobs that were lost with it"
+    from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
-    said, left, running = {}, list(jobs), {}
-    threads = max(1, (os.cpu_count() or 1) // n)
-    pool = ProcessPoolExecutor(n, get_context('spawn'), _quiet_start, (threads,))
-    with pool, progress(None, 'sweep', total=len(jobs), quiet=quiet) as bar:
-        while left or running:
-            while left and len(running) < n:
+    threads, running, lost = max(1, (os.cpu_count() or 1) // n), {}, []
+    with ProcessPoolExecutor(n, get_context('spawn'), _quiet_start, (threads,)) as pool:
+        while running or (left and not lost):
+            while left and not lost and len(running) < n:
                 job = left.pop(0)
                 running[pool.submit(_listen, job)] = job
             for f in wait(running, return_when=FIRST_COMPLETED)[0]:
-                said[running.pop(f)] = f.result()
-                bar.update()
-    return [said[j] for j in jobs]
+                try:
+                    said[running[f]] = f.result()
+                    bar.update()
+                except BrokenExecutor:
+                    lost.append(running[f])
+                running.pop(f)
+    return lost
 
 
 def _run_submitit(jobs, cluster, folder, options, quiet):
     "Run by submitit and wait; a job still in the queue from an earlier start is joined"
-    try:
-        import submitit
-    except ImportError:
-        raise InputError("a cluster needs submitit: pip install 'mri_diffusion[cluster]'") from None
+    submitit = needs_extra('submitit', 'cluster', 'a cluster')
     executor = submitit.AutoExecutor(folder, cluster='local' if cluster == 'debug' else cluster)
     common = dict(name='mri-diffusion', timeout_min=24 * 60, cpus_per_task=4)
     executor.update_parameters(**(common | (options or {})))
@@ -574,7 +635,24 @@ def run_all(
         return _run_local(todo, min(jobs, len(todo)), quiet)
     return _run_submitit(todo, cluster, folder, options, quiet)
 
+
+def check_cluster(
+    cluster: str,  # local, slurm, or debug (submitit on this machine)
+) -> None:
+    "Refuse, before any work, a cluster that is unknown or cannot be reached from here"
+    if cluster not in ('local', 'slurm', 'debug'):
+        raise InputError(f'cluster {cluster}: unknown; there are local, slurm')
+    if cluster != 'local':
+        needs_extra('submitit', 'cluster', 'a cluster')
+    missing = [w for w in ('sbatch', 'srun') if shutil.which(w) is None]
+    if cluster == 'slurm' and missing:
+        raise InputError(
+            f'cluster slurm: no {" and no ".join(missing)} on this machine; start it where Slurm '
+            f'is, or leave --cluster out'
+        )
+
 # %% ../../nbs/app/61_experiments.ipynb #d862f057
+@alone_in('out')
 def sweep(
     name: Path | str,  # Experiment, or path of a notebook
     # List of dicts, or a .csv or .json file (see `_read_settings`)
@@ -588,8 +666,7 @@ def sweep(
     quiet: bool | None = None,  # True: no bar
 ) -> 'pd.DataFrame':  # `collect(out)`
     "Run an experiment once per setting; a second start skips what is finished"
-    if cluster not in ('local', 'slurm', 'debug'):
-        raise InputError(f'cluster {cluster}: unknown; there are local, slurm, debug')
+    check_cluster(cluster)
     if jobs < 1:
         raise InputError(f'jobs = {jobs}: at least one run at a time')
     if isinstance(settings, (str, Path)):

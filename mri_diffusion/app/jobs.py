@@ -107,7 +107,7 @@ def _slices_out(path, out, read, force):
 
 # %% ../../nbs/app/62_jobs.ipynb #62000002
 def _load_input(
-    path: Path | str,  # NIfTI, a folder or file of slices, or raw k-space (.h5: M4Raw, fastMRI)
+    path: Path | str,  # NIfTI, a folder or file of slices, or raw k-space (.h5)
     bval: Path | str | None = None,  # b-values; None: those beside the scan
     bvec: Path | str | None = None,  # Directions; None: those beside the scan
     mask: Path | str | None = None,  # Where the object is, on the same grid
@@ -122,6 +122,15 @@ def _load_input(
     scan = load_raw(path)
     if mask is not None:
         scan.mask = load_mask(mask, scan)
+    return scan
+
+# %% ../../nbs/app/62_jobs.ipynb #62000012
+def _load_described(path, bval, bvec, mask):
+    "The same with all that its sidecars say, those of a BIDS folder included"
+    from mri_diffusion.scans.derivatives import sidecar_of
+
+    scan = _load_input(path, bval, bvec, mask)
+    scan.sidecar = sidecar_of(path, scan.notes)
     return scan
 
 
@@ -153,14 +162,15 @@ def simulate_scan(
     from mri_diffusion.noise.models import add_noise, g_factor_map
     from mri_diffusion.scans.nifti import make_sidecar
 
-    _check_level(path, snr, sigma, seed)
+    _check_level(path, snr, sigma, seed, coils, correlation, gfactor)
     inputs = [path, mask, bval, bvec]
     _check_files([*_files_of(out, ['.json']), sigma_map], inputs, [out, sigma_map], force, out)
-    scan = _load_input(path, bval, bvec, mask)
+    scan = _load_described(path, bval, bvec, mask)
     if scan.bvals is not None:
         _check_files(_files_of(out)[2:], inputs, force=force)
     level = _median_signal(scan, path)
     sigma = level / snr if sigma is None else sigma
+    _check_snr(path, level, sigma)
     g = 1.0 if gfactor is None else g_factor_map(scan.shape[:3], gfactor)
     relative = sigma / level * g
     kind = noise, coils, correlation, generator(seed), scan.voxel_size
@@ -168,7 +178,7 @@ def simulate_scan(
     snr = level / sigma if snr is None else snr
     facts = dict(noise=noise, snr=snr, coils=coils, correlation_mm=correlation)
     record = make_sidecar(
-        path, 'simulate', facts | dict(gfactor=gfactor, signal=level), seed, sigma
+        path, 'simulate', facts | dict(gfactor=gfactor, signal=level), seed, sigma, scan.sidecar
     )
     if scan.images:
         record['Notes'] = scan.notes
@@ -179,17 +189,32 @@ def simulate_scan(
     return record
 
 
-def _check_level(path, snr, sigma, seed):
-    "One of `snr` and `sigma` is given, and it is a level"
+def _check_level(path, snr, sigma, seed, coils, correlation, gfactor):
+    "One of `snr` and `sigma` is given, and every number has its range"
+    from mri_diffusion.checks import check_number, check_seed
     from mri_diffusion.core import InputError
 
     if (snr is None) == (sigma is None):
         raise InputError(f'{path}: give the noise level by --snr or by --sigma, one of them')
-    if seed < 0:
-        raise InputError(f'seed {seed}: give 0 or more')
     name, value = ('--snr', snr) if sigma is None else ('--sigma', sigma)
-    if not value > 0:
-        raise InputError(f'the noise level ({name}) must be above 0')
+    check_number(name, value, 0, 1e7 if sigma is None else 1e30, above=True)
+    check_number('--coils', coils, 1, 1024)
+    check_number('--correlation', correlation, 0, 1000, unit='mm')
+    if gfactor is not None:
+        check_number('the g-factor (--gfactor)', gfactor, 1, 1000)
+    check_seed(seed)
+
+
+def _check_snr(path, level, sigma):
+    "Refuse a noise level that drowns the image or cannot be stored beside it"
+    from mri_diffusion.core import InputError
+
+    if not 1e-6 <= level / sigma <= 1e7:
+        between = f'--sigma between {level * 1e-7:.3g} and {level * 1e6:.3g}'
+        raise InputError(
+            f'{path}: a sigma of {sigma:g} for a median signal of {level:g}; give {between}, or '
+            f'--snr between 1e-06 and 1e+07'
+        )
 
 # %% ../../nbs/app/62_jobs.ipynb #87191744
 def _median_signal(scan, path):
@@ -210,29 +235,60 @@ def scan_noise(
     path: Path | str,  # Scan
     bval: Path | str | None = None,  # b-values; None: those beside the scan
     mask: Path | str | None = None,  # The object; None: Otsu's
-    # Estimator: auto, piesno, mppca, repeats, wavelet, background, noise_scan
+    # Estimator: auto, piesno, mppca, repeats, object, wavelet, background, noise_scan
     how: str = 'auto',
     coils: int | None = None,  # Coils of a sum-of-squares image; None: read from the background
     map: Path | str | None = None,  # Also write the noise std at every voxel there
     json: Path | str | None = None,  # Also write what was found there
     force: bool = False,  # Replace existing files
+    noise_scan: Path | str | None = None,  # Scan of noise alone: the source of sigma
 ) -> dict:  # Plain values, from `describe_noise`
     "Level, distribution and correlation of the noise of a scan"
+    from mri_diffusion.checks import check_number
     from mri_diffusion.core import plain, write_json
     from mri_diffusion.methods.registry import alternatives, assumptions
     from mri_diffusion.noise.describe import describe_noise
 
-    _check_files([map, json], [path, bval, mask], [map], force)
+    if coils is not None:
+        check_number('--coils', coils, 1, 1024)
+    _check_files([map, json], [path, bval, mask, noise_scan], [map], force)
     scan = _load_input(path, bval, None, mask)
     methods = dict(assumptions=assumptions(), instead=alternatives())
     found = describe_noise(scan, n_coils=coils, how=how, **methods)
     estimate = found.pop('estimate')
+    if noise_scan is not None:
+        estimate = _by_noise_scan(found, noise_scan, scan, coils)
     if map is not None:
         found['notes'] += _save_map(scan, estimate, found['n_coils'], map, force)
     found = plain({'scan': str(path), **found, 'notes': scan.notes + found['notes']})
     if json is not None:
         write_json(json, found, force)
     return found
+
+
+def _by_noise_scan(found, path, scan, coils):
+    "Put what a noise scan shows in the place of what the scan shows"
+    from mri_diffusion.app.noise_checks import read_noise_scan
+
+    e, own = read_noise_scan(path, scan, coils or 1), (found['low'], found['high'])
+    inside = e.sigma[scan.foreground() & (e.sigma > 0)]
+    if inside.size:
+        import numpy as np
+
+        level = float(np.median(inside))
+        e.low, e.high = level / 1.1, level * 1.1
+    else:
+        level = e.number
+    notes = list(e.notes)
+    if own[0] is not None and not own[0] <= level <= own[1]:
+        notes.append(
+            f'the scan itself shows noise between {own[0]:.4g} and {own[1]:.4g}: was the noise '
+            f'scan made with the same gain and reconstruction?'
+        )
+    found['by_estimator']['noise_scan'] = level
+    found |= dict(sigma=level, low=e.low, high=e.high, how=e.how, notes=notes)
+    found |= dict(distribution=e.distribution, n_coils=e.n_coils)
+    return e
 
 
 def _save_map(scan, estimate, n_coils, path, force):
@@ -333,7 +389,7 @@ def train_method(
     from mri_diffusion.app.model_folder import train_model
     from mri_diffusion.app.noise_checks import read_sigma
     from mri_diffusion.core import InputError, read_json
-    from mri_diffusion.methods.registry import get_method
+    from mri_diffusion.methods.registry import check_names, get_method
 
     m = get_method(method)
     if not m.learns:
@@ -342,6 +398,7 @@ def train_method(
             f'{method}'
         )
     settings = {**(settings or {}), **({} if steps is None else {'steps': steps})}
+    check_names(settings)
     denoiser = Denoiser(method, preset, seed, device, is_quiet(), **settings)
     noisy, clean = _training_scans(m, noisy, clean, bval, bvec, mask)
     for s in noisy:
@@ -356,7 +413,8 @@ def train_method(
     steps = config.get('steps') or sum(config[k] for k in m.stages(config))
     facts = dict(method=method, preset=preset, steps=steps, seed=seed)
     parameters = read_json(Path(out) / 'config.json')['parameters']
-    return dict(model=str(out), **facts, parameters=parameters, finished_before=before)
+    found = dict(model=str(out), **facts, parameters=parameters, finished_before=before)
+    return found | (dict(notes=denoiser.notes) if denoiser.notes else {})
 
 # %% ../../nbs/app/62_jobs.ipynb #0a38ff02
 def _open_denoiser(
@@ -370,11 +428,12 @@ def _open_denoiser(
     "The denoiser that a command line asks for"
     from mri_diffusion.app.denoiser import Denoiser, load_model, match_model
     from mri_diffusion.app.model_folder import has_finished
+    from mri_diffusion.checks import check_seed
     from mri_diffusion.core import InputError
-    from mri_diffusion.methods.registry import get_method
+    from mri_diffusion.methods.registry import check_names, get_method
 
-    if seed is not None and seed < 0:
-        raise InputError(f'seed {seed}: give 0 or more')
+    check_names(settings or {})
+    check_seed(seed)
     if not method and not model:
         raise InputError('give --method NAME (mri-diffusion methods lists them), or --model MODEL')
     m, settings = get_method(method) if method else None, settings or {}
@@ -414,19 +473,32 @@ def denoise_scan(
     bias_field: str = 'keep',  # keep, correct or restore
     # Setting, or 'level' -> candidates; that of least unbiased risk is taken
     choices: dict | None = None,
+    noise_scan: Path | str | None = None,  # Scan of noise alone: the source of sigma
 ) -> 'Result':
-    "Denoise a scan on disk"
+    "Denoise a scan on disk; what this very request has made before is used"
+    from mri_diffusion.app.request import read_request
+
+    named = dict(out=out, residual=residual, noise_map=noise_map, std=std, report=report)
+    outputs = {k: Path(p) for k, p in named.items() if p is not None}
     maps = [p for p in (residual, noise_map, std) if p is not None]
-    inputs = [path, bval, bvec, mask, sigma if _is_path(sigma) else None]
-    _check_files([*_files_of(out, ['.json']), *maps, report], inputs, [out, *maps], force, out)
+    level = _one_level(sigma, noise_scan)
+    inputs = [path, bval, bvec, mask, level if _is_path(level) else None]
+    records = [f for p in (out, *maps) for f in _files_of(p, ['.json'])]
+    kept = None if force else read_request(_files_of(out, ['.json'])[1], outputs)
+    wanted = [*records, report] if kept is None else []
+    _check_files(wanted, inputs, [out, *maps], force, out)
     _check_report(report, report_notebook)
-    scan = _load_input(path, bval, bvec, mask)
+    scan = _load_described(path, bval, bvec, mask)
     denoiser = _open_denoiser(method, model, preset, seed, device, settings)
+    given = dict(bias_field=bias_field, choose=choices, noise_scan=noise_scan is not None)
+    asked = dict(files=inputs, sigma=level, model=model, **given)
+    if kept is not None:
+        return _done_before(kept, denoiser, scan, asked, outputs)
     if scan.bvals is not None:
         _check_files([f for p in (out, *maps) for f in _files_of(p)[2:]], inputs, force=force)
     result = denoiser.denoise(
         scan,
-        sigma,
+        sigma if noise_scan is None else _noise_scan_level(noise_scan, scan),
         model=model or _model_beside(out, denoiser.method),
         reuse=model is not None,
         force=force and not model,
@@ -435,11 +507,30 @@ def denoise_scan(
         needs_std=std is not None,
         needs_level=noise_map is not None or report is not None,
     )
+    result.meta |= {} if noise_scan is None else dict(sigma_from=f'noise scan {noise_scan}')
     result.save(out, residual, noise_map, std, force)
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
     if report is not None:
         result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
-    return result
+    return _note_done(denoiser, asked, outputs, result)
+
+# %% ../../nbs/app/62_jobs.ipynb #a947c46f
+def _one_level(sigma, noise_scan):
+    "The noise level that is given, or the file that shows it; not both"
+    from mri_diffusion.core import InputError
+
+    if sigma is not None and noise_scan is not None:
+        raise InputError('--sigma and --noise-scan both give the noise level; give one of them')
+    return sigma if noise_scan is None else str(noise_scan)
+
+
+def _noise_scan_level(path, scan):
+    "The map of a noise scan; where it comes from is added to the notes of the scan"
+    from mri_diffusion.app.noise_checks import read_noise_scan
+
+    found = read_noise_scan(path, scan)
+    scan.notes = [*scan.notes, *found.notes]
+    return found.sigma
 
 
 def _model_beside(out, method):
@@ -454,6 +545,38 @@ def _is_path(sigma):
         return sigma is not None and float(sigma) is None
     except ValueError:
         return True
+
+# %% ../../nbs/app/62_jobs.ipynb #a947c46e
+def _request(denoiser, files, sigma, model, **rest):
+    "What was asked for; of a file its content"
+    from mri_diffusion.app.request import request_of
+
+    path, bval, bvec, mask, sigma_map = files
+    inputs = dict(scan=sorted(f for f in _read_files(path) if f.exists()))
+    given = dict(bval=bval, bvec=bvec, mask=mask, sigma=sigma_map)
+    inputs |= {k: [Path(p)] for k, p in given.items() if p is not None}
+    level = None if sigma is None or sigma_map is not None else float(sigma)
+    return request_of(denoiser, inputs, model, sigma=level, **rest)
+
+
+def _done_before(kept, denoiser, scan, asked, outputs):
+    "The result of this very request; another one is refused"
+    from mri_diffusion.app.request import check_done, stored_result
+    from mri_diffusion.core import read_json
+
+    check_done(kept, _request(denoiser, **asked), outputs)
+    record = read_json(_files_of(outputs['out'], ['.json'])[1])
+    return stored_result(kept, scan, record, outputs)
+
+
+def _note_done(denoiser, asked, outputs, result):
+    "Write down, last of all, that everything that was asked for is there; the result"
+    from mri_diffusion.app.request import note_request
+
+    said = {k: result.meta[k] for k in ('verdict', 'reasons') if k in result.meta}
+    record = _files_of(outputs['out'], ['.json'])[1]
+    note_request(record, _request(denoiser, **asked), outputs, **said)
+    return result
 
 # %% ../../nbs/app/62_jobs.ipynb #d54a0296
 def _report_of(result, path, out, report, force, notebook):
@@ -532,7 +655,8 @@ def evaluate_scan(
     if repeats is not None:
         found |= _scores_by_repeats(scan, denoised, before, repeats)
     if before is not None:
-        found['residual'] = _residual(scan, before)
+        known = scan if clean is None else scan.with_data(truth)
+        found['residual'] = _residual(scan, before, known.foreground())
     if json is not None:
         write_json(json, found, force)
     return found
@@ -563,7 +687,7 @@ def _tensor_errors(scan, truth, noisy):
     from mri_diffusion.judge.tensors import map_errors, tensor_fit
 
     try:
-        mask = scan.mask if scan.mask is not None else scan.with_data(truth).foreground()
+        mask = _with_signal(scan.with_data(truth))
         fit = lambda data: tensor_fit(data, scan.bvals, scan.bvecs, mask)
         true, series = fit(truth), dict(denoised=scan.data, noisy=noisy)
         return {k: map_errors(fit(v), true, mask) for k, v in series.items() if v is not None}
@@ -571,15 +695,28 @@ def _tensor_errors(scan, truth, noisy):
         return dict(none=str(e))
 
 
-def _residual(scan, noisy):
+def _residual(scan, noisy, inside):
     "Mean, std, correlations of what was removed, in units of the noise level"
     from mri_diffusion.judge.scores import residual_stats
     from mri_diffusion.noise.sigma import estimate_sigma
 
-    inside = scan.foreground()
     estimate = estimate_sigma(noisy, mask=scan.mask, bvals=scan.bvals)
     return dict(
         sigma=estimate.number,
         estimator=estimate.how,
         **residual_stats(noisy - scan.data, estimate.number, inside, scan.data),
     )
+
+# %% ../../nbs/app/62_jobs.ipynb #62000013
+def _with_signal(clean):
+    "Voxels of the object that have a tensor: signal in every volume, and not of the rim"
+    import numpy as np
+
+    from mri_diffusion.core import InputError
+
+    some = clean.foreground() & (clean.data > 0).all(-1)
+    level = float(np.median(clean.b0[some])) if some.any() else 0.0
+    mask = some & (clean.b0 > 0.05 * level)
+    if not mask.any():
+        raise InputError('tensor: no voxel of the clean series has signal in every volume')
+    return mask

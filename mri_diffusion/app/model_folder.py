@@ -13,12 +13,17 @@ import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from .. import __version__
+from ..checks import SEED_MAX, read_record, short
 from mri_diffusion.core import (
+    LOCK,
     InputError,
+    alone_in,
     atomic_path,
     check_output,
     environment,
@@ -33,6 +38,25 @@ from ..scans.nifti import Scan
 # %% ../../nbs/app/60_model_folder.ipynb #f33c3b47
 _MODEL_FORMAT = 1
 _KEYS = {'format', 'method', 'preset', 'config', 'learned', 'seed', 'sha256'}
+
+
+class _ModelRecord(BaseModel):
+    "config.json; further fields are for the reader"
+
+    method: str = Field(max_length=100)
+    preset: str = Field(max_length=100)
+    config: dict[str, Any]  # Checked by `make_config`
+    learned: dict[str, Any] | None
+    seed: int = Field(ge=0, le=SEED_MAX, strict=True)
+    sha256: str = Field(pattern='^[0-9a-f]{64}$')
+    sha256_learned: str | None = None  # Models of before 0.1 have none
+    parameters: int | None = Field(None, ge=0)
+
+
+def _digest_of(learned):
+    "What tells a change of the learned values"
+    text = json.dumps(plain(learned), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_model(
@@ -55,6 +79,7 @@ def save_model(
         learned=d.learned,
         seed=d.seed,
         sha256=hashlib.sha256(weights).hexdigest(),
+        sha256_learned=_digest_of(d.learned),
         version=__version__,
         environment=environment(),
         parameters=sum(p.numel() for p in d.net.parameters()),
@@ -82,13 +107,15 @@ def read_model(
             f'{folder}: not a finished model (config.json and model.safetensors are wanted); '
             f'train with --out {folder} until it ends'
         )
-    saved, weights = read_json(folder / 'config.json'), (folder / 'model.safetensors').read_bytes()
+    saved = read_json(folder / 'config.json')
     if not isinstance(saved, dict) or not set(saved) >= _KEYS:
         raise InputError(f'{folder}/config.json: not a model of this library')
     if saved['format'] != _MODEL_FORMAT:
         raise InputError(
-            f'{folder}: model format {saved["format"]}; this version reads {_MODEL_FORMAT}'
+            f'{folder}: model format {short(saved["format"])}; this version reads {_MODEL_FORMAT}'
         )
+    saved = dict(read_record(folder / 'config.json', _ModelRecord, 'train the model again'))
+    weights = (folder / 'model.safetensors').read_bytes()
     saved, notes = _under_its_name(saved, folder)
     if method is not None and saved['method'] != method:
         raise InputError(f'{folder}: holds a model of {saved["method"]}, not of {method}')
@@ -98,6 +125,11 @@ def read_model(
             f'was changed or damaged'
         )
     _check_settings(saved, folder)
+    if saved['sha256_learned'] not in (None, _digest_of(saved['learned'])):
+        raise InputError(
+            f'{folder}/config.json: what it says was learned does not match its checksum; the file '
+            f'was changed or damaged'
+        )
     return saved, weights, notes
 
 
@@ -133,16 +165,40 @@ def fill_network(
     "The network with the weights of a model"
     from safetensors.torch import load
 
+    path, own = f'{folder}/model.safetensors', net.state_dict()
     try:
-        net.load_state_dict(load(weights))
+        numbers = load(weights)
+        odd = [k for k, v in numbers.items() if k in own and v.dtype != own[k].dtype]
+        if not odd:
+            net.load_state_dict(numbers)
     except Exception as e:
         raise InputError(
-            f'{folder}/model.safetensors: does not fit the network of {name} '
-            f'({str(e).splitlines()[0]})'
+            f'{path}: does not fit the network of {name} ({str(e).splitlines()[0]})'
         ) from None
+    if odd:
+        kinds = f'{odd[0]} is {numbers[odd[0]].dtype}, not {own[odd[0]].dtype}'
+        raise InputError(f'{path}: does not fit the network of {name} ({kinds})')
+    bad = [k for k, v in numbers.items() if v.is_floating_point() and not v.isfinite().all()]
+    if bad:
+        raise InputError(f'{path}: {bad[0]} holds values that are not finite; train it again')
     return net.eval()
 
 # %% ../../nbs/app/60_model_folder.ipynb #73447672
+_REMOVE = 'remove it to train afresh, or start with --fresh'
+
+
+class _TrainingRecord(BaseModel, extra='allow'):
+    "training/settings.json"
+
+    method: str
+    preset: str
+    seed: int = Field(strict=True)
+    config: dict[str, Any]
+    noisy: list[str]
+    clean: list[str]
+    finished: str | None = None
+
+
 def has_finished(
     folder: Path | str,  # Model folder
 ) -> bool:
@@ -152,7 +208,8 @@ def has_finished(
         return False
     if not record.is_file():
         return True
-    return read_json(record).get('finished') == read_json(config).get('sha256', '')
+    finished = read_record(record, _TrainingRecord, _REMOVE).finished
+    return finished == read_json(config, dict).get('sha256', '')
 
 
 def _claim_model(
@@ -167,10 +224,10 @@ def _claim_model(
     record, config = folder / 'training' / 'settings.json', folder / 'config.json'
     if folder.exists() and not folder.is_dir():
         raise InputError(f'{folder}: is a file; give a folder for the model')
-    old = read_json(record) if record.is_file() else None
-    if not old and not config.is_file() and folder.exists() and any(folder.iterdir()):
+    old = _known_training(record, force or not resume)
+    if not old and not config.is_file() and folder.exists() and {*os.listdir(folder)} - {LOCK}:
         raise InputError(f'{folder}: holds files that are not a model; use another folder')
-    done = bool(old) and has_finished(folder)
+    done = bool(old) and 'broken' not in old and has_finished(folder)
     same = bool(old) and {**old, 'finished': None} == {**facts, 'finished': None}
     if same and resume and not (done and force and not keep):
         return done
@@ -186,6 +243,18 @@ def _claim_model(
     return False
 
 # %% ../../nbs/app/60_model_folder.ipynb #9392ef2e
+def _known_training(record, replace):
+    "What settings.json says, or None; a broken one counts as another training where it may go"
+    if not record.is_file():
+        return None
+    try:
+        return dict(read_record(record, _TrainingRecord, _REMOVE))
+    except InputError:
+        if not replace:
+            raise
+        return dict(broken=True)
+
+
 def _difference(old, facts):
     "What differs between two trainings, in words"
     if not old:
@@ -237,6 +306,7 @@ def _training_record(
     return plain(record)
 
 # %% ../../nbs/app/60_model_folder.ipynb #07924413
+@alone_in('folder')
 def train_model(
     denoiser: object,  # A `Denoiser`, trained in place
     folder: Path | str,  # Model folder
@@ -265,7 +335,7 @@ def train_model(
 
 def _tidy(training):
     "No checkpoint is left, and no image of the scan, which a model must not carry"
-    for p in sorted(training.rglob('checkpoint')):
+    for p in sorted(training.rglob('checkpoint*')):
         shutil.rmtree(p, ignore_errors=True)
     for p in training.rglob('*.npz'):
         p.unlink()
@@ -273,10 +343,10 @@ def _tidy(training):
 
 @contextmanager
 def _refused_leaves_nothing(folder, new):
-    "A training that is refused before its first checkpoint leaves no folder behind"
+    "A training that fails before its first checkpoint leaves no folder behind"
     try:
         yield
-    except InputError:
+    except Exception:
         if not any((folder / 'training').rglob('checkpoint')):
             shutil.rmtree(folder if new else folder / 'training', ignore_errors=True)
         raise

@@ -7,7 +7,6 @@ __all__ = ['load_result', 'notebook_report', 'in_notebook']
 
 # %% ../../nbs/app/61_report_notebook.ipynb #7eade2d2
 import base64
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,15 @@ import numpy as np
 from .experiments import run_experiment
 from .noise_checks import check_sigma
 from .result import Result
-from ..core import InputError, atomic_path, check_output, plain, read_json, write_json
+from mri_diffusion.core import (
+    InputError,
+    atomic_path,
+    check_output,
+    plain,
+    read_json,
+    temporary_folder,
+    write_json,
+)
 from ..judge.report import STYLE, provenance
 from ..scans.nifti import Scan, load_like, stem
 
@@ -164,8 +171,8 @@ def notebook_report(
     if path.suffix.lower() not in ('.html', '.htm'):
         raise InputError(f'{path}: end the name of a report in .html')
     check_output(path, force)
-    with tempfile.TemporaryDirectory(prefix='report-') as folder:
-        run, packed = Path(folder) / 'run', _pack_result(result, Path(folder) / 'result', clean)
+    with temporary_folder('report') as folder:
+        run, packed = folder / 'run', _pack_result(result, folder / 'result', clean)
         found = run_experiment(notebook, run, packed, quiet)
         page = run / 'report.html'
         if not page.is_file():

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core import InputError, MriDiffusionError, check_output
-from ..scans.nifti import Scan, make_sidecar
+from ..scans.derivatives import source_name
+from ..scans.nifti import Scan, make_sidecar, stem
 
 # %% ../../nbs/app/60_result.ipynb #dbbaa9e7
 @dataclass(repr=False)
@@ -98,10 +99,12 @@ def _result_html(
 
     from matplotlib import pyplot
 
+    from mri_diffusion.judge.figures import _text
+
     fig, buffer = result.show(), io.BytesIO()
     fig.savefig(buffer, format='png', dpi=70)
     pyplot.close(fig)
-    notes = ''.join(f'<li>{n}</li>' for n in result.meta.get('notes', []))
+    notes = ''.join(f'<li>{_text(n)}</li>' for n in result.meta.get('notes', []))
     pictures = [
         base64.b64encode(b).decode() for b in (buffer.getvalue(), *result.pictures.values())
     ]
@@ -120,38 +123,62 @@ def _save_result(
     if std is not None and result.std is None:
         raise InputError(f'{result.meta.get("method")}: gives no uncertainty map')
     makers = {
-        residual: lambda: result.residual,
-        noise_map: result.noise_map,
-        std: lambda: result.noisy.with_data(result.std),
+        residual: (lambda: result.residual, 'residual'),
+        noise_map: (result.noise_map, 'noise_map'),
+        std: (lambda: result.noisy.with_data(result.std), 'std'),
     }
-    maps = {Path(p): make() for p, make in makers.items() if p is not None}
-    for p, scan in maps.items():
+    maps = {Path(p): (make(), kind) for p, (make, kind) in makers.items() if p is not None}
+    for p, (scan, _) in maps.items():
         check_output(p, force)
+        check_output(p.parent / f'{stem(p)}.json', force)
         bad = int((~np.isfinite(scan.data)).sum())
         if bad:
             raise MriDiffusionError(f'{p}: {bad} values are not finite; nothing is written')
-    result.denoised.save(path, force, _result_record(result))
-    for p, scan in maps.items():
-        scan.save(p, force)
+    record = _result_record(result, path)
+    result.denoised.save(path, force, record)
+    for p, (scan, kind) in maps.items():
+        scan.save(p, force, record | _map_record(result, record, kind, path, p))
     return Path(path)
 
 
 def _result_record(
     result: Result,  # What was made
-) -> dict:  # Sidecar of the denoised scan
+    path: Path | str,  # Where it will lie
+) -> dict:  # Sidecar of the denoised scan: that of the source, then how the result was made
     "How a result was made, as it is written beside the scan"
     m = result.meta
     more = dict(BiasField=m['bias_field']) if 'bias_field' in m else {}
+    more |= dict(SigmaInterval=m['sigma_interval']) if 'sigma_interval' in m else {}
     return make_sidecar(
-        m.get('source') or 'array',
+        source_name(m['source'], path) if m.get('source') else 'array',
         m['method'],
         m.get('config'),
         m.get('seed'),
         result.sigma if np.ndim(result.sigma) < 3 else 'map',
+        result.noisy.sidecar,
+        Description=f'Denoised by {m["method"]}',
+        DataKind=result.noisy.kind,
         Notes=m.get('notes', []),
         Environment=m.get('environment'),
         **more,
     )
+
+# %% ../../nbs/app/60_result.ipynb #49f1123c
+_DESCRIBED = dict(
+    residual='What was removed: noisy - denoised, signed',
+    noise_map='Noise: standard deviation of one real channel at every voxel',
+    std='Uncertainty: standard deviation of the denoised value, as the method gives it',
+)
+
+
+def _map_record(result, record, kind, path, own):
+    "What the sidecar of a map says otherwise than that of the denoised scan"
+    sources = list(record['Sources'])
+    if kind != 'noise_map':
+        sources.append(source_name(path, own))
+    more = {'SigmaFrom': result.meta.get('sigma_from')} if kind == 'noise_map' else {}
+    more['DataKind'] = 'signed' if kind == 'residual' else 'magnitude'
+    return dict(Description=_DESCRIBED[kind], Units='arbitrary', Sources=sources, **more)
 
 # %% ../../nbs/app/60_result.ipynb #09fe911f
 def inside_mask(

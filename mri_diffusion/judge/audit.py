@@ -24,6 +24,7 @@ from mri_diffusion.judge.calibration import (
 from .lesions import insert_lesions
 from .residual_numbers import _fitted, _judged, _numbers, _slice_log, local_mean
 from ..noise.models import add_noise, rician_mean
+from ..scans.kind import is_signed
 from ..scans.nifti import auto_mask
 
 # %% ../../nbs/judge/52_audit.ipynb #ae06ba00
@@ -217,7 +218,7 @@ def _open_audit(noisy, denoised, sigma, mask, kind):
         raise InputError(
             f'audit: noise {kind!r}; it knows the laws of gaussian, rician and ncchi noise'
         )
-    return y, d, mask, kind or ('gaussian' if (y[mask] < 0).any() else 'rician')
+    return y, d, mask, kind or ('gaussian' if is_signed(y) else 'rician')
 
 # %% ../../nbs/judge/52_audit.ipynb #dbe49138
 def _residual_row(y, d, sigma):
@@ -265,7 +266,7 @@ def audit(
     sigma: float | np.ndarray,  # Noise std of one channel: number, one a volume, or a map
     mask: np.ndarray | None = None,  # (X, Y, Z) what is judged; None: Otsu's
     kernel: np.ndarray | None = None,  # Correlation of the noise (`noise_kernel`); None: white
-    kind: str | None = None,  # 'gaussian', 'rician', 'ncchi'; None: Rician if nothing is negative
+    kind: str | None = None,  # 'gaussian', 'rician', 'ncchi'; None: Rician unless `is_signed`
     n_coils: int = 1,  # Coils, for 'ncchi'
     limits: dict | None = None,  # From `calibrate`; None: `CALIBRATED`
     most: int = 8,  # Volumes judged, evenly spaced; up to as many outliers are judged alone

@@ -17,9 +17,11 @@ from scipy import ndimage
 from ..core import InputError
 from .report import report_mask, scan_coils, scan_kernel
 from ..learn.risk import choose
-from ..methods.method import Method, as_type_of
+from ..methods.method import Method
+from ..methods.settings import read_setting
 from ..noise.models import noise_moments
 from ..noise.sigma import estimate_sigma
+from ..scans.kind import is_signed
 from ..scans.nifti import Scan
 
 # %% ../../nbs/judge/61_choice.ipynb #e841d046
@@ -46,8 +48,10 @@ def check_choice(
             values = [float(v) for v in values]
         except ValueError:
             values = [0.0]
-        if not all(0 < v < np.inf for v in values):
-            raise InputError(f'choose {_LEVEL}: factors on the noise level, above 0')
+        if not all(0 < v <= 100 for v in values):
+            raise InputError(
+                f'choose {_LEVEL}: factors on the noise level, above 0 and at most 100'
+            )
         return values
     if name not in config:
         raise InputError(
@@ -59,7 +63,7 @@ def check_choice(
             f'choose {name}: {m.name} is trained with it; what can be chosen now: '
             f'{", ".join(m.at_inference)}, {_LEVEL}'
         )
-    return [as_type_of(config[name], v, name) for v in values]
+    return [read_setting(m.name, name, v, config[name]) for v in values]
 
 # %% ../../nbs/judge/61_choice.ipynb #3e032c8f
 def _smooth(data):
@@ -107,7 +111,7 @@ def _judged(data, sigma, mask, n_coils):
     wide = s[..., None] if s.ndim == 3 and data.ndim == 4 else s
     where = np.broadcast_to(wide > 0, data.shape)  # a map is 0 where nothing was measured
     wide = np.where(wide > 0, wide, np.median(s[s > 0])).astype(np.float32)
-    kind = 'gaussian' if data.min() < 0 else 'rician' if n_coils == 1 else 'ncchi'
+    kind = 'gaussian' if is_signed(data) else 'rician' if n_coils == 1 else 'ncchi'
     if kind != 'gaussian':
         where = _strong_signal(data, wide) & where
     if mask is not None:

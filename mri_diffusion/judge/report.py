@@ -41,7 +41,7 @@ from mri_diffusion.judge.figures import (
     residual_table,
 )
 from .residual import bad_slices
-from .scores import evaluate
+from .scores import SSIM_BORDER, evaluate
 from .uncertainty import bad_volumes
 from ..noise.correlation import noise_kernel
 from ..noise.describe import coils_in_background
@@ -127,7 +127,7 @@ def _scores_html(result, clean, mask):
     "Scores against a clean reference, noisy and denoised"
     e = evaluate(result.denoised.data, clean, result.noisy.data, mask)
     rows = [
-        (name, digits, [e[key + end] for end in ('_noisy', '', '_mask_noisy', '_mask')])
+        (name, digits, [e.get(key + end, np.nan) for end in ('_noisy', '', '_mask_noisy', '_mask')])
         for key, name, digits in (
             ('psnr', 'PSNR, dB<small>higher is better</small>', 2),
             ('ssim', 'SSIM<small>1: identical</small>', 4),
@@ -145,6 +145,7 @@ def _scores_html(result, clean, mask):
         f'id="scores"><thead><tr><th></th><th>noisy, whole image</th>'
         f'<th>denoised, whole image</th><th>noisy, in mask</th><th>denoised, in '
         f'mask</th></tr></thead><tbody>{body}</tbody></table></div>'
+        f'<p class="small">{SSIM_BORDER}.</p>'
     )
 
 # %% ../../nbs/judge/53_report.ipynb #fda8371f
@@ -167,7 +168,7 @@ def scan_coils(
     mask: np.ndarray,  # (X, Y, Z) object
 ) -> tuple:  # coils of a sum of squares (1: one channel, or not seen), a line about them or None
     "Coils if the background's distribution and its power over sigma both ask for more than one"
-    if noisy.data.min() < 0:
+    if noisy.kind == 'signed':
         return 1, None
     v = noisy.n_volumes // 2
     x, s = _volume(noisy, v), _level(_sigma_of(sigma, v), mask)
@@ -204,7 +205,8 @@ def judge_result(
         return 'No noise level is known; without it nothing can be said of what was removed.'
     mask = report_mask(noisy)[0] if mask is None else mask
     n, said = (n_coils, None) if n_coils else scan_coils(noisy, sigma, mask)
-    kernel, kind = scan_kernel(noisy, mask), 'ncchi' if n > 1 else None
+    kernel, kind = scan_kernel(noisy, mask), 'gaussian' if noisy.kind == 'signed' else 'rician'
+    kind = 'ncchi' if n > 1 else kind
     try:
         found = audit(noisy.data, denoised.data, sigma, mask, kernel, kind, n)
     except InputError as e:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core import InputError
 from .scores import lag_correlation
+from ..scans.tables import shell_labels
 
 # %% ../../nbs/judge/52_residual.ipynb #2f2462f9
 def slice_rmse(
@@ -30,7 +31,7 @@ def slice_rmse(
 
 
 def _residual(noisy, denoised, mask, sigma=None):
-    "(X, Y, Z, V) residual, in units of sigma if there is one, and the mask"
+    "(X, Y, Z, V) residual, in units of sigma if there is one, and the mask where sigma is not 0"
     denoised = np.asarray(denoised, np.float32)
     if noisy.ndim not in (3, 4) or noisy.shape != denoised.shape:
         raise InputError(
@@ -44,7 +45,10 @@ def _residual(noisy, denoised, mask, sigma=None):
         raise InputError(
             'residual: it holds NaN or infinite values inside the mask; look at the denoised image'
         )
-    return (r if sigma is None else r / _level(sigma, r.shape, mask)), mask
+    if sigma is None:
+        return r, mask
+    s = _level(sigma, r.shape, mask)
+    return np.divide(r, s, out=np.zeros_like(r), where=s > 0), mask & (s > 0).any(-1)
 
 # %% ../../nbs/judge/52_residual.ipynb #c4766645
 def _mask(mask, shape):
@@ -59,15 +63,15 @@ def _mask(mask, shape):
 
 
 def _level(sigma, shape, mask):
-    "`sigma` as something that divides a series; 1 where it is zero outside the mask"
+    "`sigma` in the shape of a series; 0 where there is no noise to judge"
     s = np.asarray(sigma, np.float32)
     s = s[..., None] if s.ndim == 3 else s
     if s.ndim not in (0, 1, 4):
         raise InputError(f'sigma: shape {s.shape}; give a number, one per volume, or a map')
     full = np.broadcast_to(s, shape)
-    if not (full[mask] > 0).all():
-        raise InputError('sigma: not positive everywhere inside the mask')
-    return np.where(full > 0, full, 1)
+    if not (full[mask] >= 0).all() or not full[mask].any():
+        raise InputError('sigma: must be above 0 somewhere inside the mask, and nowhere below')
+    return full
 
 # %% ../../nbs/judge/52_residual.ipynb #90de3c0d
 def bad_slices(
@@ -106,8 +110,8 @@ def bad_slices(
 
 # %% ../../nbs/judge/52_residual.ipynb #f0311270
 def _groups(bvals, n):
-    "Volumes of one b-value, to the nearest hundred, where there are four or more"
-    b = np.zeros(n) if bvals is None else np.round(np.asarray(bvals, float).ravel(), -2)
+    "Volumes of one shell, where there are four or more"
+    b = np.zeros(n) if bvals is None else shell_labels(bvals)
     if len(b) != n:
         raise InputError(f'bvals: {len(b)} for {n} volumes; give one a volume')
     groups = [np.flatnonzero(b == x) for x in np.unique(b)]

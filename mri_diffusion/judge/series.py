@@ -20,6 +20,7 @@ from ..methods.classical import blur
 from ..noise.models import add_noise, rician_mean, rician_var
 from ..noise.rician_bias import correct_bias
 from ..scans.nifti import Scan
+from ..scans.tables import check_directions, is_b0
 
 # %% ../../nbs/judge/51_series.ipynb #ad292d15
 @dataclass
@@ -50,7 +51,7 @@ def split_volumes(
     seed: int = 0,  # Of the draw
 ) -> list[np.ndarray]:  # Indices: each weighted volume in one of them, b0s in none
     "Folds of the weighted volumes"
-    weighted = np.flatnonzero(np.asarray(bvals) > max(50, 1.05 * np.min(bvals)))
+    weighted = np.flatnonzero(~is_b0(bvals))
     if not 2 <= folds <= len(weighted):
         raise InputError(
             f'held-out volumes: {folds} folds of {len(weighted)} weighted volumes; '
@@ -65,7 +66,9 @@ def _tensor_predict(series, bvals, bvecs, mask, new_bvals, new_bvecs):
     from dipy.core.gradients import gradient_table
 
     fit = dipy_tensor(series, bvals, bvecs, mask)
-    shape = lambda b, g: fit.predict(gradient_table(b, bvecs=g), S0=1.0)[mask]
+    weakest = fit.model.gtab.b0_threshold
+    table = lambda b, g: gradient_table(b, bvecs=g, b0_threshold=weakest)
+    shape = lambda b, g: fit.predict(table(b, g), S0=1.0)[mask]
     own = shape(bvals, bvecs)
     s0 = (own * series[mask]).sum(-1) / (own**2).sum(-1)
     return s0[:, None] * shape(new_bvals, new_bvecs)
@@ -73,7 +76,7 @@ def _tensor_predict(series, bvals, bvecs, mask, new_bvals, new_bvecs):
 
 def _one_shell(bvals):
     "Which volumes are weighted; refused unless they are one shell of at least 15"
-    weighted = bvals > max(50, 1.05 * bvals.min())
+    weighted = ~is_b0(bvals)
     if not np.ptp(bvals[weighted]) < 100 or not weighted.sum() >= 15:
         raise InputError(
             f'csd: {weighted.sum()} directions, b = {bvals[weighted].min():g} to '
@@ -94,7 +97,8 @@ def _csd_predict(series, bvals, bvecs, mask, new_bvals, new_bvecs):
     order = max(n for n in (4, 6, 8) if (n + 1) * (n + 2) // 2 <= n_weighted)
     fa = np.where(mask, np.nan_to_num(dipy_tensor(series, bvals, bvecs, mask).fa), -1)
     best = fa >= np.sort(fa[mask])[-int(np.clip(mask.sum() // 10, 1, 300))]
-    table = gradient_table(bvals, bvecs=bvecs)
+    weakest = max(50, bvals[is_b0(bvals)].max(initial=0))
+    table = gradient_table(bvals, bvecs=bvecs, b0_threshold=weakest)
     response, _ = response_from_mask_ssst(table, series, best)
     fit = ConstrainedSphericalDeconvModel(table, response, sh_order_max=order).fit(series[mask])
     new = gradient_table(np.r_[0, new_bvals], bvecs=np.r_[[[0, 0, 0]], new_bvecs])
@@ -125,6 +129,7 @@ def _check_held_out(scan, model, noise):
     "Refuse what cannot be predicted"
     if scan.data.ndim != 4 or scan.bvals is None or scan.bvecs is None:
         raise InputError('held-out volumes: give a series with its .bval and .bvec')
+    check_directions('held-out volumes', scan.bvals, scan.bvecs)
     if model not in _MODELS or noise not in ('rician', 'gaussian'):
         raise InputError(
             f'held-out volumes: model={model!r}, noise={noise!r}; tensor or csd, rician or gaussian'

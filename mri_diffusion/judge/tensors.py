@@ -17,6 +17,7 @@ from scipy.ndimage import binary_dilation
 from ..core import InputError
 from .scores import psnr
 from ..methods.classical import blur, floor
+from ..scans.tables import check_directions, is_b0
 from ..viz import draw, get_slice
 
 # %% ../../nbs/judge/51_tensors.ipynb #02116aaa
@@ -40,6 +41,7 @@ def _check_table(series, bvals, bvecs, mask):
         raise InputError('tensor: the series has NaN or Inf voxels; replace them first')
     if mask is not None and (np.shape(mask) != series.shape[:3] or not np.any(mask)):
         raise InputError(f'tensor: the mask is empty or does not fit the volume {series.shape[:3]}')
+    check_directions('tensor', bvals, bvecs)
     design = np.c_[bvals[:, None] / max(bvals.max(), 1) * direction_matrix(bvecs), 0 * bvals + 1]
     rank = np.linalg.matrix_rank(design, tol=1e-3)
     if rank != 7:
@@ -54,9 +56,9 @@ def dipy_tensor(
     bvals: np.ndarray,  # (V,) s/mm²
     bvecs: np.ndarray,  # (V, 3) unit vectors
     mask: np.ndarray | None = None,  # (X, Y, Z) where to fit; None: everywhere
-    # Smaller signals are raised to this, image units; None: DIPY's rule
-    least: float | None = 1e-3,
-) -> 'TensorFit':  # evals, evecs, fa, md, ...
+    # Smaller signals are raised to this fraction of the largest in the mask; None: DIPY's rule
+    least: float | None = 1e-6,
+) -> 'TensorFit':  # evals, evecs, fa, md, ... (the scale of S0 is not that of the series)
     "Weighted least squares tensor, ln S = ln S0 - b g'Dg"
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
@@ -65,9 +67,15 @@ def dipy_tensor(
         raise InputError('tensor: the series has no gradient table; give its .bval and .bvec')
     series, bvals, bvecs = np.asarray(series), np.asarray(bvals, float), np.asarray(bvecs, float)
     _check_table(series, bvals, bvecs, mask)
-    model = TensorModel(gradient_table(bvals, bvecs=bvecs), fit_method='WLS')
-    raised = series if least is None else np.maximum(series, least)
-    return model.fit(raised, mask=None if mask is None else np.asarray(mask) > 0)
+    weakest = max(50, bvals[is_b0(bvals)].max(initial=0))
+    model = TensorModel(gradient_table(bvals, bvecs=bvecs, b0_threshold=weakest), fit_method='WLS')
+    mask = None if mask is None else np.asarray(mask) > 0
+    top = float((series if mask is None else series[mask]).max())
+    if not top > 0:
+        raise InputError('tensor: the series has no value above 0 inside the mask')
+    raised = series if least is None else np.maximum(series, least * top)
+    # DIPY has limits in absolute units: it sees a largest signal of about 1000
+    return model.fit(raised * np.float32(2.0 ** round(np.log2(1000 / top))), mask=mask)
 
 # %% ../../nbs/judge/51_tensors.ipynb #57b89d24
 def tensor_fit(
@@ -227,7 +235,7 @@ def _exchange(g, n, start):
 # %% ../../nbs/judge/51_tensors.ipynb #110669e8
 def _unweighted(bvals):
     "Which volumes are b0s"
-    return bvals <= max(50, 1.05 * bvals.min())
+    return is_b0(bvals)
 
 
 def six_direction_protocol(
@@ -294,7 +302,7 @@ def _background(mask, iterations, upper=False):
     where = ' in the upper half' if upper else ''
     if not outside.any():
         raise InputError(
-            f'SNR: no air farther than {iterations} voxels from the brain{where}; '
+            f'SNR: no background farther than {iterations} voxels from the brain{where}; '
             f'use an image that is not cropped, or fewer iterations'
         )
     return outside
@@ -304,8 +312,8 @@ def _check_spread(std):
     "Refuse a background without noise"
     if not np.all(std > 0):
         raise InputError(
-            'SNR: the air has no spread (it is blanked, or noise-free); '
-            'this score divides by it: use an image with its noise in the air'
+            'SNR: the background has no spread (it is blanked, or noise-free); '
+            'this score divides by it: use an image with its noise in the background'
         )
 
 
@@ -379,7 +387,9 @@ def _score_row(x, before, cc, mask, bvals, clean, iterations):
     dipy = snr_cnr_dipy(x, cc, mask, bvals, iterations)
     row = dict(snr=after['snr'].mean(), cnr=after['cnr'].mean())
     row |= {} if before is None else _gains(after, before)
-    row |= dict(dipy_snr=dipy['snr'].mean(), dipy_cnr=dipy['cnr'].mean(), air_zeros=after['zeros'])
+    row |= dict(
+        dipy_snr=dipy['snr'].mean(), dipy_cnr=dipy['cnr'].mean(), background_zeros=after['zeros']
+    )
     if clean is not None:
         row['psnr'] = _weighted_psnr(x, clean, mask, _is_b0(bvals))
     return {k: float(v) for k, v in row.items()}
@@ -405,10 +415,10 @@ def trivial_operators_table(
         'noisy': noisy,
         'subtract 1.5 sigma': floor(noisy, sigma),
         'blur': blur(noisy),
-        'halve the air': np.where(brain, noisy, noisy / 2),
+        'halve the background': np.where(brain, noisy, noisy / 2),
     }
     if clean is not None:
-        rows['perfect brain, same air'] = np.where(brain, clean, noisy)
+        rows['perfect brain, same background'] = np.where(brain, clean, noisy)
     before = snr_cnr_ddm2(noisy, cc, mask, bvals, iterations=iterations)
     rows |= {name: np.asarray(x, np.float32) for name, x in (denoised or {}).items()}
     table = {}

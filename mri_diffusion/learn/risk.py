@@ -135,9 +135,10 @@ def _open(noisy, sigma, mask):
             f'give one on the same grid that is not empty'
         )
     inside = np.broadcast_to(inside[..., None] if inside.ndim < y.ndim else inside, y.shape)
-    if not np.isfinite(y).all() or not (s > 0).all() or not np.isfinite(s).all():
+    known = np.isfinite(s).all() and (s >= 0).all() and np.broadcast_to(s, y.shape)[inside].any()
+    if not np.isfinite(y).all() or not known:
         raise InputError(
-            'risk: the image must be finite and sigma above 0; put a mask and replace what is not'
+            'risk: the image must be finite, and sigma above 0 somewhere in the mask, never below'
         )
     return y, s, inside
 

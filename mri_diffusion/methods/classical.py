@@ -8,7 +8,6 @@ __all__ = ['CLASSICAL', 'identity', 'blur', 'floor', 'nlmeans', 'nearest_volumes
 # %% ../../nbs/methods/40_classical.ipynb #f7af12bd
 import inspect
 import io
-import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -16,9 +15,11 @@ from contextlib import contextmanager, redirect_stderr
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import InputError
+from ..core import InputError, temporary_folder
 from ..noise.rician_bias import correct_bias
 from ..noise.sigma import channel_sigma
+from ..scans.kind import is_signed, magnitude_of
+from ..scans.tables import is_b0
 
 # %% ../../nbs/methods/40_classical.ipynb #b1d96896
 _AXES = {3: '(X, Y, Z)', 4: '(X, Y, Z, V)'}
@@ -60,8 +61,8 @@ def _open_sigma(sigma, shape, name):
 
 # %% ../../nbs/methods/40_classical.ipynb #ebe18311
 def _close(denoised, data, sigma, mask, remove_bias=False, n_coils=1, name=''):
-    "Bias removed if asked, noisy where outside the mask or not finite, float32"
-    if remove_bias:
+    "Bias removed if asked; noisy outside the mask, where sigma is 0 and where not finite"
+    if remove_bias and not is_signed(data):
         if sigma is None:
             raise InputError(
                 f'{name}: remove_bias needs sigma, the noise level; give a number or a map'
@@ -69,6 +70,8 @@ def _close(denoised, data, sigma, mask, remove_bias=False, n_coils=1, name=''):
         mean, sigma = np.asarray(denoised, np.float64), np.broadcast_to(sigma, data.shape)
         denoised = correct_bias(mean, sigma, n_coils, 'koay')
     inside = mask if data.ndim == 3 else mask[..., None]
+    if sigma is not None:
+        inside = inside & (np.asarray(sigma) > 0)
     return np.where(inside & np.isfinite(denoised), denoised, data).astype(np.float32)
 
 # %% ../../nbs/methods/40_classical.ipynb #d32ba7ee
@@ -106,20 +109,34 @@ def floor(
     factor: float = 1.5,  # How many sigma to take away
     info: dict | None = None,  # Not used
 ) -> np.ndarray:  # Denoised, float32
-    "max(noisy - factor sigma, 0)"
+    "max(noisy - factor sigma, 0); of signed data the same towards zero"
     data, sigma, mask = _open(data, sigma, mask, 'floor', needs_sigma=True)
-    return _close(np.maximum(data - factor * sigma, 0), data, None, mask)
+    lower = np.sign(data) * np.maximum(abs(data) - factor * sigma, 0)
+    if not is_signed(data):
+        lower = np.maximum(lower, 0)
+    return _close(lower, data, sigma, mask)
 
 # %% ../../nbs/methods/40_classical.ipynb #917343a9
-def _one_nlmeans(volume, sigma, method, **how):
+def _lift(data, times):
+    "What added makes signed data positive, since DIPY averages squares and cuts off at zero"
+    return np.float64(times * abs(data).max())
+
+
+def _one_nlmeans(volume, sigma, variant, **how):
     "DIPY's non-local means of one volume; sigma (X, Y, Z)"
     from dipy.denoise.nlmeans import nlmeans as dipy_nlmeans
 
+    if not sigma.any():
+        return volume
+    level = float(np.median(sigma[sigma > 0]))
+    sigma = np.where(sigma > 0, sigma, level)  # DIPY gives 0 where sigma is 0
     if 'method' in inspect.signature(dipy_nlmeans).parameters:  # DIPY >= 1.12
-        how['method'] = method
+        how['method'] = variant
+    # the blockwise variant has limits in absolute units: it sees the noise as 100
+    unit = level / 100 if variant == 'blockwise' else 1.0
     same = (sigma == sigma.flat[0]).all()
-    sigma = float(sigma.flat[0]) if same else np.ascontiguousarray(sigma)
-    return dipy_nlmeans(np.ascontiguousarray(volume), sigma, **how)
+    sigma = float(sigma.flat[0]) / unit if same else sigma / unit
+    return unit * dipy_nlmeans(np.array(volume / unit, order='C'), sigma, **how)
 
 
 def nlmeans(
@@ -130,24 +147,29 @@ def nlmeans(
     bvals: Sequence[float] | None = None,  # Not used
     patch_radius: int = 1,  # Compared neighbourhood, voxels
     block_radius: int = 3,  # How far similar voxels are sought, voxels
-    remove_bias: bool = True,  # Take out the Rician bias (DIPY's `rician`); False: Gaussian noise
-    method: str = 'classic',  # 'classic' or 'blockwise' (DIPY >= 1.12)
+    # Take out the Rician bias (DIPY's `rician`); signed data have none; False: Gaussian noise
+    remove_bias: bool = True,
+    variant: str = 'classic',  # 'classic' or 'blockwise' (DIPY >= 1.12)
     info: dict | None = None,  # Not used
 ) -> np.ndarray:  # Denoised, float32
     "DIPY's non-local means, volume by volume (doi:10.1109/TMI.2007.906087)"
     data, sigma, mask = _open(data, sigma, mask, 'nlmeans', needs_sigma=True)
-    if method not in ('classic', 'blockwise'):
+    if variant not in ('classic', 'blockwise'):
         raise InputError(
-            f"nlmeans: method {method!r} is not known; choose 'classic' or 'blockwise'"
+            f"nlmeans: variant {variant!r} is not known; choose 'classic' or 'blockwise'"
         )
-    how = dict(mask=mask, patch_radius=patch_radius, block_radius=block_radius, rician=remove_bias)
+    signed, lift = is_signed(data), _lift(data, 1e3)
+    how = dict(mask=mask, patch_radius=patch_radius, block_radius=block_radius)
+    how['rician'] = remove_bias and not signed
+    raised = data + lift if signed else data
     series, sigmas = (
-        x.reshape(data.shape[:3] + (-1,)) for x in (data, np.broadcast_to(sigma, data.shape))
+        x.reshape(data.shape[:3] + (-1,)) for x in (raised, np.broadcast_to(sigma, data.shape))
     )
     volumes = [
-        _one_nlmeans(series[..., v], sigmas[..., v], method, **how) for v in range(series.shape[3])
+        _one_nlmeans(series[..., v], sigmas[..., v], variant, **how) for v in range(series.shape[3])
     ]
-    return _close(np.stack(volumes, -1).reshape(data.shape), data, None, mask)
+    denoised = np.stack(volumes, -1).reshape(data.shape)
+    return _close(denoised - lift if signed else denoised, data, sigma, mask)
 
 # %% ../../nbs/methods/40_classical.ipynb #1c55ffec
 def nearest_volumes(
@@ -204,8 +226,10 @@ def mppca(
     radius = _radius(data, patch_radius)
     how = dict(mask=mask, patch_radius=radius, return_sigma=True, suppress_warning=True)
     with np.errstate(all='ignore'):
-        denoised, found = dipy_mppca(data, **how)
-    found = channel_sigma(data.mean(-1), np.nan_to_num(found), n_coils)
+        signed, lift = is_signed(data), _lift(data, 2)
+        denoised, found = dipy_mppca(data + lift if signed else data, **how)
+        denoised = denoised - lift if signed else denoised
+    found = channel_sigma(data.mean(-1), np.nan_to_num(found), 0 if signed else n_coils)
     if info is not None:
         info.update(sigma=np.where(mask, found, 0).astype(np.float32), patch_radius=radius)
     if sigma is None:
@@ -230,12 +254,12 @@ def _dipy_patch2self(data, bvals):
 
     how = dict(model='ols', version=3, verbose=False)
     with (
-        tempfile.TemporaryDirectory() as tmp,
+        temporary_folder('patch2self') as tmp,
         redirect_stderr(io.StringIO()),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter('ignore')
-        return dipy_patch2self(np.ascontiguousarray(data), bvals, tmp_dir=tmp, **how)
+        return dipy_patch2self(np.ascontiguousarray(data), bvals, tmp_dir=str(tmp), **how)
 
 
 def _guarded(data, b0):
@@ -269,7 +293,7 @@ def _b0s(bvals, n, b0_threshold):
     bvals = np.full(n, 1000.0) if bvals is None else np.asarray(bvals, dtype=float).ravel()
     if len(bvals) != n:
         raise InputError(f'patch2self: {len(bvals)} bvals for {n} volumes')
-    b0 = bvals <= b0_threshold
+    b0 = is_b0(bvals, b0_threshold)
     return ~b0 if b0.all() else b0
 
 
@@ -301,7 +325,7 @@ def patch2self(
     seed: int = 0,  # Fixes DIPY's sketch
     # 'notes' is put there where another regression than the asked one was taken
     info: dict | None = None,
-) -> np.ndarray:  # Denoised, float32, not negative; a single b0 comes back as it was
+) -> np.ndarray:  # Denoised, float32, of magnitudes not negative; a single b0 comes back as it was
     "Patch2Self, each volume from all the others (arXiv:2011.01355)"
     data, sigma, mask = _open(data, sigma, mask, 'patch2self', dims=(4,))
     n, voxels = data.shape[3], int(np.prod(data.shape[:3]))
@@ -313,8 +337,10 @@ def patch2self(
     if taken != how and info is not None:
         info['notes'] = [f"DIPY's regression fails for {n} volumes; the exact one was taken"]
     with _numpy_seed(seed):
-        denoised = _guarded(data, b0) if taken == 'dipy' else _exact(data, b0)
-    return _close(np.maximum(denoised, 0), data, sigma, mask, remove_bias, n_coils, 'patch2self')
+        unit = magnitude_of(data)
+        denoised = (_guarded if taken == 'dipy' else _exact)(data / unit, b0) * unit
+    denoised = denoised if is_signed(data) else np.maximum(denoised, 0)
+    return _close(denoised, data, sigma, mask, remove_bias, n_coils, 'patch2self')
 
 # %% ../../nbs/methods/40_classical.ipynb #065d6370
 CLASSICAL = dict(

@@ -38,6 +38,7 @@ from .method import Method
 from .scan_protocol import check_protocol
 from ..nets.unet import build_network
 from ..noise.components import series_sigma
+from ..scans.kind import is_signed
 
 # %% ../../nbs/methods/42_ddm2.ipynb #f002d07d
 PUBLISHED = STAGE1 | dict(
@@ -91,7 +92,7 @@ def prepare_series(
         )
     chosen = (config[k] for k in ('n', 'neighbours', 'shells', 'b0'))
     table = neighbour_table(bvals, bvecs, *chosen, usable)
-    notes = table_notes(table, bvals)
+    notes = table_notes(table, bvals, bvecs if config['neighbours'] == 'qspace' else None)
     return dict(unit=to_unit(a, scales), scales=scales, table=table, notes=notes)
 
 # %% ../../nbs/methods/42_ddm2.ipynb #1dd7fc5c
@@ -354,10 +355,10 @@ def _fit(noisy, clean, config, folder=None, seed=0, callbacks=(), facts=None, **
     if len(noisy) != 1:
         raise InputError(f'ddm2: it learns from one scan, {len(noisy)} were given')
     x, f = noisy[0], facts[0]
-    if not np.min(x) >= 0:
+    if is_signed(x):
         raise InputError(
-            'ddm2: it divides each volume by its maximum and needs magnitudes, but the series has '
-            'negative values; use r2r'
+            'ddm2: it divides each volume by its maximum and needs magnitudes, but the series is '
+            'signed (its negative values are noise); use r2r'
         )
     n = None if f['mask'] is None else np.sum(f['mask'])
     if config['match'] in ('mask', 'sigma') and n is not None and not n >= 50:

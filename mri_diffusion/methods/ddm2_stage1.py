@@ -19,8 +19,8 @@ from ..core import InputError, progress
 from ..learn.infer import sliding_window
 from ..learn.train import fit
 from ..nets.unet import build_network
-from ..scans.nifti import B0_MAX
-from ..scans.patches import neighbours, shell_labels
+from ..scans.patches import neighbours
+from ..scans.tables import is_b0, shell_labels
 
 # %% ../../nbs/methods/42_ddm2_stage1.ipynb #6f70bedf
 def volume_scales(
@@ -151,13 +151,19 @@ def _b0_row(v, b0s, weighted, size, b0):
 def table_notes(
     table: Sequence[Sequence[int]],  # From `neighbour_table`
     bvals: np.ndarray,  # (V,) s/mm²
+    bvecs: np.ndarray | None = None,  # (V, 3) where the table goes by angles
 ) -> list[str]:  # Sentences
     "What the table does that a user should know"
-    b0 = np.ravel(bvals) <= B0_MAX
+    b0 = is_b0(bvals)
     empty = [v for v, row in enumerate(table) if not row and not b0[v]]
     notes = [
         f'volume {v} is empty: returned as it is, and not used to predict others' for v in empty
     ]
+    none = 0 if bvecs is None else int((~b0 & ~np.asarray(bvecs).any(1)).sum())
+    if none:
+        notes.append(
+            f'{none} weighted volumes have no direction: predicted from the nearest in acquisition'
+        )
     if b0.sum() == 0:
         return notes
     passed = [v for v in np.flatnonzero(b0) if not table[v]]

@@ -34,8 +34,10 @@ from mri_diffusion.noise.components import (
     white_if_small,
     wiener,
 )
-from ..scans.nifti import B0_MAX, auto_mask
+from ..scans.kind import is_signed
+from ..scans.nifti import auto_mask
 from ..scans.patches import PatchDataset
+from ..scans.tables import is_b0
 
 # %% ../../nbs/methods/42_r2r.ipynb #62f36c0f
 def _usable_volumes(
@@ -85,7 +87,8 @@ def decompose_series(
         sigma, said = series_sigma(x, inside, n_coils, b)
         notes += said
     sigma = np.broadcast_to(_without_zeros(sigma, inside), x.shape[:3])
-    states = to_states(x, sigma, n_coils)
+    magnitude = not is_signed(x)
+    states = to_states(x, sigma, n_coils, magnitude)
     modes = modes or find_components(states, inside, K or None)
     return dict(
         use=use,
@@ -96,7 +99,7 @@ def decompose_series(
         modes=modes,
         amplitudes=modes.amplitudes(states) * (weights > 0)[..., None],
         notes=notes,
-        magnitude=bool(x.min() >= 0),
+        magnitude=magnitude,
     )
 
 # %% ../../nbs/methods/42_r2r.ipynb #eed1695e
@@ -166,7 +169,7 @@ def _outlier_notes(
 ):  # Line naming them, or none
     "Volumes that fill a component almost alone: nothing in the others explains them"
     share, volumes = (modes.basis**2).max(1), np.flatnonzero(use)
-    judged = np.ones(len(volumes), bool) if bvals is None else np.asarray(bvals)[volumes] > B0_MAX
+    judged = np.ones(len(volumes), bool) if bvals is None else ~is_b0(bvals)[volumes]
     lone = [int(v) for v, s, j in zip(volumes, share, judged) if j and s > limit]
     if judged.sum() < FEW or len(modes.mean) == modes.K or not lone:
         return []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core import InputError
-from ..scans.nifti import B0_MAX
+from ..scans.tables import is_b0
 
 # %% ../../nbs/methods/33_scan_protocol.ipynb #e61c4944
 def check_protocol(
@@ -41,9 +41,11 @@ def check_protocol(
         )
     if bvecs is None or learned['bvecs'] is None:
         return
-    cosine = np.abs((np.asarray(bvecs) * np.asarray(learned['bvecs'])).sum(1))
-    turned = cosine < np.cos(np.radians(degrees))
-    off = np.flatnonzero((np.asarray(bvals) > B0_MAX) & turned)
+    now, then = np.asarray(bvecs, float), np.asarray(learned['bvecs'], float)
+    length = np.linalg.norm(now, axis=1) * np.linalg.norm(then, axis=1)
+    turned = np.abs((now * then).sum(1)) < np.cos(np.radians(degrees)) * length
+    one_has_none = now.any(1) != then.any(1)
+    off = np.flatnonzero(~is_b0(bvals) & (turned | one_has_none))
     if len(off):
         raise InputError(
             f'{method}: volume {off[0]} points elsewhere than in training, as do {len(off)} in '

@@ -28,8 +28,8 @@ from mri_diffusion.methods.slicewise import (
     top_of,
 )
 from ..nets.nafnet import ScaledNAFNet
-from ..scans.nifti import B0_MAX
 from ..scans.patches import PatchDataset
+from ..scans.tables import repeat_groups_of
 
 # %% ../../nbs/methods/44_selfsup.ipynb #010610ad
 _REPEATS = ('auto', 'all')
@@ -120,22 +120,7 @@ def repeat_groups(
             'n2n: no b-values, so what repeats what is not known; give them (--bval, --bvec), or '
             'say that all volumes repeat one measurement: --set repeats all'
         )
-    b, groups, left = np.asarray(bvals, float), [], list(range(n))
-    while left:
-        same = [k for k in left if _same(b, bvecs, left[0], k)]
-        groups.append(np.array(same))
-        left = [k for k in left if k not in same]
-    return [g for g in groups if len(g) > 1]
-
-
-def _same(b, bvecs, i, j):
-    "Same b-value within 2 %, same axis within a degree; all up to B0_MAX are one kind"
-    if b[i] <= B0_MAX or b[j] <= B0_MAX:
-        return bool(max(b[i], b[j]) <= B0_MAX)
-    if bvecs is None:
-        return i == j
-    near = abs(b[i] - b[j]) <= 0.02 * max(b[i], b[j])
-    return bool(near and abs(np.dot(bvecs[i], bvecs[j])) >= np.cos(np.deg2rad(1)))
+    return repeat_groups_of(bvals, bvecs)
 
 # %% ../../nbs/methods/44_selfsup.ipynb #bb65df13
 class DrawPair:

@@ -17,6 +17,7 @@ from ..learn.infer import sliding_window
 from ..noise.correlation import blind_spot_size, noise_kernel, predictable_from
 from ..noise.sigma import estimate_sigma, find_background
 from ..noise.standardise import Standardisation, diagonal_gain, noise_curve
+from ..scans.kind import is_signed
 from ..scans.nifti import auto_mask
 
 # %% ../../nbs/methods/43_slicewise.ipynb #00000007
@@ -105,7 +106,7 @@ def _measured_kernel(data, mask, bvals):
         blank = (np.asarray(data) == 0).reshape(*np.shape(data)[:3], -1).all(-1)
         if 'no denoising' not in str(e) or not blank.any() or blank.all():
             raise
-        inside = auto_mask(np.maximum(data, 0)) if mask is None else np.asarray(mask, bool)
+        inside = auto_mask(data) if mask is None else np.asarray(mask, bool)
         return noise_kernel(data, inside & ~blank, bvals)
 
 
@@ -164,13 +165,13 @@ def noise_kind(
     "The kind of noise that the settings name, or that the data show"
     if config['noise'] != 'auto':
         return config['noise']
-    return 'additive' if np.min(data) < 0 else 'magnitude'
+    return 'additive' if is_signed(data) else 'magnitude'
 
 
 def _background_level(data, mask):
     "Std of the bare background; None where there is too little of it, or where it is not bare"
     try:
-        background, _ = find_background(np.maximum(data, 0), mask)
+        background, _ = find_background(np.asarray(data), mask)
     except InputError:
         return None
     if background.sum() < 2000:
@@ -242,10 +243,10 @@ def unit_of(
 ) -> tuple:  # Standardisation for the stacked slices, notes
     "The scale on which the noise of a scan has std one; what is not given is measured"
     kind, x, notes = noise_kind(data, config), as_slices(data), []
-    if kind == 'magnitude' and x.min() < 0:
+    if kind == 'magnitude' and is_signed(data):
         raise InputError(
-            f'{name}: negative values in a scan whose noise is that of a magnitude; train on '
-            f'such a scan, with --set noise additive'
+            f'{name}: a signed scan (negative values are noise) for noise of a magnitude; train '
+            f'on such a scan, with --set noise additive'
         )
     if kind == 'curve':
         return _curve_scale(x, tuple(curve or noise_curve(x, kernel)))
@@ -259,7 +260,7 @@ def unit_of(
 def _object(data):
     "Mask of the object; all of it where there is no background"
     try:
-        return auto_mask(np.maximum(data, 0))
+        return auto_mask(data)
     except InputError:
         return np.ones(np.shape(data)[:3], bool)
 
@@ -343,7 +344,7 @@ def image_of(
     level = unit._std(image) if unit.kind == 'curve' else unit.sigma
     if np.ndim(level):
         level = from_slices(np.asarray(level, np.float32), shape)
-    if unit.kind == 'magnitude' or np.min(data) >= 0:
+    if unit.kind == 'magnitude' or not is_signed(data):
         image = np.maximum(image, 0)
     return dict(denoised=from_slices(image, shape), sigma_found=level)
 

@@ -25,6 +25,7 @@ from ..nets.unet import build_network
 from ..noise.kspace import simulate_acquisition
 from ..noise.mixture import noise_levels
 from ..noise.models import add_noise
+from ..scans.kind import is_signed
 from ..scans.nifti import Scaling, auto_mask, fit_scaling
 from ..scans.patches import PatchDataset
 
@@ -296,17 +297,18 @@ def _sigma_per_volume(
     sigma,  # None, a number, (V,), or a map (X, Y, Z[, V])
     n,  # Volumes
 ):  # (n,) numbers, or None
-    "One noise level a volume; of a map its median where positive"
+    "One noise level a volume, of a map its median where positive; that of the others where it is 0"
     if sigma is None:
         return None
     s = np.asarray(sigma, float)
     if s.ndim == 4:
-        return np.array([np.median(s[..., v][s[..., v] > 0]) for v in range(n)])
+        each = [s[..., v][s[..., v] > 0] for v in range(n)]
+        s = np.array([np.median(x) if x.size else 0.0 for x in each])
     if s.ndim == 3:
         s = np.median(s[s > 0])
     if s.ndim != 0 and s.shape != (n,):
         raise InputError(f'sigma: {s.shape} values for {n} volumes')
-    return np.broadcast_to(s, n)
+    return np.broadcast_to(np.where(s > 0, s, np.median(s[s > 0])), n)
 
 
 def _strange_levels(levels, learned):
@@ -343,7 +345,7 @@ def denoise_supervised(
     data = np.asarray(data, np.float32)
     series = data if data.ndim == 4 else data[..., None]
     kind, schedule = learned['kind'], schedule_of(learned)
-    n, magnitude = series.shape[3], bool(data.min() >= 0)
+    n, magnitude = series.shape[3], not is_signed(data)
     scalings = [volume_scaling(series[..., v]) for v in range(n)]
     levels, sigmas = [None] * n, _sigma_per_volume(sigma, n)
     if sigmas is not None:

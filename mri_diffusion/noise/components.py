@@ -17,26 +17,29 @@ from scipy.ndimage import gaussian_filter
 from ..core import InputError, OneLine
 from .rician_bias import stabilise, unstabilise
 from .sigma import estimate_sigma
+from ..scans.kind import is_signed
 from ..scans.nifti import auto_mask
 
 # %% ../../nbs/noise/16_components.ipynb #f423007b
 def to_states(
-    # (X, Y, Z, V) image units; magnitude if nowhere negative, else taken as Gaussian
-    series: np.ndarray,
+    series: np.ndarray,  # (X, Y, Z, V) image units
     sigma: float | np.ndarray,  # Noise std: a number or a map (X, Y, Z)
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
+    magnitude: bool | None = None,  # False: Gaussian noise; None: judged by `is_signed`
 ) -> np.ndarray:  # (X, Y, Z, V) float32 with noise of std one
     "Series with noise of std one (after Foi 2011, doi:10.1109/ISBI.2011.5872758)"
     s = _as_map(sigma, np.shape(series))
-    magnitude = np.min(series) >= 0
-    return np.asarray(stabilise(series, s, n_coils) if magnitude else series / s, np.float32)
+    magnitude = not is_signed(series) if magnitude is None else magnitude
+    if not magnitude:
+        return np.asarray(series / s, np.float32)
+    return np.asarray(stabilise(np.maximum(series, 0), s, n_coils), np.float32)
 
 
 def from_states(
     states: np.ndarray,  # (X, Y, Z, V) denoised, noise std one
     sigma: float | np.ndarray,  # As given to `to_states`
     n_coils: int = 1,  # As given to `to_states`
-    magnitude: bool = True,  # False for a series that had negative values
+    magnitude: bool = True,  # False: Gaussian noise, as given to `to_states`
 ) -> np.ndarray:  # (X, Y, Z, V) float32, image units, Rician bias removed
     "Back to image units by the exact unbiased inverse"
     s = _as_map(sigma, states.shape)
@@ -120,7 +123,7 @@ def series_sigma(
     width: float = 3.0,  # Std of the Gaussian window, voxels
 ) -> tuple[np.ndarray, list[str]]:  # (X, Y, Z) map of sigma, image units, and notes
     "Noise level of a series, from the components that hold no signal"
-    x = np.asarray(series, np.float32)
+    x, magnitude = np.asarray(series, np.float32), not is_signed(series)
     mask = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
     if x.shape[3] < FEW:
         found = estimate_sigma(x, mask=mask, n_coils=n_coils, bvals=bvals)
@@ -137,7 +140,7 @@ def series_sigma(
         )
     sigma = np.full(x.shape[:3], np.sqrt(np.median(raw.power[half:])), np.float32)
     for _ in range(rounds):
-        noise = _empty_modes(to_states(x, sigma, n_coils), mask, half)
+        noise = _empty_modes(to_states(x, sigma, n_coils, magnitude), mask, half)
         sigma = _filled(sigma * _local_std(noise, mask, width), mask)
     return sigma, [
         f'noise level mapped from {x.shape[3] - half} modes without signal: median '

@@ -16,6 +16,7 @@ from scipy import ndimage
 from ..core import InputError
 from .components import FEW, autocorrelation, find_components
 from .sigma import find_background, noise_field, repeats_of
+from ..scans.kind import magnitude_of
 from ..scans.nifti import auto_mask
 
 # %% ../../nbs/noise/17_correlation.ipynb #6437f2ae
@@ -140,6 +141,16 @@ def _patches(x, inside, p, most):
     return np.stack([x[tuple(slice(a, a + n) for a, n in zip(corner, p))].ravel() for corner in at])
 
 # %% ../../nbs/noise/17_correlation.ipynb #97f5f369
+def _flattest(x, inside, p, order, patches=200):
+    "(N, *p) remainders of the flattest patches"
+    e = _patches(x, inside, p, int(2.5e7 / np.prod(p)))
+    e = e[e.mean(1) >= 0.9 * np.median(e.mean(1))]  # magnitudes of weak signal are not Gaussian
+    q, degree = _surfaces(p, order)
+    part = e @ q
+    first = np.argsort((part[:, degree >= 2] ** 2).sum(1))[: min(patches, max(len(e) // 5, 10))]
+    return (e - part @ q.T)[first].reshape(-1, *p)
+
+
 def flat_noise(
     image: np.ndarray,  # (X, Y, Z), one volume
     mask: np.ndarray | None = None,  # (X, Y, Z) object; None: Otsu's
@@ -159,12 +170,7 @@ def flat_noise(
         )
     p = tuple(min(size, n) if a < dims else 1 for a, n in enumerate(x.shape))
     inside = auto_mask(x) if mask is None else np.asarray(mask, bool)
-    e = _patches(x, inside, p, int(2.5e7 / np.prod(p)))
-    e = e[e.mean(1) >= 0.9 * np.median(e.mean(1))]  # magnitudes of weak signal are not Gaussian
-    q, degree = _surfaces(p, order)
-    part = e @ q
-    flattest = np.argsort((part[:, degree >= 2] ** 2).sum(1))[: min(patches, max(len(e) // 5, 10))]
-    e = (e - part @ q.T)[flattest].reshape(-1, *p)
+    e = _flattest(x, inside, p, order, patches)
     near = tuple(min(reach, (n - 1) // 2) for n in p)
     lags, A = _seen(p, order, near)
     found = np.linalg.solve(A, _lagged(e, e, lags) / len(e))
@@ -249,6 +255,22 @@ def _series_kernel(x, inside, bvals, dims, reach):
     return _valid(kernel, inside.sum() * noise.shape[3]), source
 
 # %% ../../nbs/noise/17_correlation.ipynb #680d9147
+def _kurtosis(e):
+    "Mean over patches of the fourth power, each of variance one; near 3 for noise"
+    axes = tuple(range(1, e.ndim))
+    return float(((e / np.maximum(e.std(axes, keepdims=True), 1e-30)) ** 4).mean())
+
+
+def _holds_texture(x, inside):
+    "Do the flattest patches hold a pattern? Two levels have a low kurtosis, rare edges a high one"
+    p = tuple(min(11, n) if a < 2 else 1 for a, n in enumerate(x.shape))
+    if min(p[:2]) < 9:
+        return False
+    e = _flattest(x.astype(np.float64), inside, p, 4)
+    fine = np.diff(np.diff(e, 2, 1), 2, 2)
+    return not 2.55 < _kurtosis(e) < 5.5 or not 2.2 < _kurtosis(fine) < 4.2
+
+
 def _image_kernel(x, inside, dims, reach):
     "Correlation of one volume's noise, from background or flat patches, and which of the two"
     found, (air, zero) = {}, find_background(x, inside)
@@ -259,9 +281,12 @@ def _image_kernel(x, inside, dims, reach):
         flat = np.pad(flat_noise(x, inside, dims, near, *small), reach - near)
     except InputError as e:
         flat, why = None, e
+    texture = flat is not None and _holds_texture(x, inside)
+    if texture:
+        flat, why = None, 'the flattest patches of the object hold a pattern, not noise alone'
     if flat is not None and flat.max() > 1e-10 * (x[inside].astype(float) ** 2).mean():
         found['flat patches'] = _second_opinion(_valid(flat, 4.5e3, 0.12), x, inside, dims, reach)
-    if air.sum() >= 20_000 and zero <= 0.2 and x[air].std() > 0:
+    if air.sum() >= (1_000 if texture else 20_000) and zero <= 0.2 and x[air].std() > 0:
         found['air'] = _valid(*_air_kernel(x, air, dims, reach, flat))
     if flat is None and not found:
         raise InputError(f'noise_kernel: no air, and {why}')
@@ -329,6 +354,7 @@ def noise_kernel(
             f'noise_kernel: mask {inside.shape} with {inside.sum()} voxels for an image '
             f'{x.shape[:3]}; give one that fits'
         )
+    x = x / magnitude_of(x)
     if x.ndim == 4:
         return _series_kernel(x, inside, bvals, dims, reach)
     return _image_kernel(x, inside, dims, reach)

@@ -14,6 +14,7 @@ from scipy import ndimage, special
 from ..core import InputError
 from .correlation import noise_correlation
 from .sigma import _choose, estimate_sigma, find_background, noise_field
+from ..scans.kind import is_signed
 from ..scans.nifti import Scan, auto_mask
 
 # %% ../../nbs/noise/18_describe.ipynb #787c9cde
@@ -71,7 +72,7 @@ def coils_in_background(
 ) -> float | None:  # Effective number of coils, or None where the background is blanked
     "Coils from the background: E[M]^2/E[M^2] is 0.785 for Rician noise and rises with the coils"
     air, zero = find_background(noisy, mask)
-    if zero > 0.05 or air.sum() < 1000:
+    if zero > 0.05 or air.sum() < 1000 or is_signed(noisy):
         return None
     m = np.asarray(noisy, float)[air].ravel()
     m = m[m <= 4 * np.median(m)]
@@ -99,36 +100,32 @@ def scan_correlation(
 
 def _quick_estimate(x, how, mask, n_coils, bvals, slices=12):
     "As `estimate_sigma`, but MP-PCA (minutes on a whole series) gets the middle slices only"
-    reason = None
-    if how == 'auto':
-        how, reason = _choose(x, mask, bvals)
-    cut, inside = slice(None), mask
-    if how == 'mppca' and x.shape[2] > slices:
-        inside = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
-        first = int(np.clip(ndimage.center_of_mass(inside)[2] - slices / 2, 0, x.shape[2] - slices))
-        cut = slice(first, first + slices)
-        inside = inside[:, :, cut]
-    e = estimate_sigma(x[:, :, cut], how, inside, n_coils, bvals)
-    if reason:
-        e.notes.insert(0, f'chosen because: {reason}')
-    if cut != slice(None):
-        e.sigma = e.number
-        e.notes.append(
-            f'median over slices {cut.start} to {cut.stop - 1}; estimate_sigma gives the whole '
-            f'map, as does `noise --map`'
-        )
+    chosen, reason = _choose(x, mask, bvals) if how == 'auto' else (how, None)
+    if chosen != 'mppca' or x.shape[2] <= slices:
+        return estimate_sigma(x, how, mask, n_coils, bvals)
+    inside = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
+    first = int(np.clip(ndimage.center_of_mass(inside)[2] - slices / 2, 0, x.shape[2] - slices))
+    cut = slice(first, first + slices)
+    e = estimate_sigma(x[:, :, cut], chosen, inside[:, :, cut], n_coils, bvals)
+    e.sigma = e.number
+    e.notes[:0] = [f'chosen because: {reason}'] if reason else []
+    e.notes.append(
+        f'median over slices {cut.start} to {cut.stop - 1}; estimate_sigma gives the whole map, '
+        f'as does `noise --map`'
+    )
     return e
 
 
 def _by_estimator(x, best, mask, n_coils, bvals):
     "Level by each quick estimator; its refusal where it has none"
     found = {}
+    signed = best.distribution == 'gaussian'
     for name in ('piesno', 'repeats', 'wavelet', 'background', best.how):
         if name == 'repeats' and bvals is None and best.how != name:
             continue
         try:
             same = name == best.how
-            estimate = best if same else estimate_sigma(x, name, mask, n_coils, bvals)
+            estimate = best if same else estimate_sigma(x, name, mask, n_coils, bvals, signed)
             found[name] = estimate.number
         except InputError as e:
             found[name] = str(e)
@@ -148,8 +145,6 @@ def _all_warnings(lags, assumptions, limit, instead):
 def _coil_notes(coils, given, n, how):
     "Notes on the coils seen in the background, where they differ from those given and used (n)"
     notes = []
-    if coils and given is None and n > 1:
-        notes.append(f'the air looks like {coils:.1f} coils (sum of squares): taken as {n}')
     if coils and given and abs(coils - n) > 0.3 * n:
         notes.append(
             f'the air looks like {coils:.1f} coils, not {n}: ghosts, interpolation, or a wrong '
@@ -181,13 +176,15 @@ def describe_noise(
         noisy = noisy.data
     x = np.asarray(noisy)
     coils = coils_in_background(x, mask)
-    n = n_coils or max(1, round(coils or 1))
-    best = _quick_estimate(x, how, mask, n, bvals)
+    best = _quick_estimate(x, how, mask, n_coils or 1, bvals)
+    n = best.n_coils
     found = _by_estimator(x, best, mask, n, bvals)
     best.correlation, source, limit = scan_correlation(x, mask, bvals)
     best.notes += _coil_notes(coils, n_coils, n, best.how)
     return dict(
         sigma=best.number,
+        low=best.low,
+        high=best.high,
         how=best.how,
         distribution=best.distribution,
         n_coils=n,

@@ -73,7 +73,7 @@ def _fit_curve(level, var):
     "a, b, c >= 0 of var = a + b level + c level^2, by relative least squares"
     from scipy.optimize import nnls
 
-    top, weight = max(level.max(), 1e-12), 1 / np.maximum(var, 0.02 * var.max())
+    top, weight = level.max() or 1.0, 1 / np.maximum(var, 0.02 * var.max())
     basis = np.stack([np.ones_like(level), level / top, (level / top) ** 2], 1)
     a, b, c = nnls(basis * weight[:, None], var * weight)[0]
     return float(a), float(b / top), float(c / top**2)
@@ -122,7 +122,7 @@ class Standardisation(OneLine):
             return np.interp(x, self._s, self._u).astype(np.float32)
         if self.kind == 'additive':
             return np.asarray(x / np.float32(self.sigma), np.float32)
-        return to_states(np.asarray(x)[..., None], self.sigma, self.n_coils)[..., 0]
+        return to_states(np.asarray(x)[..., None], self.sigma, self.n_coils, True)[..., 0]
 
     def image(self, z: np.ndarray) -> np.ndarray:
         "Denoised standardised image back to the image's units, without bias"
