@@ -313,18 +313,6 @@ def _learn(d, scan, sigma, model, finished, force):
         d._source = [] if finished else [(_digest(scan.data), _name(scan))]
 
 
-def _learned_elsewhere(d, *scans):
-    "A line if the network learned from another scan than these forms of one, or none"
-    here = {_digest(s.data) for s in scans} if d._source else set()
-    if not d._source or here & {digest for digest, _ in d._source}:
-        return []
-    names = ', '.join(name for _, name in d._source)
-    return [
-        f'{d.method.name}: the network learned from {names}, which is not this scan; call fit '
-        f'first to learn from this one'
-    ]
-
-
 def _open(d, model):
     "Become the denoiser of a model folder; what was asked of this one must agree with it"
     asked = d._asked
@@ -340,6 +328,18 @@ def _chosen(d, scan, level, choose, noise):
 
     estimated = noise.level.sigma if level is None else level
     return choose_settings(d, scan, level, estimated, choose)
+
+# %% ../../nbs/app/60_denoiser.ipynb #60e14001
+def _learned_elsewhere(d, *scans):
+    "A line if the network learned from another scan than these forms of one, or none"
+    here = {_digest(s.data) for s in scans} if d._source else set()
+    if not d._source or here & {digest for digest, _ in d._source}:
+        return []
+    names = ', '.join(name for _, name in d._source)
+    return [
+        f'{d.method.name}: the network learned from {names}, which is not this scan; call fit '
+        f'first to learn from this one'
+    ]
 
 # %% ../../nbs/app/60_denoiser.ipynb #ca9ede3c
 def _apply(d, scan, sigma, noise):

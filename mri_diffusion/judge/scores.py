@@ -79,7 +79,10 @@ def nmse(
     return float(np.sum((d - c)[m] ** 2) / np.sum(c[m] ** 2))
 
 # %% ../../nbs/judge/50_scores.ipynb #cb1f5c30
-SSIM_BORDER = 'SSIM of the whole image counts its border, reflected; scikit-image and MONAI leave out 5 voxels'
+SSIM_BORDER = (
+    'SSIM of the whole image counts its border, reflected; '
+    'scikit-image and MONAI leave out 5 voxels'
+)
 
 
 def ssim_map(
