@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mri_diffusion.app.jobs import _with_signal
 from mri_diffusion.core import read_json
 from mri_diffusion.noise.sigma import estimate_sigma
 from mri_diffusion.scans.nifti import Scan, auto_mask, read_nifti
@@ -780,7 +781,7 @@ def test_evaluate_a_series_by_its_tensor(made, cli, tmp_path):
         and 'MD error' in got.out
         and got.out.count('noisy 0.') == 2
     ), got.out + got.err
-    mask, fit = clean.foreground(), lambda s: tensor_fit(s.data, series.bvals, series.bvecs, mask)
+    mask, fit = _with_signal(clean), lambda s: tensor_fit(s.data, series.bvals, series.bvecs, mask)
     found, true = (
         read_json(tmp_path / 'j.json')['tensor'],
         map_errors(fit(series), fit(clean), mask),

@@ -342,7 +342,7 @@ REFUSED = (
             lambda d, c: (put(d, c.with_data(c.data[..., 0]), bval=False, bvec=False), []),
             'it takes series',
         ),
-        one_volume=('ddm2', lambda d, c: (put(d, noisy_of(take(c, [3]))), []), '1 volume'),
+        one_volume=('both', lambda d, c: (put(d, noisy_of(take(c, [3]))), []), 'it takes series'),
         two_volumes=(
             'ddm2',
             lambda d, c: (put(d, noisy_of(take(c, [0, 3]))), []),
@@ -425,8 +425,7 @@ def test_the_corrected_command_is_not_refused(clean, cli, tmp_path, change):
 
 # (method, clean series that is made of the phantom, further words, SNR, what files lack)
 SOUND = dict(
-    one_volume=('r2r', lambda c: take(c, [3]), [], 15, ''),
-    two_volumes=('r2r', lambda c: take(c, [0, 3]), [], 15, ''),
+    two_volumes=('r2r', lambda c: take(c, [0, 3]), ['--sigma', '56'], 15, ''),  # no background
     few_volumes=('both', lambda c: take(c, np.r_[0, 2:9]), [], 15, ''),
     all_b0=('r2r', no_direction, [], 15, 'bvec'),
     mixed_shells=('r2r', lambda c: shells(), [], 15, ''),

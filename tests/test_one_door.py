@@ -38,9 +38,9 @@ def settings_of(name):
 
 
 def record_of(path):
-    "The record beside a scan, without what names the file and the machine"
-    record = read_json(path)
-    return {k: v for k, v in record.items() if k not in ('Sources', 'Environment', 'GeneratedBy')}
+    "The record beside a scan, without what names the file, the command and the machine"
+    own = ('Sources', 'Environment', 'GeneratedBy', 'Request')
+    return {k: v for k, v in read_json(path).items() if k not in own}
 
 
 def by_command(cli, path, out, name, *more):

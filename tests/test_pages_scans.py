@@ -48,7 +48,7 @@ BYTES = {  # How the bytes of a whole .nii.gz are spoilt, the name, and what mus
 HOLES = np.ones((8, 8, 8), np.float32)
 HOLES[0, 0, :3], HOLES[1, 1, 1] = np.nan, np.inf
 ARRAYS = {
-    '2-D': (np.ones((8, 8), np.float32), '2-D'),
+    '1-D': (np.ones(8, np.float32), '1-D'),
     '5-D': (np.ones((4, 4, 4, 2, 3), np.float32), '5-D'),
     'holes': (HOLES, r'4 of 512 values are not finite \(3 NaN, 1 Inf\)'),
     'complex': (np.ones((4, 4, 4), np.complex64), 'complex'),
