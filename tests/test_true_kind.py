@@ -1,6 +1,7 @@
 "What kind of numbers a scan holds, its axes, lengths and scale: each read for what it is"
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -272,7 +273,8 @@ def test_the_scale_of_the_data_says_nothing(scale):
     found = [describe_noise(d, bvals=BVALS) for d in (one, other)]
     levels = [f.pop('sigma') for f in found]
     assert abs(levels[1] / levels[0] / scale - 1) < 1e-3
-    assert found[0]['notes'] == found[1]['notes'] and not found[1]['warnings']
+    words = [[re.sub(r'[\d.]+(e[-+]\d+)?', '#', n) for n in f['notes']] for f in found]
+    assert words[0] == words[1] and not found[1]['warnings']
     ratio = patch2self(other, bvals=BVALS) / patch2self(one, bvals=BVALS).clip(1)
     assert abs(np.median(ratio) / scale - 1) < 1e-3
     soft = [nlmeans(d[..., 0], sigma=s) for d, s in zip((one, other), levels)]
