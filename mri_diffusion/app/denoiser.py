@@ -67,11 +67,11 @@ def check_dims(
         )
     if method.learns and min(scan.shape[:2]) < 4:
         raise InputError(
-            f'{method.name}: slices of {scan.shape[0]} x {scan.shape[1]} voxels; a network needs at '
-            f'least 4 x 4'
+            f'{method.name}: slices of {scan.shape[0]} x {scan.shape[1]} voxels; a network needs '
+            f'at least 4 x 4'
         )
 
-
+# %% ../../nbs/app/60_denoiser.ipynb #e7c8d6ef
 def choose_device(
     name: str,  # auto, cpu, cuda, mps
 ) -> str:
@@ -379,7 +379,7 @@ def _apply(d, scan, sigma, noise):
         result.meta['sigma_interval'] = [float(v) for v in between]
     return result
 
-
+# %% ../../nbs/app/60_denoiser.ipynb #895d1b4d
 def _level_note(found):
     "The noise level that was estimated, in one line"
     return (
@@ -517,7 +517,7 @@ def _built(d, folder):
             f'{folder}/config.json: describes no network of {d.method.name} ({why}); train it again'
         ) from None
 
-
+# %% ../../nbs/app/60_denoiser.ipynb #465665b7
 def match_model(
     denoiser: Denoiser,  # From a model folder
     model: Path | str,  # That folder, said in the error

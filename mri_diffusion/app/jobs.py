@@ -188,7 +188,7 @@ def simulate_scan(
         scan.with_data(there).save(sigma_map, force)
     return record
 
-
+# %% ../../nbs/app/62_jobs.ipynb #f685523f
 def _check_level(path, snr, sigma, seed, coils, correlation, gfactor):
     "One of `snr` and `sigma` is given, and every number has its range"
     from mri_diffusion.checks import check_number, check_seed
@@ -265,7 +265,7 @@ def scan_noise(
         write_json(json, found, force)
     return found
 
-
+# %% ../../nbs/app/62_jobs.ipynb #dec63f18
 def _by_noise_scan(found, path, scan, coils):
     "Put what a noise scan shows in the place of what the scan shows"
     from mri_diffusion.app.noise_checks import read_noise_scan
@@ -334,7 +334,7 @@ def _training_scans(
             raise InputError(f'{c}: the clean scan is constant; check how the file was made')
     return scans, partners
 
-
+# %% ../../nbs/app/62_jobs.ipynb #ddabaf3b
 def _check_training(method, noisy, clean, tables):
     "Refuse what a method cannot learn from"
     from mri_diffusion.core import InputError
@@ -661,7 +661,7 @@ def evaluate_scan(
         write_json(json, found, force)
     return found
 
-
+# %% ../../nbs/app/62_jobs.ipynb #f8ccecaa
 def _scores_by_repeats(scan, denoised, before, repeats):
     "PSNR against the mean of repeats, and the range it is taken over"
     from mri_diffusion.core import InputError

@@ -99,7 +99,7 @@ def _check_noise_alone(path, x, seen, signed, n_coils):
         powers.append((v[seen] ** 2).mean())
     if bad or max(powers) > 1.5 * min(powers):
         raise InputError(
-            f'{path}: not a scan of noise alone: an object, volumes of different level, or a sum of '
+            f'{path}: not a scan of noise alone: an object, unequal volumes, or a sum of '
             f'squares of coils; give a scan without excitation, and --coils for a sum of squares'
         )
 

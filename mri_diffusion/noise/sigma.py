@@ -7,7 +7,7 @@ __all__ = ['ESTIMATORS', 'NoiseEstimate', 'channel_sigma', 'find_background', 'r
 
 # %% ../../nbs/noise/12_sigma.ipynb #7493ce14
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage, stats
@@ -110,7 +110,7 @@ def _about_zero(values):
     left_out = f'{1 - kept.mean():.1%} left out as ghost or signal'
     return sigma, [f'{values.size} values of the background, std about zero; {left_out}']
 
-
+# %% ../../nbs/noise/12_sigma.ipynb #b1168788
 def _background(x, mask, n_coils, bvals):
     "Second moment of the background: E[M^2] = 2 n sigma^2"
     air, zero = find_background(x, mask)
@@ -284,8 +284,7 @@ def _object(x, mask, n_coils, bvals):
     seen = object_noise(*_with_scene(x, inside))
     if seen is None:
         raise InputError('object: too few voxels inside the object, or no noise; use background')
-    w = weigh(seen, None, max(n_coils, 1), n_coils == 0)
-    return w.sigma, w.notes
+    return weigh(seen, None, max(n_coils, 1), n_coils == 0).sigma, []
 
 
 def _with_scene(x, inside):
@@ -298,7 +297,7 @@ def _seen_in_background(x, mask, n_coils, signed):
     "What the background of one volume shows; None: blanked, or too little of it"
     image = x if x.ndim == 3 else x[..., x.shape[-1] // 2]
     air, zero = find_background(image, mask)
-    if zero > 0.2 or air.sum() < 1000 or not image[air].any():
+    if zero > 0.2 or air.sum() < 150 or not image[air].any():
         return None
     if signed:
         white = np.eye(5) * (np.arange(5) == 0)
@@ -351,12 +350,15 @@ def _with_interval(found, x, mask, free):
         return found
     signed = found.distribution == 'gaussian'
     inside = auto_mask(x if x.ndim == 3 else x.mean(-1)) if mask is None else np.asarray(mask, bool)
-    seen = object_noise(*_with_scene(x, inside))
+    unit = float(magnitude_of(x))
+    seen = object_noise(*_with_scene(x / unit, inside))
     if seen is None:
         return _alone(found)
-    beside = _seen_in_background(x, inside, found.n_coils, signed)
+    seen = _times(seen, unit)
+    alone = found.how == 'object' and not free
+    beside = None if alone else _seen_in_background(x, inside, found.n_coils, signed)
     w = weigh(seen, beside, found.n_coils, signed)
-    if free and found.how in ('background', 'piesno', 'wavelet'):
+    if alone or (free and found.how in ('background', 'piesno', 'wavelet', 'object')):
         return _together(found, w, signed)
     down, up = _DOUBT.get(found.how, (1.1, 1.1))
     own = found.number / down, found.number * up
@@ -374,13 +376,20 @@ def _with_interval(found, x, mask, free):
 _DOUBT = dict(repeats=(1.3, 1.1), mppca=(1.1, 1.25))
 
 
+def _times(seen, unit):
+    "What the object shows, in another unit of the image"
+    levels = {k: v * unit for k, v in seen.levels.items()}
+    numbers = dict(sigma=seen.sigma * unit, finest=seen.finest * unit, signal=seen.signal * unit)
+    return replace(seen, levels=levels, **numbers)
+
+
 def _alone(found):
     "An estimate that the object does not confirm: a wider interval, and a note"
     found.low, found.high = found.number / 1.4, found.number * 1.4
     found.notes.append('too little of the object is seen to confirm this estimate')
     return found
 
-
+# %% ../../nbs/noise/12_sigma.ipynb #37a58365
 def _together(found, w, signed):
     "The estimate that object and background give together"
     found.low, found.high = w.low, w.high
@@ -411,7 +420,7 @@ def estimate_sigma(
         how, reason = _choose(x, mask, bvals)
         why = [f'chosen because: {reason}']
     unit = magnitude_of(x)
-    sigma, notes = ESTIMATORS[how](x / unit, mask, 0 if signed else n_coils, bvals)
+    how, sigma, notes = _found(how, bool(why), x / unit, mask, 0 if signed else n_coils, bvals)
     sigma = sigma * float(unit)
     if signed:
         found = NoiseEstimate(sigma, how, 'gaussian', 1, None, why + notes)
@@ -421,6 +430,16 @@ def estimate_sigma(
     return _with_interval(found, x, mask, bool(why))
 
 
+def _found(how, free, *given):
+    "Name, level and notes; where wavelets find too little, the object is looked at"
+    try:
+        return how, *ESTIMATORS[how](*given)
+    except InputError:
+        if not free or how != 'wavelet':
+            raise
+        return 'object', *_object(*given)
+
+# %% ../../nbs/noise/12_sigma.ipynb #e435ae87
 def _check(x, how, mask, bvals):
     "Refuse what no estimator can use"
     if x.ndim not in (3, 4):

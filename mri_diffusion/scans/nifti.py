@@ -189,7 +189,7 @@ def fit_scaling(
 
 # %% ../../nbs/scans/01_nifti.ipynb #4f98efde
 def auto_mask(
-    data: np.ndarray,  # (X, Y, Z) or (X, Y, Z, V), the mean over V; of negative signal the absolute value
+    data: np.ndarray,  # (X, Y, Z), or (X, Y, Z, V): their mean; absolute where negative
     width: float = 1.0,  # Std of the Gaussian that smooths before the threshold, voxels
 ) -> np.ndarray:  # (X, Y, Z) bool; of an image without background most of it
     "Foreground by Otsu's threshold: the largest component, its holes filled"
