@@ -139,6 +139,7 @@ CASES = {
             kind='signed',
             repeats=True,
             learned=True,
+            refusals=dict(ddm2='signed.*use r2r'),
         ),
     ],
     '07_seven_nans': [
@@ -182,7 +183,7 @@ CASES = {
             15,
             'ivim_clean.nii.gz',
             learned=True,
-            may=dict(ddm2=DIRECTION),
+            refusals=dict(ddm2='7 shells.*apart.*together'),
         ),
     ],
     '11_scaled_vectors': [
@@ -255,7 +256,14 @@ CASES = {
         ),
     ],
     '17_ivim_low_b': [
-        Case('ivim.nii.gz', 'ten b-values up to 50', 10, 'clean.nii.gz', learned=True),
+        Case(
+            'ivim.nii.gz',
+            'ten b-values up to 50',
+            10,
+            'clean.nii.gz',
+            learned=True,
+            refusals=dict(ddm2='7 shells.*apart.*together'),
+        ),
     ],
     '18_asl_m0': [
         Case(
