@@ -716,7 +716,7 @@ def _with_signal(clean):
 
     some = clean.foreground() & (clean.data > 0).all(-1)
     level = float(np.median(clean.b0[some])) if some.any() else 0.0
-    mask = some & (clean.b0 > 0.05 * level)
+    mask = some & (clean.b0 > 0.25 * level)
     if not mask.any():
         raise InputError('tensor: no voxel of the clean series has signal in every volume')
     return mask

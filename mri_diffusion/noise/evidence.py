@@ -193,6 +193,7 @@ class BackgroundNoise:
 
     power: float  # Std of one channel if there were one coil, image units
     coils: float  # Effective number of coils, from the shape of the distribution
+    quiet: float  # Std of one channel, from the darker half of the background: ghosts are brighter
     correlation: np.ndarray  # (REACH + 1, REACH + 1) of one channel; signs are lost
 
 
@@ -204,6 +205,14 @@ def coils_of(
     n = np.linspace(0.5, 64, 6351)
     expected = np.exp(2 * (special.gammaln(n + 0.5) - special.gammaln(n))) / n
     return float(np.interp(m.mean() ** 2 / max((m**2).mean(), 1e-300), expected, n))
+
+
+def _quiet_level(magnitudes):
+    "Std of one channel that the 10th percentile and the median of the background agree on"
+    low, middle = np.quantile(magnitudes, (0.1, 0.5))
+    n = np.geomspace(0.5, 64, 200)
+    shape = stats.chi.ppf(0.1, 2 * n) / stats.chi.ppf(0.5, 2 * n)
+    return float(middle / stats.chi.ppf(0.5, 2 * np.interp(low / max(middle, 1e-300), shape, n)))
 
 
 def background_noise(
@@ -222,7 +231,7 @@ def background_noise(
     c = _autocovariance(np.where(keep, even - even[keep].mean(), 0), keep)
     c = c / max(c[0], 1e-30)
     rho = np.sqrt(np.where(c > 4 / keep.sum() ** 0.5, c, 0)).reshape(REACH + 1, REACH + 1)
-    return BackgroundNoise(float(power), coils_of(x[air]), rho)
+    return BackgroundNoise(float(power), coils_of(x[air]), _quiet_level(x[air]), rho)
 
 # %% ../../nbs/noise/12_evidence.ipynb #0460874b
 @dataclass
@@ -263,6 +272,9 @@ def weigh(
     "One estimate and one interval from both witnesses"
     f = _in_object(o, n_coils, signed)
     w = (_weigh_clean if o.clean else _weigh_textured)(o, b, n_coils, f)
+    w.low = min(w.low, *_lower(o, b, f))
+    if b is None and n_coils == 1 and not signed:  # the object may lie on the floor of many coils
+        w.high *= f / min(_in_object(o, n, False) for n in (1, 2, 4, 8, 16, 32))
     if o.ringing:
         w.notes.append('ringing in the object was left out')
     wide = 1.25 * 1.2 ** (_total(o.correlation) ** 0.5)  # what chance gives
@@ -278,6 +290,14 @@ def weigh(
     return w
 
 
+def _lower(o, b, f):
+    "Levels that the noise may have if texture passed for noise, or ghosts for background"
+    m = 1 + o.margin
+    if b is None:
+        return [o.finest / f / m]
+    return [_bound(o, b) / f / m, max(b.quiet, o.finest / f / 4) / m]
+
+
 def _total(correlation):
     "Sum of squares of a correlation over all lags"
     c = np.asarray(correlation) ** 2
@@ -286,9 +306,9 @@ def _total(correlation):
 
 def _reason(o, b):
     "Why an interval is wide"
-    if o.clean:
-        return 'object and background disagree'
     blank = 'the background is blanked, or there is too little of it'
+    if o.clean:
+        return 'object and background disagree' if b is not None else blank
     held = blank if b is None else 'object and background disagree'
     return f'fine texture in the object cannot be told from noise, and {held}'
 
@@ -305,7 +325,7 @@ def _weigh_clean(o, b, n, f):
         return Weighed(power, min(low, power / m), max(high, power * m), 'background', n, [])
     notes, coils = [], n
     if power < level / m:
-        low = min(low, max(power, level / 2.5) / 1.05)
+        low = min(low, power / m)
         notes = [
             f'the background is darker than noise of this level ({power:.4g}): the noise varies '
             f'in space, or the scanner changed the background'
