@@ -6,6 +6,7 @@
 __all__ = ['ESTIMATORS', 'NoiseEstimate', 'channel_sigma', 'find_background', 'repeats_of', 'estimate_sigma', 'noise_field']
 
 # %% ../../nbs/noise/12_sigma.ipynb #7493ce14
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -227,7 +228,9 @@ def _mppca(x, mask, n_coils, bvals):
             f'mppca: {x.shape[:3]} is smaller than one patch of {2 * radius + 1}; use wavelet'
         )
     inside = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
-    _, std = mppca(x.astype(np.float32), mask=inside, patch_radius=radius, return_sigma=True)
+    with warnings.catch_warnings():  # DIPY divides by zero outside the mask
+        warnings.simplefilter('ignore', RuntimeWarning)
+        _, std = mppca(x.astype(np.float32), mask=inside, patch_radius=radius, return_sigma=True)
     sigma = channel_sigma(x.mean(-1), np.nan_to_num(std), n_coils)
     notes = ['map, zero outside the object; too low where the noise is correlated between voxels']
     return np.where(inside, sigma, 0).astype(np.float32), notes
@@ -502,4 +505,6 @@ def _discarded(x, inside, block=(32, 32, 10)):
     radius = next(r for r in range(2, 9) if (2 * r + 1) ** 3 > x.shape[-1])
     part = x[cut].astype(np.float32)
     part += 2 * max(-part.min(), 0)  # DIPY cuts off at zero
-    return part - mppca(part, patch_radius=radius), inside[cut]
+    with warnings.catch_warnings():  # DIPY divides by zero at the rim
+        warnings.simplefilter('ignore', RuntimeWarning)
+        return part - mppca(part, patch_radius=radius), inside[cut]
