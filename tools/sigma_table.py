@@ -40,6 +40,8 @@ def main(folder='../shared/data/repeat_pairs', out='results/sigma.csv'):
             for how in ('auto', 'object', 'background', 'wavelet'):
                 name = path.name.removesuffix('.nii.gz')
                 rows.append(dict(pair=name, volume=v, truth=truth) | row(both[..., v], truth, how))
+    if not rows:
+        sys.exit(f'{folder}: no pair of repeats (.nii.gz) there')
     table = pd.DataFrame(rows).round(3)
     table.to_csv(out, index=False)
     print(table.to_string(index=False))

@@ -315,7 +315,9 @@ def _noise_scan(x, mask, n_coils, bvals):
     x = x.astype(float)
     magnitude = n_coils > 0
     power = (x**2 if x.ndim == 3 else (x**2).mean(-1)) / (2 * n_coils if magnitude else 1)
-    sigma = np.sqrt(ndimage.uniform_filter(power, 5, mode='nearest')).astype(np.float32)
+    power = ndimage.uniform_filter(power, 5, mode='nearest')
+    power[power < 1e-9 * power.max()] = 0  # rounding, where all is blanked
+    sigma = np.sqrt(power).astype(np.float32)
     return sigma, ['read as magnitude' if magnitude else 'read as one real channel (signed)']
 
 
