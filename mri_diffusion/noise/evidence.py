@@ -27,7 +27,7 @@ def dilated_difference(
     a: int,  # Stride along x, voxels; 0: none
     b: int,  # Stride along y
 ) -> np.ndarray:  # (X, Y, Z), std that of the image if its voxels are independent
-    "Second differences with a stride along x and y"
+    "Second differences with a stride; stride 1 is Immerkaer's (doi:10.1006/cviu.1996.0060)"
     for step, axis in ((a, 0), (b, 1)):
         if step:
             w = np.zeros(2 * step + 1)
