@@ -162,12 +162,15 @@ def object_noise(
     if seen[-1] < 200 or len(tails) < 2:
         return None
     line = lambda levels: np.hypot(levels[2, 0], levels[0, 2])
+    signal = float(np.median(s[within]))
     clean = tails[2, 2] <= 1.03 and line(levels) <= 1.08 * line(_look(x, slope, within, 0.3)[1])
+    # strong and wide: folds of a coarse image look like smoothed noise
+    clean = clean and (levels[3, 3] < signal / 4 or levels[1, 1] > 0.6 * levels[3, 3])
     if not clean:
         seen = _look(x, slope, within, 0.1)
     if seen[-1] < 50 or len(seen[2]) < 2:
         return None
-    return _read(seen, bool(clean), float(np.median(s[within])))
+    return _read(seen, bool(clean), signal)
 
 
 def _read(seen, clean, signal):
@@ -194,6 +197,7 @@ class BackgroundNoise:
     power: float  # Std of one channel if there were one coil, image units
     coils: float  # Effective number of coils, from the shape of the distribution
     quiet: float  # Std of one channel, from the darker half of the background: ghosts are brighter
+    darkest: float  # The same where the background is darkest
     correlation: np.ndarray  # (REACH + 1, REACH + 1) of one channel; signs are lost
 
 
@@ -231,7 +235,9 @@ def background_noise(
     c = _autocovariance(np.where(keep, even - even[keep].mean(), 0), keep)
     c = c / max(c[0], 1e-30)
     rho = np.sqrt(np.where(c > 4 / keep.sum() ** 0.5, c, 0)).reshape(REACH + 1, REACH + 1)
-    return BackgroundNoise(float(power), coils_of(x[air]), _quiet_level(x[air]), rho)
+    share = np.quantile(local[keep], 0.05) / max((x[keep] ** 2).mean(), 1e-300)
+    quiet, darkest = _quiet_level(x[air]), float(power * share**0.5)
+    return BackgroundNoise(float(power), coils_of(x[air]), quiet, darkest, rho)
 
 # %% ../../nbs/noise/12_evidence.ipynb #0460874b
 @dataclass
@@ -271,7 +277,8 @@ def weigh(
 ) -> Weighed:
     "One estimate and one interval from both witnesses"
     f = _in_object(o, n_coils, signed)
-    w = (_weigh_clean if o.clean else _weigh_textured)(o, b, n_coils, f)
+    clean = o.clean and not _denied(o, b, n_coils, f)
+    w = (_weigh_clean if clean else _weigh_textured)(o, b, n_coils, f)
     w.low = min(w.low, *_lower(o, b, f))
     if b is None and n_coils == 1 and not signed:  # the object may lie on the floor of many coils
         w.high *= f / min(_in_object(o, n, False) for n in (1, 2, 4, 8, 16, 32))
@@ -290,12 +297,22 @@ def weigh(
     return w
 
 
+def _denied(o, b, n_coils, f):
+    "Does a pure background say that what the object shows is fine texture all over?"
+    if b is None or abs(b.coils / n_coils - 1) > 0.12:
+        return False
+    power, bound = b.power / n_coils**0.5, _bound(o, b) / f
+    return bound < 0.7 * o.sigma / f and 0.85 <= power / bound <= 1.15
+
+
 def _lower(o, b, f):
     "Levels that the noise may have if texture passed for noise, or ghosts for background"
-    m = 1 + o.margin
+    # where texture differs from place to place, the quietest tenth holds least of it
+    m = (1 + o.margin) * (1 if o.clean else max(1, o.varies / 1.2) ** 0.5)
     if b is None:
         return [o.finest / f / m]
-    return [_bound(o, b) / f / m, max(b.quiet, o.finest / f / 4) / m]
+    quiet = b.quiet if o.clean else min(b.quiet, b.darkest)
+    return [_bound(o, b) / f / m, max(quiet, o.finest / f / 4) / (1 + o.margin)]
 
 
 def _total(correlation):

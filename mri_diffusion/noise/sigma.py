@@ -305,7 +305,7 @@ def _seen_in_background(x, mask, n_coils, signed):
     if signed:
         white = np.eye(5) * (np.arange(5) == 0)
         level = float(_about_zero(image[air])[0])
-        return BackgroundNoise(level, float(n_coils), level, white)
+        return BackgroundNoise(level, float(n_coils), level, level, white)
     power = _background(image, mask, n_coils, None)[0]
     return background_noise(image, air, power * n_coils**0.5)
 
