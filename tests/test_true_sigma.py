@@ -10,7 +10,8 @@ from scipy import ndimage
 from mri_diffusion.app.noise_checks import ScanNoise, read_noise_scan
 from mri_diffusion.core import InputError, generator
 from mri_diffusion.judge.audit import audit
-from mri_diffusion.noise.correlation import noise_kernel
+from mri_diffusion.judge.report import scan_kernel
+from mri_diffusion.noise.correlation import kernel_lags, noise_kernel
 from mri_diffusion.noise.describe import describe_noise
 from mri_diffusion.noise.models import add_noise, rician_mean
 from mri_diffusion.noise.sigma import estimate_sigma
@@ -155,7 +156,7 @@ def test_texture_is_no_correlation(kind):
     clean = 1000.0 * body * (1 + 0.2 * pattern)
     noisy = np.asarray(add_noise(clean, 20.0, gen=generator(1)), float)
     kernel, source = noise_kernel(noisy, body)
-    assert kernel[6, 5] == 0 and source == 'air'
+    assert kernel[6, 5] == 0 and source == 'background'
     exact = clean + 0.05 * (noisy - rician_mean(clean, 20.0))
     assert audit(noisy, exact, 20.0, body, kernel).verdict != 'do not trust'
     with pytest.raises(InputError, match='pattern'):
@@ -177,3 +178,32 @@ def test_real_pairs():
             found = estimate_sigma(both[..., v])
             assert found.low <= truth <= found.high, (path.name, truth, found)
             assert abs(found.number / truth - 1) < 0.1, (path.name, truth, found)
+
+
+@pytest.mark.parametrize('n_volumes', [1, 3])
+def test_one_correlation_for_command_and_audit(n_volumes):
+    gen = generator(0)
+    volumes = [add_noise(DISC, SIGMA, correlation=0.7, gen=gen) for _ in range(n_volumes)]
+    bvals = None if n_volumes == 1 else np.zeros(n_volumes)
+    data = np.float32(volumes[0] if n_volumes == 1 else np.stack(volumes, -1))
+    scan = Scan.from_array(data, bvals=bvals)
+    told, judged = describe_noise(scan), kernel_lags(scan_kernel(scan, None))
+    warned = ScanNoise(scan).correlation[0]
+    assert abs(told['correlation']['x'][0] - np.exp(-1 / 4 / 0.7**2)) < 0.1
+    for axis in 'xy':
+        assert np.allclose(told['correlation'][axis], judged[axis], atol=0.02)
+        assert told['correlation'][axis] == warned[axis]
+
+
+def test_folds_of_a_coarse_image_are_no_noise():
+    "Texture at the scale of two voxels everywhere, as in a head at 2 mm"
+    rng = np.random.default_rng(3)
+    folds = ndimage.gaussian_filter(rng.standard_normal(DISC.shape), (1.0, 1.0, 0))
+    clean = DISC * (1 + 0.4 * folds / folds.std())
+    noisy = np.asarray(add_noise(abs(clean), SIGMA, gen=generator(5)), float)
+    found = estimate_sigma(noisy)
+    assert found.low <= SIGMA <= found.high, found
+    assert abs(found.number / SIGMA - 1) < 0.3, found
+    blanked = estimate_sigma(np.where(DISC > 0, noisy, 0))
+    assert blanked.low <= SIGMA <= blanked.high, blanked
+    assert blanked.high <= 2 * blanked.low or any('factor of two' in n for n in blanked.notes)

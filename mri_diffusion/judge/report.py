@@ -154,10 +154,9 @@ def scan_kernel(
     mask: np.ndarray,  # (X, Y, Z) object
     dims: int = 2,  # 2: within slices, as the limits of the audit were set; 3: across them too
 ) -> np.ndarray | None:  # As from `noise_kernel`; None where the scan does not show it
-    "Correlation of the noise in one volume, the middle one of a series"
-    v = _volume(noisy, noisy.n_volumes // 2)
+    "Correlation of the noise, as the command `noise` reports it"
     try:
-        return noise_kernel(v, mask, dims=dims)[0]
+        return noise_kernel(noisy.data, mask, noisy.bvals, dims)[0]
     except InputError:
         return None
 

@@ -98,18 +98,6 @@ def apply_slices(
 _ENOUGH = 20_000  # Voxels of a scan from whose flat patches the correlation can be measured
 
 
-def _measured_kernel(data, mask, bvals):
-    "`noise_kernel`; blanked voxels that hide the noise are left out"
-    try:
-        return noise_kernel(data, mask, bvals)
-    except InputError as e:
-        blank = (np.asarray(data) == 0).reshape(*np.shape(data)[:3], -1).all(-1)
-        if 'no denoising' not in str(e) or not blank.any() or blank.all():
-            raise
-        inside = auto_mask(data) if mask is None else np.asarray(mask, bool)
-        return noise_kernel(data, inside & ~blank, bvals)
-
-
 def _spot_size(kernel, config):
     "Side of the blind spot, pixels, as set or as the noise asks, and notes"
     if config['side']:
@@ -135,7 +123,7 @@ def check_correlation(
     source = 'given by the caller'
     try:
         if kernel is None:
-            kernel, source = _measured_kernel(data, mask, bvals)
+            kernel, source = noise_kernel(data, mask, bvals)
     except InputError as e:
         if 'no denoising' in str(e):
             raise

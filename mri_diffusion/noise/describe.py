@@ -12,8 +12,8 @@ import numpy as np
 from scipy import ndimage, special
 
 from ..core import InputError
-from .correlation import noise_correlation
-from .sigma import _choose, estimate_sigma, find_background, noise_field
+from .correlation import kernel_lags, noise_correlation, noise_kernel
+from .sigma import _choose, estimate_sigma, find_background
 from ..scans.kind import is_signed
 from ..scans.nifti import Scan, auto_mask
 
@@ -87,15 +87,11 @@ def scan_correlation(
     bvals: np.ndarray | None,  # (V,)
 ) -> tuple[dict | None, str, float]:  # Lags by axis (None: not seen), their source, limit
     "Lag correlations of the noise a scan shows, their source, and the largest that chance can give"
-    noise, where, source = noise_field(x, mask, bvals)
-    if noise is None:
-        return None, source, 0.05
-    lags, chance = noise_correlation(noise, where), 4 / np.sqrt(where.sum())
-    lags.pop('volume', None)
-    if source != 'air':
-        return lags, source, max(0.1 if source.startswith('what') else 0.05, chance)
-    roots = {k: [max(r, 0) ** 0.5 for r in v] for k, v in lags.items()}
-    return roots, source, max(0.05, chance**0.5)
+    try:
+        kernel, source = noise_kernel(x, mask, bvals, dims=2 if np.ndim(x) == 3 else 3)
+    except InputError as e:
+        return None, str(e).removeprefix('noise_kernel: '), 0.05
+    return kernel_lags(kernel), source, 0.05 if source == 'difference of repeats' else 0.1
 
 
 def _quick_estimate(x, how, mask, n_coils, bvals, slices=12):
@@ -147,12 +143,12 @@ def _coil_notes(coils, given, n, how):
     notes = []
     if coils and given and abs(coils - n) > 0.3 * n:
         notes.append(
-            f'the air looks like {coils:.1f} coils, not {n}: ghosts, interpolation, or a wrong '
+            f'the background looks like {coils:.1f} coils, not {n}: ghosts, interpolation, or a wrong '
             f'n_coils'
         )
     if coils and coils < 0.8 and how in ('background', 'piesno'):
         notes.append(
-            'the air is not pure noise (ghosts, or partly blanked): compare another estimator'
+            'the background is not pure noise (ghosts, or partly blanked): compare another estimator'
         )
     return notes
 
