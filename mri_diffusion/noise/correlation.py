@@ -104,29 +104,19 @@ def _lagged(a, b, lags):
     power = sum(np.conj(transform(u)) * transform(v) for u, v in pairs)[0]
     return np.fft.irfftn(power, pad, tuple(range(len(pad))))[tuple(lags.T % np.array(pad)[:, None])]
 
-
-def _shifted(x, lag):
-    "Patches (N, *shape) moved by a lag, zeros coming in"
-    out = np.zeros_like(x)
-    to, of = (
-        [slice(max(0, s * k), n + min(0, s * k)) for k, n in zip(lag, x.shape[1:])] for s in (1, -1)
-    )
-    out[(slice(None), *to)] = x[(slice(None), *of)]
-    return out
-
 # %% ../../nbs/noise/17_correlation.ipynb #8eee373b
 @lru_cache(8)
 def _seen(shape, order, reach):
     "Lags of a half space, and the matrix A from the autocovariance to the sums over each lag"
     q = _surfaces(shape, order)[0]
+    M, dims = (np.eye(len(q)) - q @ q.T).reshape(*shape, *shape), range(2 * len(shape))
+    pad = [n + r for n, r in zip(shape, reach)] * 2
+    # sum of M[i, k] M[i + d, k + d'] over all pairs of voxels
+    both = np.fft.irfftn(np.abs(np.fft.rfftn(M, pad, dims)) ** 2, pad, dims)
     lags = np.array(list(np.ndindex(*[2 * r + 1 for r in reach]))) - np.array(reach)
-    lags, Q, ones = lags[len(lags) // 2 :], q.T.reshape(-1, *shape), np.ones((1, *shape))
-    A = np.diag(_lagged(ones, ones, lags))
-    for j, lag in enumerate(lags):  # M R M = R - Q v' - v Q' with v = R Q - Q (Q'R Q)/2
-        r = _shifted(Q, lag) + (_shifted(Q, -lag) if lag.any() else 0)
-        v = r - 0.5 * (q @ (q.T @ r.reshape(len(Q), -1).T)).T.reshape(Q.shape)
-        A[:, j] -= _lagged(Q, v, lags) + _lagged(v, Q, lags)
-    return lags, A
+    lags = lags[len(lags) // 2 :]
+    pairs = lambda sign: both[(*lags.T[:, :, None], *(sign * lags.T)[:, None, :])]
+    return lags, pairs(1) + pairs(-1) * lags.any(1)
 
 
 def _patches(x, inside, p, most):
