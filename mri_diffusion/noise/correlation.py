@@ -135,12 +135,13 @@ def _patches(x, inside, p, most):
 # %% ../../nbs/noise/17_correlation.ipynb #97f5f369
 def _flattest(x, inside, p, order, patches=200):
     "(N, *p) remainders of the flattest patches"
-    e = _patches(x, inside, p, int(2.5e7 / np.prod(p)))
-    e = e[e.mean(1) >= 0.9 * np.median(e.mean(1))]  # magnitudes of weak signal are not Gaussian
+    e = _patches(x.astype(np.float32), inside, p, int(2.5e7 / np.prod(p)))
+    mean = e.mean(1)
+    e = e[mean >= 0.9 * np.median(mean)]  # magnitudes of weak signal are not Gaussian
     q, degree = _surfaces(p, order)
-    part = e @ q
-    first = np.argsort((part[:, degree >= 2] ** 2).sum(1))[: min(patches, max(len(e) // 5, 10))]
-    return (e - part @ q.T)[first].reshape(-1, *p)
+    bent = ((e @ q[:, degree >= 2].astype(np.float32)) ** 2).sum(1)
+    e = e[np.argsort(bent)[: min(patches, max(len(e) // 5, 10))]].astype(np.float64)
+    return (e - e @ q @ q.T).reshape(-1, *p)
 
 
 def flat_noise(
@@ -274,12 +275,14 @@ def _image_kernel(x, inside, dims, reach):
         flat = np.pad(flat_noise(x, inside, dims, near, *small), reach - near)
     except InputError as e:
         flat, why = None, e
-    texture = flat is not None and _holds_texture(x, inside)
+    shown = flat is not None and flat.max() > 1e-10 * (x[inside].astype(float) ** 2).mean()
+    texture = shown and _holds_texture(x, inside)
     if texture:
         flat, why = None, 'the flattest patches of the object hold a pattern, not noise alone'
-    if flat is not None and flat.max() > 1e-10 * (x[inside].astype(float) ** 2).mean():
+    elif shown:
         found['flat patches'] = _second_opinion(_valid(flat, 4.5e3, 0.12), x, inside, dims, reach)
-    if air.sum() >= (1_000 if texture else 20_000) and zero <= 0.2 and x[air].std() > 0:
+    seen = found.get('flat patches', np.ones(2) if texture else np.zeros(2))
+    if _tells(air, seen) and zero <= 0.2 and x[air].std() > 0:
         found['background'] = _valid(*_air_kernel(x, air, dims, reach, flat))
     if flat is None and not found:
         raise InputError(f'noise_kernel: no background, and {why}')
@@ -291,6 +294,14 @@ def _image_kernel(x, inside, dims, reach):
     bare = 'background' in found and abs(x[air].mean()) < 0.5 * x[air].std()
     source = 'background' if bare else min(found, key=lambda k: (found[k] ** 2).sum())
     return found[source], source
+
+
+def _tells(air, seen):
+    "Has the background enough voxels to confirm or deny what the flat patches show?"
+    least = 4 / np.sqrt(0.5 * max(air.sum(), 1))  # its square is the least correlation it can show
+    return air.sum() >= 20_000 or (
+        air.sum() >= 1_000 and np.sort(np.ravel(seen))[-2] > 1.2 * least**0.5
+    )
 
 
 def _second_opinion(kernel, x, inside, dims, reach, weak=0.2):
