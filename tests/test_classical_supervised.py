@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from mri_diffusion.app.denoiser import Denoiser
 from mri_diffusion.core import InputError
 from mri_diffusion.learn.schedule import make_schedule
 from mri_diffusion.methods.classical import blur, floor, mppca, nearest_volumes, nlmeans, patch2self
 from mri_diffusion.methods.supervised import SUPERVISED, Corruption, supervised_denoiser
+from mri_diffusion.scans.nifti import Scan
 
 gen = np.random.default_rng(0)
 VOLUME = gen.random((12, 12, 8), np.float32)
@@ -71,3 +73,57 @@ def test_pairs_and_volumes_that_no_network_takes():
         unet.fit([VOLUME[1:]], [VOLUME], config)
     with pytest.raises(InputError, match='unet: the thinnest volume .* at least'):
         unet.fit(None, [VOLUME[:, :, :3]], config, quiet=True)
+
+
+def pair(signed, seed=0, sigma=8.0):
+    "Clean and noisy ellipsoid with a core; `signed`: half of it negative, noise of one channel"
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in (32, 32, 16)], indexing='ij')
+    clean = np.where((x / 0.8) ** 2 + (y / 0.85) ** 2 + (z / 1.1) ** 2 < 1, 100.0, 0)
+    clean += np.where((x / 0.4) ** 2 + (y / 0.4) ** 2 + z**2 < 1, 50.0, 0)
+    clean = np.where(x > 0, 1, -0.6) * clean if signed else clean
+    noise = sigma * np.random.default_rng(seed).normal(size=(2, *clean.shape))
+    return clean, clean + noise[0] if signed else np.hypot(clean + noise[0], noise[1])
+
+
+def trained(name, signed, scale=1.0, **settings):
+    scans = [[Scan.from_array(np.float32(v * scale)) for v in pair(signed, k)] for k in (1, 2)]
+    d = Denoiser(name, 'tiny', device='cpu', quiet=True, **settings)
+    return d.fit([n for _, n in scans], [c for c, _ in scans])
+
+
+@pytest.mark.parametrize('signed', [False, True])
+@pytest.mark.parametrize('name', ['unet', 'nafnet', 'diffusion'])
+def test_a_unit_is_a_matter_of_taste(name, signed):
+    found = {}
+    for scale in (1, 1e-9, 1e6):
+        scan = Scan.from_array(np.float32(pair(signed)[1] * scale))
+        out = trained(name, signed, scale).denoise(scan, sigma=8 * scale).denoised.data
+        found[scale] = np.asarray(out, float) / scale
+    assert all(np.abs(v - found[1]).max() < 0.5 for v in found.values())  # Sigma is 8
+
+
+def test_a_network_learns_a_real_channel():
+    clean, noisy = pair(True)
+    denoiser = trained('unet', True, steps=150)
+    result = denoiser.denoise(Scan.from_array(np.float32(noisy)), sigma=8.0)
+    out, rms = result.denoised.data, lambda e: float(np.sqrt((e**2).mean()))
+    assert rms(out - clean) < 0.75 * rms(noisy - clean) and out.min() < -80
+    assert abs((out - clean)[clean == 0].mean()) < 1 and abs((out - clean)[clean < 0].mean()) < 2
+    assert not [n for n in result.meta['notes'] if 'trained on' in n]
+    other = denoiser.denoise(Scan.from_array(np.float32(pair(False)[1])), sigma=8.0)
+    assert any(
+        'trained on signed data, and this scan is a magnitude' in n for n in other.meta['notes']
+    )
+    of_magnitudes = trained('unet', False).denoise(Scan.from_array(np.float32(noisy)), sigma=8.0)
+    assert any('trained on magnitudes' in n for n in of_magnitudes.meta['notes'])
+
+
+def test_a_real_channel_below_zero_has_a_scale():
+    clean, noisy = pair(True)
+    d = Denoiser('unet', 'tiny', device='cpu', quiet=True)
+    d.fit(
+        [Scan.from_array(np.float32(-abs(clean) + noisy - clean))],
+        [Scan.from_array(np.float32(-abs(clean)))],
+    )
+    out = d.denoise(Scan.from_array(np.float32(-abs(clean) + noisy - clean)))
+    assert out.denoised.data[clean != 0].mean() < -50

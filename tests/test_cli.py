@@ -578,7 +578,7 @@ def test_what_was_assumed_is_said(made, cli, tmp_path):
     clean = Scan.load(made / 'clean.nii.gz')
     clean.with_data(clean.data + 9 * clean.data.max()).save(tmp_path / 'full.nii.gz')  # no air
     got = cli('noise', tmp_path / 'full.nii.gz', '--how', 'wavelet')
-    assert got.code == 0 and 'assumed: no air' in got.out, got.out + got.err
+    assert got.code == 0 and 'assumed: no background' in got.out, got.out + got.err
     data = np.concatenate(
         [series.data[..., :1], *[series.data[..., 1:] + k for k in range(12)]], -1
     )[..., :12]  # long enough for patch2self

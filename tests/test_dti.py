@@ -155,7 +155,7 @@ def test_experiment_on_a_scan_as_it_is(tmp_path):
     )
     all_maps = tensor_fit(noisy.data, noisy.bvals, noisy.bvecs)
     assert got['table']['noisy']['fa_against_all'] > 0 and np.isfinite(all_maps['FA']).all()
-    assert 'air' in got['snr_cnr_refused'] or 'callosum' in got['snr_cnr_refused']
+    assert 'background' in got['snr_cnr_refused'] or 'callosum' in got['snr_cnr_refused']
 
 
 def hardi_file():

@@ -447,3 +447,98 @@ def test_tensor_errors_are_those_of_the_object(tmp_path):
         assert found['denoised']['MD'] < 0.5 * found['noisy']['MD']
         for who in ('denoised', 'noisy'):
             assert found[who]['MD'] == pytest.approx(masked[who]['MD'], rel=0.03)
+
+
+# ------------------------------------------------------------------ tables and noise scans beside
+def test_one_scan_inherits_its_table(study, tmp_path, cli):
+    source = study / 'sub-01/dwi/sub-01_dir-AP_dwi.nii.gz'
+    got = cli('denoise', source, tmp_path / 'o.nii.gz', '--method', 'nlmeans')
+    assert got.code == 0 and 'gradient table inherited from dwi.bval, dwi.bvec' in got.err, got.err
+    out = Scan.load(tmp_path / 'o.nii.gz')
+    assert np.array_equal(out.bvals, BVALS) and np.allclose(out.bvecs, BVECS, atol=1e-5)
+    assert 'dwi.bval' in ' '.join(read_json(tmp_path / 'o.json')['Notes'])
+    again = cli('denoise', source, tmp_path / 'o.nii.gz', '--method', 'nlmeans')
+    assert again.code == 0 and 'nothing done' in again.out
+    other = ' '.join(f'{2 * b:g}' for b in BVALS)
+    (study / 'sub-01/dir-AP_dwi.bval').write_text(other)  # Nearer to the scan
+    near = cli('denoise', source, tmp_path / 'p.nii.gz', '--method', 'blur')
+    assert near.code == 0 and Scan.load(tmp_path / 'p.nii.gz').bvals.max() == 2000
+    tables(str(source).removesuffix('.nii.gz'))
+    own = cli('denoise', source, tmp_path / 'q.nii.gz', '--method', 'blur')
+    assert 'inherited' not in own.err and Scan.load(tmp_path / 'q.nii.gz').bvals.max() == 1000
+
+
+def test_a_volume_inherits_no_table_of_a_series(study, tmp_path, cli):
+    one = write(study / 'sub-01/dwi/sub-01_dir-PA_dwi.nii.gz', rician(ball(), seed=4))
+    got = cli('denoise', one, tmp_path / 'o.nii.gz', '--method', 'blur')
+    assert got.code == 0 and 'inherited' not in got.err and not (tmp_path / 'o.bval').exists()
+    short = write(study / 'sub-01/dwi/sub-01_dir-LR_dwi.nii.gz', rician(series()[..., :5]))
+    bad = cli('denoise', short, tmp_path / 'p.nii.gz', '--method', 'blur')
+    assert bad.code == 2 and 'dwi.bval: 8 b-values for 5 volumes' in bad.err
+
+
+def noise_alone(sigma=5.0, coils=1, n=2, seed=7):
+    "Root of the sum of squares of noise, twice the level in the upper half of z"
+    g = np.where(np.arange(8) < 4, 1, 2)[:, None]
+    x = sigma * g * np.random.default_rng(seed).normal(size=(2 * coils, 16, 18, 8, n))
+    return np.sqrt((x**2).sum(0))
+
+
+def test_batch_takes_the_noise_scan_of_a_scan(study, tmp_path, cli):
+    dwi = study / 'sub-01/dwi'
+    g = np.where(np.arange(8) < 4, 1.0, 2.0)[:, None]
+    rng = np.random.default_rng(0)
+    noise = 5 * g * rng.normal(size=(2, 16, 18, 8, 8))
+    write(dwi / 'sub-01_dir-AP_dwi.nii.gz', np.hypot(series() + noise[0], noise[1]))
+    write(dwi / 'sub-01_dir-AP_noRF.nii.gz', noise_alone())
+    write(study / 'sub-02/dwi/sub-02_dir-AP_noRF.nii.gz', noise_alone()[:9])  # Another grid
+    write(study / 'sub-02/dwi/sub-02_dir-PA_noRF.nii.gz', noise_alone())  # Another name
+    got = cli('batch', study, tmp_path / 'out', 'participant', '--method', 'nlmeans')
+    assert got.code == 0, got.err
+    table = pd.read_csv(tmp_path / 'out/summary.csv')
+    assert sorted(table.scan) == [f'sub-0{k}_dir-AP_dwi.nii.gz' for k in (1, 2)]
+    folders = [tmp_path / f'out/sub-0{k}/dwi' for k in (1, 2)]
+    records = [read_json(next(f.glob('*denoised*.json'))) for f in folders]
+    first, second = (' '.join(r['Notes']) for r in records)
+    assert 'from the noise scan sub-01_dir-AP_noRF.nii.gz' in first
+    assert 'not used' in second and 'the same geometry' in second
+    lone = tmp_path / 'lone.nii.gz'
+    words = ['--method', 'nlmeans', '--noise-scan', dwi / 'sub-01_dir-AP_noRF.nii.gz']
+    assert cli('denoise', dwi / 'sub-01_dir-AP_dwi.nii.gz', lone, *words).code == 0
+    assert np.array_equal(
+        Scan.load(lone).data, Scan.load(next(folders[0].glob('*denoised*.nii.gz'))).data
+    )
+    assert cli('batch', study, tmp_path / 'out', 'participant', '--method', 'nlmeans').code == 0
+    assert set(pd.read_csv(tmp_path / 'out/summary.csv').status) == {'skipped'}
+
+
+def test_a_noise_scan_is_never_denoised(study, tmp_path, cli):
+    write(study / 'sub-01/dwi/sub-01_dir-AP_noRF.nii.gz', noise_alone())
+    write(study / 'sub-01/func/sub-01_task-rest_noRF.nii.gz', noise_alone())
+    assert all(s.suffix != 'noRF' for s in load_bids(study))
+    assert [s.noise is not None for s in load_bids(study, 'dwi')] == [True, False]
+    assert len(sort_bids(study)[1]['noise scan']) == 2
+    words = ['participant', '--method', 'blur', '--suffix', 'noRF']
+    got = cli('batch', study, tmp_path / 'out', *words)
+    assert got.code == 2 and '2 noise scan' in got.err
+
+
+def test_coils_reach_the_noise_scan(tmp_path, cli):
+    rng = np.random.default_rng(3)
+    x = 5 * rng.normal(size=(16, 16, 18, 8))
+    x[0] += 2 * ball()
+    scan = write(tmp_path / 's.nii.gz', np.sqrt((x**2).sum(0)))
+    flat = np.sqrt(((5 * rng.normal(size=(16, 16, 18, 8, 2))) ** 2).sum(0))
+    alone = write(tmp_path / 'n.nii.gz', flat)
+    words = ['denoise', scan, tmp_path / 'o.nii.gz', '--method', 'nlmeans', '--noise-scan', alone]
+    without = cli(*words)
+    assert without.code == 2 and '--coils for a sum of squares' in without.err
+    got = cli(*words, '--coils', '8', '--json')
+    assert got.code == 0, got.err
+    assert abs(json.loads(got.out)['sigma'] / 5 - 1) < 0.03
+    assert 'a sum of squares of 8 coils' in ' '.join(read_json(tmp_path / 'o.json')['Notes'])
+    other = cli(*words, '--coils', '4')
+    assert other.code == 2 and ('noise_coils' in other.err or 'noise alone' in other.err)
+    alone_word = cli('denoise', scan, tmp_path / 'p.nii.gz', '--method', 'blur', '--coils', '8')
+    assert alone_word.code == 2 and 'give that too' in alone_word.err
+    assert cli(*words, '--coils', '0').code == 2

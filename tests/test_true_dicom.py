@@ -3,6 +3,7 @@
 import gzip
 import io
 import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from dicom_files import (
 )
 
 from mri_diffusion.core import InputError, read_json
-from mri_diffusion.scans.dicom import read_images, to_fsl
+from mri_diffusion.scans.dicom import read_images, record_of, to_fsl
+from mri_diffusion.scans.dicom_frames import frames_of, read_header
 from mri_diffusion.scans.nifti import Scan
 
 FIRST = np.array([-20.0, 15, 33])  # mm, voxel (0, 0) of slice 0
@@ -209,9 +211,11 @@ def test_volumes_are_sorted_by_what_tells_them_apart(tmp_path):
 def test_an_enhanced_file_is_a_series(tmp_path, by_slice):
     ds = enhanced(2 * VOLUMES, FIRST, STEP, bvals=BVALS, g=G, by_slice=by_slice)
     save(ds, tmp_path / 'in' / 'e.dcm')
-    affine, facts, _ = check(tmp_path / 'in', VOLUMES)  # The slope is 0.5
+    affine, facts, notes = check(tmp_path / 'in', VOLUMES)  # The slope is 0.5
     check_table(facts, affine)
-    check(tmp_path / 'in' / 'e.dcm', VOLUMES)
+    assert '5 volumes of 6 slices' in notes[0] and len(notes) == 1
+    one = check(tmp_path / 'in' / 'e.dcm', VOLUMES)[1]
+    assert (one.bvals, one.bvecs) == (facts.bvals, facts.bvecs)
 
 
 def test_an_enhanced_file_without_positions(tmp_path):
@@ -299,28 +303,220 @@ def test_gradient_echo_of_one_kind_and_the_real_channel(tmp_path):
     assert data.min() < 0 and 'real channel' in notes[0]
 
 
-def test_ge_and_philips_private_b_values(tmp_path):
-    for vendor, group, creator, element, kind in (
-        ('GE MEDICAL SYSTEMS', 0x43, 'GEMS_PARM_01', 0x39, 'IS'),
-        ('Philips Medical Systems', 0x2001, 'Philips Imaging DD 001', 0x03, 'FL'),
-    ):
-        folder = tmp_path / vendor[:2]
-        slices(
-            folder,
-            VOLUMES,
-            FIRST,
-            STEP,
-            more=lambda z, v, maker=vendor: dict(Manufacturer=maker, ImageComments=str(v)),
-        )
-        for f in folder.iterdir():
-            ds = pydicom.dcmread(f)
-            b = float(BVALS[int(ds.ImageComments)])
-            value = [int(1e9 + b), 8, 0, 0] if kind == 'IS' else b
-            ds.private_block(group, creator, create=True).add_new(element, kind, value)
-            ds.save_as(f)
-        _, facts, notes = check(folder, VOLUMES)
-        assert facts.bvals == tuple(map(float, BVALS)) and not facts.bvecs
-        assert 'convert it by dcm2niix for the gradient table' in notes[-1]
+STANDARD = dict(  # Row, column and normal of the pictures of a plane, patient's axes
+    axial=np.eye(3),
+    sagittal=np.array([[0, 1.0, 0], [0, 0, -1], [-1, 0, 0]]),
+    coronal=np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+)
+TILT = np.linalg.qr(np.eye(3) + 0.15 * np.random.default_rng(1).normal(size=(3, 3)))[0]
+TILT = TILT * np.sign(np.diag(TILT))  # Up to 20 degrees, and no mirror
+GE_AXES = {  # Where frequency (x), phase (y) and slice (z) lie along row, column and normal
+    ('axial', 'COL'): '-x -y +z',
+    ('axial', 'ROW'): '-y +x +z',
+    ('sagittal', 'COL'): '+x +y -z',
+    ('sagittal', 'ROW'): '+y -x -z',
+    ('coronal', 'COL'): '-x +y +z',
+    ('coronal', 'ROW'): '+y +x +z',
+}
+
+
+def ge(folder, b=BVALS, g=G, turn=OBLIQUE, phase='COL', **fields):
+    "A series with GE's private fields: b-values plus 10^9, gradients (V, 3) as the pulse plays them"
+    told = dict(Manufacturer='GE MEDICAL SYSTEMS', PatientPosition='HFS', SeriesNumber=7)
+    if phase:
+        told['InPlanePhaseEncodingDirection'] = phase
+    more = lambda z, v: told | dict(ImageComments=str(v)) | fields
+    slices(folder, VOLUMES, FIRST, STEP, turn, more=more)
+    for f in folder.iterdir():
+        ds = pydicom.dcmread(f)
+        v = int(ds.ImageComments)
+        own = ds.private_block(0x43, 'GEMS_PARM_01', create=True)
+        own.add_new(0x39, 'IS', [int(1e9 + b[v]) if b[v] else 0, 8, 0, 0])
+        own = ds.private_block(0x19, 'GEMS_ACQU_01', create=True)
+        for element, value in zip((0xBB, 0xBC, 0xBD), g[v] if b[v] else (0, 0, 0)):
+            own.add_new(element, 'DS', f'{value:.6f}')
+        ds.save_as(f)
+    return folder
+
+
+def ge_lps(name, phase, turn):
+    "What the scanner meant (V, 3) along the patient's axes, from the table above"
+    words = GE_AXES[name, phase].split()
+    along = np.stack([int(f'{w[0]}1') * G[:, 'xyz'.index(w[1])] for w in words], 1)
+    return along @ turn
+
+
+def dcm2niix(folder, out):
+    "Affine, b-values and directions along right, anterior, superior as dcm2niix writes them"
+    out.mkdir()
+    words = [shutil.which('dcm2niix'), '-b', 'n', '-f', 'o', '-o', out, folder]
+    subprocess.run(list(map(str, words)), check=True, capture_output=True)
+    affine = nib.load(out / 'o.nii').affine
+    bvecs = np.loadtxt(out / 'o.bvec').T
+    return np.loadtxt(out / 'o.bval'), world(bvecs, affine)
+
+
+@pytest.mark.parametrize('tilted', [False, True])
+@pytest.mark.parametrize(('name', 'phase'), GE_AXES)
+def test_ge_directions_of_every_plane(tmp_path, name, phase, tilted):
+    turn = STANDARD[name] @ TILT.T if tilted else STANDARD[name]
+    ge(tmp_path / 'in', turn=turn, phase=phase)
+    affine, facts, notes = check(tmp_path / 'in', VOLUMES, turn)
+    lps = ge_lps(name, phase, turn)
+    assert facts.bvals == tuple(map(float, BVALS)) and not np.any(facts.bvecs[0])
+    ras = world(facts.bvecs, affine)
+    assert np.allclose(ras[1:], lps[1:] * [-1, -1, 1], atol=1e-5) and len(notes) == 1
+    if shutil.which('dcm2niix'):
+        bvals, theirs = dcm2niix(tmp_path / 'in', tmp_path / 'out')
+        assert np.array_equal(bvals, BVALS) and np.allclose(theirs, ras, atol=1e-4)
+
+
+def test_ge_directions_that_are_not_certain_are_left_out(tmp_path):
+    far = np.linalg.qr([[1.0, 1, 0], [-1, 1, 0.1], [0, 0, 1]])[0]  # Turned by 45 degrees in plane
+    turned = np.stack([-far[:, 0], -far[:, 1], np.cross(far[:, 0], far[:, 1])])
+    public = dict(DiffusionBValue=1000.0, DiffusionGradientOrientation=[0.6, 0.8, 0.0])
+    for name, made in dict(
+        plane=lambda d: ge(d, turn=turned),
+        phase=lambda d: ge(d, turn=np.eye(3), phase=None),
+        two=lambda d: ge(d, turn=np.eye(3), b=BVALS[[1] * 5], **public),
+    ).items():
+        _, _, facts, notes = read_images(made(tmp_path / name))
+        assert len(facts.bvals) == 5 and facts.bvals[1] == 1000 and facts.bvecs == ()
+        assert 'axes not certain; convert it by dcm2niix for the gradient table' in notes[-1]
+
+
+def test_ge_gradients_shorter_than_one_are_another_shell(tmp_path):
+    short_by = np.array([1, 0.8, 0.5, 0.985, 1])[:, None]
+    ge(tmp_path / 'in', b=[0, 1000, 1000, 500, 1000], g=G * short_by, turn=np.eye(3))
+    affine, facts, notes = check(tmp_path / 'in', VOLUMES, np.eye(3))
+    assert np.allclose(facts.bvals, [0, 640, 250, 500, 1000], rtol=1e-5)
+    assert np.allclose(np.linalg.norm(facts.bvecs, axis=1), [0, 1, 1, 1, 1])
+    assert any('2 volumes' in n and 'squared length' in n for n in notes)
+    lps = ge_lps('axial', 'COL', np.eye(3))
+    assert np.allclose(world(facts.bvecs, affine)[1:], lps[1:] * [-1, -1, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize('length', [1, 1.4142])
+@pytest.mark.parametrize('turn', [OBLIQUE, STANDARD['sagittal']], ids=['oblique', 'sagittal'])
+def test_philips_directions_lie_along_the_patient(tmp_path, turn, length):
+    told = lambda z, v: dict(Manufacturer='Philips Medical Systems', ImageComments=str(v))
+    slices(tmp_path / 'in', VOLUMES, FIRST, STEP, turn, by_slice=True, more=told)
+    for f in (tmp_path / 'in').iterdir():
+        ds = pydicom.dcmread(f)
+        v = int(ds.ImageComments)
+        own = ds.private_block(0x2001, 'Philips Imaging DD 001', create=True)
+        own.add_new(0x03, 'FL', float(BVALS[v]))
+        own.add_new(0x04, 'CS', 'NOPMI'[v] if length == 1 else 'NOPMS'[v])
+        own = ds.private_block(0x2005, 'Philips MR Imaging DD 001', create=True)
+        for element, value in zip((0xB0, 0xB1, 0xB2), length * G[v] * (BVALS[v] > 0)):
+            own.add_new(element, 'FL', float(value))
+        ds.save_as(f)
+    affine, facts, notes = check(tmp_path / 'in', VOLUMES, turn)
+    assert facts.bvals == tuple(map(float, BVALS)) and not np.any(facts.bvecs[0])
+    last = 4 if length == 1 else 5  # 'I': isotropic, no direction
+    ras = world(facts.bvecs, affine)
+    assert np.allclose(ras[1:last], G[1:last] * [-1, -1, 1], atol=1e-5)
+    assert (length == 1) == ('[4]' in notes[-1]) and np.any(facts.bvecs[4]) == (length > 1)
+    if shutil.which('dcm2niix') and length > 1:
+        bvals, theirs = dcm2niix(tmp_path / 'in', tmp_path / 'out')
+        assert np.array_equal(bvals, BVALS) and np.allclose(theirs, ras, atol=1e-4)
+
+
+def test_philips_angles_without_numbers_are_no_direction(tmp_path):
+    told = dict(Manufacturer='Philips Medical Systems')
+    slices(
+        tmp_path / 'in', VOLUMES, FIRST, STEP, more=lambda z, v: told | {'ImageComments': str(v)}
+    )
+    for f in (tmp_path / 'in').iterdir():
+        ds = pydicom.dcmread(f)
+        own = ds.private_block(0x2001, 'Philips Imaging DD 001', create=True)
+        own.add_new(0x03, 'FL', float(BVALS[int(ds.ImageComments)]))
+        own.add_new(0x04, 'CS', 'NPMSO'[int(ds.ImageComments)])
+        ds.save_as(f)
+    _, facts, notes = check(tmp_path / 'in', VOLUMES)
+    assert facts.bvals == tuple(map(float, BVALS)) and not facts.bvecs
+    assert 'convert it by dcm2niix for the gradient table' in notes[-1]
+
+
+MOCO = ['DERIVED', 'PRIMARY', 'M', 'ND', 'MOCO']
+STILL = ['ORIGINAL', 'PRIMARY', 'M', 'ND']
+
+
+def test_a_motion_corrected_series_is_one_series(tmp_path):
+    "The first volume is the one onto which the others were moved"
+    kind = lambda z, v: dict(ImageType=MOCO if v else STILL, AcquisitionNumber=v + 1)
+    slices(tmp_path / 'a', VOLUMES, FIRST, STEP, more=lambda z, v: diffusion(z, v) | kind(z, v))
+    affine, facts, notes = check(tmp_path / 'a', VOLUMES)
+    check_table(facts, affine)
+    assert any('MOCO): 4 of 5 volumes' in n for n in notes)
+    same = lambda z, v: dict(ImageType=MOCO, TemporalPositionIdentifier=v + 1)
+    slices(tmp_path / 'b', VOLUMES, FIRST, STEP, more=same)
+    assert any('MOCO): 5 of 5 volumes' in n for n in check(tmp_path / 'b', VOLUMES)[2])
+
+
+def test_volumes_and_their_moved_copies_are_not_repeats(tmp_path):
+    both = lambda z, v: dict(ImageType=MOCO if v % 2 else STILL, AcquisitionNumber=1 + v // 2)
+    slices(tmp_path / 'a', VOLUMES[..., :4], FIRST, STEP, more=both)
+    assert '2 types of image' in refused(tmp_path / 'a') and 'MOCO: 12' in refused(tmp_path / 'a')
+    alike = lambda z, v: dict(ImageType=MOCO if v % 2 else STILL)
+    slices(tmp_path / 'b', VOLUMES[..., :4], FIRST, STEP, more=alike)
+    assert '2 types of image' in refused(tmp_path / 'b')
+
+
+def test_the_sidecar_says_how_the_scan_was_made(cli, tmp_path):
+    told = dict(
+        RepetitionTime=8000,
+        EchoTime=86.5,
+        FlipAngle=90,
+        InversionTime=0,
+        MagneticFieldStrength=3,
+        Manufacturer='SIEMENS',
+        ManufacturerModelName='Prisma\x07!',
+        SoftwareVersions='syngo MR E11',
+        PixelBandwidth=1502,
+        EchoNumbers=1,
+        ScanningSequence=['SE', 'EP'],
+        InstitutionName='A Hospital',
+        StationName='ROOM1',
+        OperatorsName='Smith^Jo',
+        PatientBirthDate='19700101',
+        ImageType=STILL,
+    )
+    slices(tmp_path / 'in', VOLUMES, FIRST, STEP, more=lambda z, v: told | diffusion(z, v))
+    scan = Scan.load(tmp_path / 'in')
+    got = cli('denoise', tmp_path / 'in', tmp_path / 'o.nii.gz', '--method', 'identity')
+    assert got.code == 0, got.err
+    text = (tmp_path / 'o.json').read_text()
+    for record in (scan.sidecar, read_json(tmp_path / 'o.json')):
+        assert record['RepetitionTime'] == 8 and record['EchoTime'] == 0.0865
+        assert record['FlipAngle'] == 90 and record['MagneticFieldStrength'] == 3
+        assert record['ManufacturersModelName'] == 'Prisma!'  # No control characters
+        assert record['PixelBandwidth'] == 1502 and record['EchoNumber'] == 1
+        assert record['SliceThickness'] == 3 and record['ScanningSequence'] == ['SE', 'EP']
+        assert 'InversionTime' not in record and record['ImageType'] == STILL
+    assert record['Manufacturer'] == 'SIEMENS' and record['SoftwareVersions'] == 'syngo MR E11'
+    assert not any(
+        w in text for w in ('Hospital', 'ROOM1', 'Smith', '1970', 'Doe', 'ID-007', '2020')
+    )
+
+
+def test_an_enhanced_file_says_how_it_was_made():
+    ds = enhanced(VOLUMES, FIRST, STEP, bvals=BVALS, g=G)
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    timing, echo = pydicom.Dataset(), pydicom.Dataset()
+    timing.RepetitionTime, timing.FlipAngle, echo.EffectiveEchoTime = 4000.0, 80.0, 70.0
+    shared.MRTimingAndRelatedParametersSequence = [timing]
+    shared.MREchoSequence = [echo]
+    raw = io.BytesIO()
+    ds.save_as(raw, enforce_file_format=True)
+    raw.seek(0)
+    frames = frames_of('e.dcm', read_header(raw))
+    record = record_of(frames)
+    assert (
+        record['RepetitionTime'] == 4 and record['EchoTime'] == 0.07 and record['FlipAngle'] == 80
+    )
+    frames[3].told['EchoTime'] = 71.0
+    assert 'EchoTime' not in record_of(frames)  # Not the same in every frame
 
 
 def test_trace_weighted_volumes_keep_their_place(tmp_path):

@@ -351,3 +351,45 @@ def test_a_parameter_that_is_no_value_is_refused(tmp_path, cell, said):
     with pytest.raises(MriDiffusionError, match=r'^[^\n]*$') as e:
         experiment_parameters(notebook_of(tmp_path, cell, ''))
     assert said in str(e.value)
+
+
+# ---------------------------------------------------------------- small and large units of a signal
+@pytest.mark.parametrize('scale', [1e-15, 1e-9, 1e6])
+def test_models_of_noise_know_no_unit(scale):
+    from mri_diffusion.noise.mixture import fit_residual_mixture, noise_levels
+    from mri_diffusion.noise.standardise import Standardisation, noise_curve
+
+    rng = np.random.default_rng(0)
+    x, y, _ = np.meshgrid(*[np.linspace(-1, 1, n) for n in (64, 64, 12)], indexing='ij')
+    a = 100 * (1 + np.sin(3 * x) * np.cos(2 * y)) * (x**2 + y**2 < 0.8)
+    m = np.hypot(a + 8 * rng.normal(size=a.shape), 8 * rng.normal(size=a.shape))
+    m[:4] = 0  # Blanked
+
+    def found(k):
+        fit = fit_residual_mixture((m - a) * k, a * k, n_fit=5000)
+        curve = noise_curve(m * k)
+        one = Standardisation('curve', curve=curve, span=(0, m.max() * k))
+        states = one.states(m * k)
+        parts = fit.weights, fit.sigmas / k, fit.means / k, fit.std() / k
+        likely = fit.log_likelihood + np.log(k), fit.bic / 5000 - 2 * np.log(k)
+        levels = noise_levels((m - a) * k) / k
+        return fit.kinds, [*parts, *likely, curve[0] / k**2, curve[1] / k, curve[2], levels, states,
+                           one.image(states) / k]  # fmt: skip
+
+    kinds, values = found(1.0)
+    kinds_too, scaled = found(scale)
+    assert kinds == kinds_too and abs(values[1][0] / 8 - 1) < 0.02 and 'rician' in kinds
+    for one, other in zip(values, scaled):
+        assert np.allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
+
+
+def test_a_signed_curve_has_a_floor_of_its_own():
+    from mri_diffusion.noise.standardise import Standardisation
+
+    small, large = (
+        Standardisation('curve', curve=(0.0, 1.0 * k, 0.0), span=(-200.0 * k, 0.0))
+        for k in (1e-9, 1)
+    )
+    z = np.linspace(-3, 3, 7)
+    assert np.allclose(small.image(z) * 1e9, large.image(z), rtol=1e-4)
+    assert np.isfinite(large.image(z)).all() and large.image(z).std() > 0

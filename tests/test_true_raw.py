@@ -334,3 +334,31 @@ def test_odd_attributes_do_no_harm(tmp_path):
     assert not load_raw(path).notes
     bare = write_kspace(tmp_path / 'b.h5', torch.from_numpy(K))
     assert 'no field of view' in load_raw(bare).notes[0]
+
+
+def test_a_centre_of_zero_means_that_it_was_not_said(fast, cli, tmp_path):
+    k = oversampled(picture(48, 32)).numpy()
+    said = load_ismrmrd(write_ismrmrd(tmp_path / 'said.h5', lines(k)))
+    raw = load_ismrmrd(write_ismrmrd(tmp_path / 'a.h5', lines(k, centre=0)))
+    assert np.array_equal(raw.images().data, said.images().data)
+    assert not [n for n in said.notes if 'center_sample' in n]
+    assert 'the echo is taken at sample 48 of 96' in ' '.join(raw.notes)
+    got = cli('denoise', tmp_path / 'a.h5', tmp_path / 'o.nii.gz', '--method', 'identity')
+    assert got.code == 0 and 'center_sample is 0 in every readout' in got.err
+
+
+def test_a_readout_that_begins_at_its_echo_is_partial(tmp_path):
+    k = oversampled(picture(48, 32)).numpy()
+    xml = WIDE.replace('<x>96</x>', '<x>48</x>', 1)
+    for name, cut in dict(half=k[:, :, 48:], quarter=k[:, :, 24:72][:, :, 12:]).items():
+        n = cut.shape[2]
+        path = write_ismrmrd(
+            tmp_path / f'{name}.h5',
+            lines(cut, centre=0),
+            xml.replace('<x>48</x>', f'<x>{n}</x>', 1),
+        )
+        with pytest.raises(InputError, match='partial readout'):
+            load_ismrmrd(path)
+    mixed = [*lines(k, centre=0)[1:], *lines(k, centre=7)[:1]]
+    with pytest.raises(InputError, match='its echo is at sample 0 of 96'):
+        load_ismrmrd(write_ismrmrd(tmp_path / 'mixed.h5', mixed))

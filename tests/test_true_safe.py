@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import json
 import math
 import pickle
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dicom_files
 import nibabel as nib
 import numpy as np
 import pytest
@@ -207,6 +209,53 @@ def test_the_limit_can_be_set(tmp_path, monkeypatch):
             read_nifti(path)
     monkeypatch.setenv('MRI_DIFFUSION_MAX_GB', '1')
     assert read_nifti(path)[0].shape == (12, 12, 12)
+
+
+def test_a_picture_promises_no_more_than_it_holds(tmp_path, monkeypatch):
+    "PNG and DICOM: one limit and one message, and nothing unpacked before"
+    import tracemalloc
+
+    from PIL import Image
+
+    from mri_diffusion.scans.dicom import read_images
+
+    (tmp_path / 'png').mkdir()
+    grey = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64)
+    for k in range(4):
+        Image.fromarray(grey).save(tmp_path / 'png' / f'{k}.png')
+    assert read_images(tmp_path / 'png')[0].shape == (64, 48, 4)
+    monkeypatch.setenv('MRI_DIFFUSION_MAX_GB', '0.00004')  # 40 kB, one picture but not four
+    assert read_images(tmp_path / 'png' / '0.png')[0].shape == (64, 48, 1)
+    with pytest.raises(InputError, match=r'png: does not fit in memory, the size of its 4 images'):
+        read_images(tmp_path / 'png')
+    dicom_files.slices(tmp_path / 'dcm', np.ones((64, 48, 4, 1)), np.zeros(3))
+    with pytest.raises(
+        InputError, match=r'dcm: does not fit in memory, the stack of 4 slices of 64 x 48'
+    ):
+        read_images(tmp_path / 'dcm')
+    monkeypatch.delenv('MRI_DIFFUSION_MAX_GB')
+    assert read_images(tmp_path / 'dcm')[0].shape == (64, 48, 4)
+    raw = bytearray((tmp_path / 'png' / '0.png').read_bytes())
+    raw[16:24] = 2 * (6000).to_bytes(4, 'big')
+    (tmp_path / 'png' / '0.png').write_bytes(raw)
+    tracemalloc.start()
+    with pytest.raises(
+        InputError, match='0.png: truncated, the size 6000 x 6000 promises 72000000'
+    ):
+        read_images(tmp_path / 'png')
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+
+
+def test_a_large_picture_is_no_bomb(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from mri_diffusion.scans.dicom import read_images
+
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / 'a.png')
+    assert read_images(tmp_path / 'a.png')[0].shape == (64, 64, 1)
+    assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 @pytest.mark.parametrize('value', [0, np.nan, np.inf, -np.inf])
@@ -500,8 +549,14 @@ def test_any_bytes_as_a_record_or_a_table(tmp_path_factory, raw):
 
     path = tmp_path_factory.getbasetemp() / 'any.txt'
     path.write_bytes(raw)
-    for read in (read_json, load_bvals, load_bvecs):
-        one_line(read, path)
+    record, bvals, bvecs = (one_line(read, path) for read in (read_json, load_bvals, load_bvecs))
+    try:
+        written = json.loads(raw)
+    except (ValueError, RecursionError):
+        written = None
+    assert record is None or repr(record) == repr(written)
+    assert bvals is None or (bvals.ndim == 1 and np.isfinite(bvals).all() and bvals.min() >= 0)
+    assert bvecs is None or (bvecs.shape[1:] == (3,) and np.isfinite(bvecs).all())
 
 
 @FIXED
@@ -525,8 +580,6 @@ def test_any_setting(data):
     value=VALUES,
 )
 def test_any_model_record(made, tmp_path_factory, field, value):
-    import json
-
     from mri_diffusion.app.model_folder import read_model
 
     folder = tmp_path_factory.getbasetemp() / 'any-model'
@@ -534,7 +587,10 @@ def test_any_model_record(made, tmp_path_factory, field, value):
         shutil.copytree(made / 'model', folder)
     record = json.loads((made / 'model/config.json').read_text())
     (folder / 'config.json').write_text(json.dumps({**record, field: value}))
-    one_line(read_model, folder)
+    found = one_line(read_model, folder)
+    assert found is None or found[0][field] == value
+    checked = 'format method config learned sha256'.split()
+    assert found is None or field not in checked or value == record[field]
 
 
 @FIXED

@@ -7,14 +7,14 @@ import pytest
 
 from mri_diffusion.app.batch import _group_of, _groups_of
 from mri_diffusion.core import InputError
-from mri_diffusion.judge.tensors import dipy_tensor
+from mri_diffusion.judge.tensors import dipy_tensor, tensor_fit
 from mri_diffusion.methods.classical import nlmeans
 from mri_diffusion.methods.ddm2_stage1 import neighbour_table, table_notes
 from mri_diffusion.methods.scan_protocol import check_protocol
 from mri_diffusion.methods.selfsup import repeat_groups
 from mri_diffusion.noise.correlation import noise_kernel
 from mri_diffusion.noise.sigma import estimate_sigma, repeats_of
-from mri_diffusion.phantoms.heads import make_directions
+from mri_diffusion.phantoms.heads import make_directions, tensor_maps
 from mri_diffusion.scans import nifti
 from mri_diffusion.scans.bids import ScanFile
 from mri_diffusion.scans.nifti import Scan, load_bvals, load_bvecs
@@ -339,3 +339,49 @@ def test_names_stay_where_they_were():
     from mri_diffusion.scans.patches import shell_labels as the_same
 
     assert the_same is shell_labels
+
+
+# Volumes without a direction in a tensor fit
+
+
+def fibre_series(extra=2, seed=0):
+    "A series of 12 directions and one b0 of a bundle (FA 0.7), then trace-weighted volumes"
+    g = np.vstack([O, make_directions(12, 1), np.zeros((extra, 3))])
+    b = np.r_[0, np.full(12, 1000.0), 1000.0, np.full(extra - 1, 500.0)]
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in (12, 12, 6)], indexing='ij')
+    s0 = np.where((x / 0.8) ** 2 + (y / 0.85) ** 2 + (z / 1.1) ** 2 < 1, 700.0, 0)
+    d = np.diag([1.6e-3, 0.4e-3, 0.4e-3])
+    clean = s0[..., None] * np.exp(-b * np.einsum('vi,ij,vj->v', g, d, g))
+    clean[..., 13:] = s0[..., None] * np.exp(-b[13:] * 0.8e-3)  # The mean over all directions
+    return clean.astype(np.float32), b, g, s0 > 0
+
+
+def test_a_tensor_is_fitted_without_the_trace_weighted_volumes(cli, tmp_path):
+    clean, b, g, inside = fibre_series()
+    maps = tensor_fit(clean, b, g, inside)
+    short = tensor_fit(clean[..., :13], b[:13], g[:13], inside)
+    assert all(np.array_equal(maps[k], short[k]) for k in maps)
+    spread = np.sqrt(1.5 * ((np.array([1.6, 0.4, 0.4]) - 0.8) ** 2).sum() / (1.6**2 + 0.32))
+    assert np.allclose(maps['FA'][inside], spread, rtol=2e-3)
+    assert np.allclose(maps['MD'][inside], 0.8e-3, rtol=2e-3)
+    truth = put(tmp_path, 'clean', clean, b, g)
+    put(tmp_path, 'noisy', clean * 1.01 + 1, b, g)
+    got = cli(
+        'evaluate', tmp_path / 'noisy.nii.gz', '--clean', truth, '--json', tmp_path / 'e.json'
+    )
+    assert got.code == 0 and '2 volumes without direction' in got.out
+    found = json.loads((tmp_path / 'e.json').read_text())
+    assert found['tensor_left_out'] == 2 and found['tensor']['denoised']['FA'] < 0.05
+    assert 'left out of a tensor fit' in ' '.join(Scan.load(truth).notes)
+    head = tensor_maps(Scan.from_array(clean, bvals=b, bvecs=g, mask=inside))
+    assert np.allclose(head['fa'][inside], spread, rtol=2e-3)
+
+
+def test_fewer_than_six_directions_are_refused_as_before():
+    clean, b, g, _ = fibre_series()
+    g[6:13] = 0
+    with pytest.raises(InputError, match=r'tensor: volume 6 \(b = 1000\) and 8 more have no dir'):
+        tensor_fit(clean, b, g)
+    g[6] = g[5]  # Six volumes, five directions
+    with pytest.raises(InputError, match='7 more have no direction'):
+        tensor_fit(clean, b, g)

@@ -298,7 +298,12 @@ def test_processes_that_train_together_share_the_folder(tmp_path, monkeypatch):
     with locked(tmp_path):
         monkeypatch.setenv('RANK', '1')
         with locked(tmp_path):
+            assert (tmp_path / LOCK).exists()  # That of the first process
+        assert (tmp_path / LOCK).exists()  # The second has not taken it away
+        monkeypatch.setenv('RANK', '0')
+        with pytest.raises(InputError, match='is working in it'), locked(tmp_path):
             pass
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_help_says_that_a_notebook_is_code(cli):

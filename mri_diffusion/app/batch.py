@@ -22,6 +22,7 @@ from pathlib import Path
 from .denoiser import check_dims
 from .experiments import Interrupted, check_cluster, run_all
 from .jobs import denoise_scan, is_quiet, train_method
+from .noise_checks import read_noise_scan
 from .result import BIAS_FIELD, without_field
 from ..checks import check_seed
 from mri_diffusion.core import (
@@ -435,10 +436,17 @@ def _scan_jobs(
         where = s.path.parent.relative_to(bids)
         target = out / where / bids_name(s.path)
         files = dict(path=s.path, out=target, bval=s.bval, bvec=s.bvec)
-        arguments = dict(**files, method=method, model=f, force=True, **options)
+        noise = _noise_of(s, get_method(method), options)
+        arguments = dict(**files, method=method, model=f, force=True, **options, **noise)
         record = str(out / '.batch' / f'{_record_name(where, stem(target))}.json')
-        made.append(_BatchJob(denoise, arguments, str(target), record, settings))
+        made.append(_BatchJob(denoise, arguments, str(target), record, settings | noise))
     return made
+
+
+def _noise_of(scan, method, options):
+    "The noise scan beside a scan, where its noise level is used; {} if there is none"
+    wanted = method.uses_noise or {'noise-map', 'report'} & set(options.get('also') or ())
+    return dict(noise_scan=str(scan.noise)) if scan.noise and wanted else {}
 
 
 def _record_name(where, name):
@@ -511,6 +519,7 @@ def batch_denoise(
     path: Path | str,  # Noisy scan
     out: Path | str,  # Denoised scan to write
     also: Sequence[str] = (),  # Of residual, noise-map, std, report
+    noise_scan: Path | str | None = None,  # Scan without excitation; left aside if it does not fit
     **options: object,  # For `denoise_scan`
 ) -> object:  # Result
     "`denoise_scan` with companions named as BIDS does"
@@ -521,7 +530,21 @@ def batch_denoise(
         'report': f'{stem(out)}.html',
     }
     maps = {k.replace('-', '_'): Path(out).parent / names[k] for k in also}
-    return denoise_scan(path, out, **options, **maps)
+    return denoise_scan(path, out, **options, **maps, **_fitting(noise_scan, path, options))
+
+# %% ../../nbs/app/62_batch.ipynb #9e1a0071
+def _fitting(noise_scan, path, options):
+    "A noise scan of the same grid that shows noise alone; else a note why it is not used"
+    if noise_scan is None:
+        return {}
+    config = make_config(
+        get_method(options['method']), options['preset'] or 'laptop', **options['settings']
+    )
+    try:
+        read_noise_scan(noise_scan, Scan.load(path), config.get('n_coils') or 1)
+    except InputError as e:
+        return dict(notes=[f'the noise scan of its name is not used: {e}'])
+    return dict(noise_scan=noise_scan)
 
 
 def _noise_name(path):

@@ -298,7 +298,7 @@ def _simulate(
 
 # %% ../../nbs/app/62_cli.ipynb #7fb87bf1
 _HOW = 'Estimator: auto, piesno, mppca, repeats, object, wavelet, background or noise_scan.'
-_COILS = 'Coils of a sum-of-squares image; without it read from the air.'
+_COILS = 'Coils of a sum-of-squares image; without it read from the background.'
 
 
 @_command('noise')
@@ -401,6 +401,7 @@ def _denoise(
     mask: _file('--mask', _WHERE) = None,
     sigma: _Sigma = None,
     noise_scan: _NoiseScan = None,
+    coils: _opt(int | None, '--coils', 'Coils of a sum-of-squares --noise-scan.') = None,
     preset: _Preset = None,
     bias_field: _BiasField = 'keep',
     residual: _file('--residual', 'Also write noisy - denoised.') = None,
@@ -420,7 +421,7 @@ def _denoise(
     start = time.perf_counter()
     scan, maps = (bval, bvec, mask, sigma), (residual, noise_map, std, report, report_notebook)
     choices = {k: v.split(',') for k, v in _pairs(choose, '--choose').items()}
-    how = seed, device, _pairs(set, '--set'), force, bias_field, choices, noise_scan
+    how = seed, device, _pairs(set, '--set'), force, bias_field, choices, noise_scan, coils
     result = denoise_scan(path, out, method, model, *scan, preset, *maps, *how)
     seconds = time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))

@@ -116,7 +116,10 @@ def _load_input(
     from mri_diffusion.scans.nifti import Scan, load_mask
 
     if not str(path).lower().endswith('.h5'):
-        return Scan.load(path, bval, bvec, mask)
+        tables = _with_inherited(path, bval, bvec)
+        scan = Scan.load(path, *tables, mask)
+        scan.notes += _inherited_notes(path, tables)
+        return scan
     from mri_diffusion.scans.raw import load_raw
 
     scan = load_raw(path)
@@ -125,12 +128,29 @@ def _load_input(
     return scan
 
 # %% ../../nbs/app/62_jobs.ipynb #62000012
-def _load_described(path, bval, bvec, mask):
+def _with_inherited(path, bval=None, bvec=None):
+    "b-values and directions that are given, else those that a BIDS folder lets the scan inherit"
+    from mri_diffusion.scans.derivatives import inherited_tables
+
+    found = inherited_tables(path)
+    return bval or found[0], bvec or found[1]
+
+
+def _inherited_notes(path, tables):
+    "One note that names the tables of `tables` that the scan inherits"
+    from mri_diffusion.scans.derivatives import inherited_tables
+
+    used = [p.name for p, t in zip(inherited_tables(path), tables) if p and Path(t) == p]
+    return [f'{path}: gradient table inherited from {", ".join(used)} (BIDS)'] * bool(used)
+
+
+def _load_described(path, bval, bvec, mask, notes=()):
     "The same with all that its sidecars say, those of a BIDS folder included"
     from mri_diffusion.scans.derivatives import sidecar_of
 
     scan = _load_input(path, bval, bvec, mask)
-    scan.sidecar = sidecar_of(path, scan.notes)
+    scan.notes += notes
+    scan.sidecar = scan.sidecar | sidecar_of(path, scan.notes)
     return scan
 
 
@@ -474,6 +494,9 @@ def denoise_scan(
     # Setting, or 'level' -> candidates; that of least unbiased risk is taken
     choices: dict | None = None,
     noise_scan: Path | str | None = None,  # Scan of noise alone: the source of sigma
+    # Coils of a noise scan that is a sum of squares; None: those of the method's settings
+    coils: int | None = None,
+    notes: Sequence[str] = (),  # What else is to be said of the scan
 ) -> 'Result':
     "Denoise a scan on disk; what this very request has made before is used"
     from mri_diffusion.app.request import read_request
@@ -481,16 +504,19 @@ def denoise_scan(
     named = dict(out=out, residual=residual, noise_map=noise_map, std=std, report=report)
     outputs = {k: Path(p) for k, p in named.items() if p is not None}
     maps = [p for p in (residual, noise_map, std) if p is not None]
-    level = _one_level(sigma, noise_scan)
+    level = _one_level(sigma, noise_scan, coils)
+    bval, bvec = _with_inherited(path, bval, bvec)
     inputs = [path, bval, bvec, mask, level if _is_path(level) else None]
     records = [f for p in (out, *maps) for f in _files_of(p, ['.json'])]
     kept = None if force else read_request(_files_of(out, ['.json'])[1], outputs)
     wanted = [*records, report] if kept is None else []
     _check_files(wanted, inputs, [out, *maps], force, out)
     _check_report(report, report_notebook)
-    scan = _load_described(path, bval, bvec, mask)
+    scan = _load_described(path, bval, bvec, mask, notes)
     denoiser = _open_denoiser(method, model, preset, seed, device, settings)
-    given = dict(bias_field=bias_field, choose=choices, noise_scan=noise_scan is not None)
+    coils = coils or denoiser.config.get('n_coils') or 1
+    told = dict(noise_coils=coils) if noise_scan is not None and coils > 1 else {}
+    given = dict(bias_field=bias_field, choose=choices, noise_scan=noise_scan is not None, **told)
     asked = dict(files=inputs, sigma=level, model=model, **given)
     if kept is not None:
         return _done_before(kept, denoiser, scan, asked, outputs)
@@ -498,7 +524,7 @@ def denoise_scan(
         _check_files([f for p in (out, *maps) for f in _files_of(p)[2:]], inputs, force=force)
     result = denoiser.denoise(
         scan,
-        sigma if noise_scan is None else _noise_scan_level(noise_scan, scan),
+        sigma if noise_scan is None else _noise_scan_level(noise_scan, scan, coils),
         model=model or _model_beside(out, denoiser.method),
         reuse=model is not None,
         force=force and not model,
@@ -515,20 +541,27 @@ def denoise_scan(
     return _note_done(denoiser, asked, outputs, result)
 
 # %% ../../nbs/app/62_jobs.ipynb #a947c46f
-def _one_level(sigma, noise_scan):
+def _one_level(sigma, noise_scan, coils=None):
     "The noise level that is given, or the file that shows it; not both"
+    from mri_diffusion.checks import check_number
     from mri_diffusion.core import InputError
 
+    if coils is not None:
+        check_number('--coils', coils, 1, 1024)
+    if coils is not None and noise_scan is None:
+        raise InputError('--coils: tells how to read a --noise-scan; give that too')
     if sigma is not None and noise_scan is not None:
         raise InputError('--sigma and --noise-scan both give the noise level; give one of them')
     return sigma if noise_scan is None else str(noise_scan)
 
 
-def _noise_scan_level(path, scan):
+def _noise_scan_level(path, scan, coils):
     "The map of a noise scan; where it comes from is added to the notes of the scan"
     from mri_diffusion.app.noise_checks import read_noise_scan
 
-    found = read_noise_scan(path, scan)
+    found = read_noise_scan(path, scan, coils)
+    if coils > 1:
+        found.notes.append(f'the noise scan is read as a sum of squares of {coils} coils')
     scan.notes = [*scan.notes, *found.notes]
     return found.sigma
 
@@ -652,6 +685,7 @@ def evaluate_scan(
         found |= evaluate(scan.data, truth, before, scan.mask)
         if scan.data.ndim == 4 and scan.bvals is not None and scan.bvecs is not None:
             found['tensor'] = _tensor_errors(scan, truth, before)
+            found |= _without_direction(scan)
     if repeats is not None:
         found |= _scores_by_repeats(scan, denoised, before, repeats)
     if before is not None:
@@ -693,6 +727,14 @@ def _tensor_errors(scan, truth, noisy):
         return {k: map_errors(fit(v), true, mask) for k, v in series.items() if v is not None}
     except InputError as e:
         return dict(none=str(e))
+
+
+def _without_direction(scan):
+    "How many volumes a tensor was not fitted to, {} if none"
+    import numpy as np
+
+    none = ~scan.is_b0 & ~np.any(scan.bvecs, axis=1)
+    return dict(tensor_left_out=int(none.sum())) if none.any() else {}
 
 
 def _residual(scan, noisy, inside):

@@ -33,7 +33,9 @@ def noise_text(
     ]
     for axis, lags in (found['correlation'] or {}).items():
         rows.append((f'correlation {axis}', '  '.join(f'{v:+.2f}' for v in lags)))
-    rows.append(('correlation', f'of lags 1, 2, ... voxels, from {found["correlation_from"]}'))
+    source = found['correlation_from']
+    source = 'the background' if source == 'air' else source
+    rows.append(('correlation', f'of lags 1, 2, ... voxels, from {source}'))
     rows += [('note', n) for n in found['notes']]
     rows += [('warning', w) for w in _together(found['warnings'])]
     return '\n'.join(f'{k:14}{v}' for k, v in rows)
@@ -57,7 +59,7 @@ def _distribution_text(found):
     if found['coils_in_air'] or found['distribution'] == 'gaussian':
         return found['distribution'] + coils
     ask = '' if several else '; for a sum of squares of coils give --coils'
-    return f'{found["distribution"]}{coils} (assumed: no air to tell it by{ask})'
+    return f'{found["distribution"]}{coils} (assumed: no background to tell it by{ask})'
 
 
 def _together(warnings):
@@ -104,7 +106,7 @@ def evaluation_text(
         rows.append(f'data range {found["data_range"]:.4g} (largest {of} {where})')
     if 'psnr' in found:
         rows += _score_rows(found)
-    rows += _tensor_text(found.get('tensor', {}))
+    rows += _tensor_text(found.get('tensor', {}), found.get('tensor_left_out', 0))
     if 'psnr_repeats' in found:
         rows += _repeats_text(found)
     if 'residual' in found:
@@ -136,14 +138,15 @@ def _score_rows(found):
     return [*rows, f'({SSIM_BORDER})']
 
 # %% ../../nbs/app/62_texts.ipynb #6210000a
-def _tensor_text(tensor):
+def _tensor_text(tensor, left_out=0):
     "Errors of FA and MD as lines"
     if 'none' in tensor:
         return [f'no tensor maps: {tensor["none"]}']
     if not tensor:
         return []
     say = lambda of: ', '.join(f'{k} {of(t)}' for k, t in tensor.items())
-    return [
+    none = f'{left_out} volumes without direction (trace-weighted?) left out of the tensor fit'
+    return [none] * bool(left_out) + [
         'FA error where the true FA is above 0.2 (mean size, bias): '
         + say(lambda t: f'{t["FA"]:.4f}, {t["FA_bias"]:+.4f}'),
         'MD error (mean size, 1e-3 mm2/s): ' + say(lambda t: f'{1e3 * t["MD"]:.4f}'),

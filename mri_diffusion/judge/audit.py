@@ -152,7 +152,7 @@ TITLES = dict(  # name -> what is measured, in a few words
 def _sentence(name, value, ok, place):
     "Plain words for one number"
     if not np.isfinite(value):
-        where = ' of air that were denoised' if name == 'floor' else ''
+        where = ' of the background that were denoised' if name == 'floor' else ''
         return f'Not judged: too few voxels{where}.'
     done = 'changed' if place is None else 'added' if place[1] < 0 else 'taken away'
     return SAY[name][0 if ok else 1].format(

@@ -69,7 +69,7 @@ def residual_table(
 _EXPECTED = dict(
     std='1 if exactly the noise was removed. Below 1: noise is left. Above 1: part of the image '
     'was removed too. Where the signal is weaker than about 2 sigma, less than 1 is right '
-    '(0.66 in air). Noise left and detail lost can cancel, so 1 alone proves nothing.',
+    '(0.66 in the background). Noise left and detail lost can cancel, so 1 alone proves nothing.',
     mean='0 if noise was only averaged. Above 0: the image became darker, as it should where the '
     'Rician floor is subtracted. Below 0: it became brighter.',
     signal_correlation='0 if what was removed knows nothing of the anatomy. Above 0: bright '

@@ -17,7 +17,7 @@ from scipy.ndimage import binary_dilation
 from ..core import InputError
 from .scores import psnr
 from ..methods.classical import blur, floor
-from ..scans.tables import check_directions, is_b0
+from ..scans.tables import is_b0, with_direction
 from ..viz import draw, get_slice
 
 # %% ../../nbs/judge/51_tensors.ipynb #02116aaa
@@ -30,7 +30,7 @@ def direction_matrix(
 
 # %% ../../nbs/judge/51_tensors.ipynb #cf1eb4b5
 def _check_table(series, bvals, bvecs, mask):
-    "Refuse a series whose gradient table or mask does not fit it, or does not fix a tensor"
+    "Volumes to fit (V,) bool; refused if table or mask do not fit, or do not fix a tensor"
     fits = series.ndim == 4 and bvals.shape == series.shape[3:] and bvecs.shape == (len(bvals), 3)
     if not fits:
         raise InputError(
@@ -41,14 +41,16 @@ def _check_table(series, bvals, bvecs, mask):
         raise InputError('tensor: the series has NaN or Inf voxels; replace them first')
     if mask is not None and (np.shape(mask) != series.shape[:3] or not np.any(mask)):
         raise InputError(f'tensor: the mask is empty or does not fit the volume {series.shape[:3]}')
-    check_directions('tensor', bvals, bvecs)
-    design = np.c_[bvals[:, None] / max(bvals.max(), 1) * direction_matrix(bvecs), 0 * bvals + 1]
+    keep = with_direction('tensor', bvals, bvecs)
+    b, g = bvals[keep], bvecs[keep]
+    design = np.c_[b[:, None] / max(b.max(), 1) * direction_matrix(g), 0 * b + 1]
     rank = np.linalg.matrix_rank(design, tol=1e-3)
     if rank != 7:
         raise InputError(
             f'tensor: the gradient table fixes {rank} of 7 unknowns; at least six different '
             f'directions and a b0 are needed'
         )
+    return keep
 
 
 def dipy_tensor(
@@ -66,7 +68,8 @@ def dipy_tensor(
     if bvals is None or bvecs is None:
         raise InputError('tensor: the series has no gradient table; give its .bval and .bvec')
     series, bvals, bvecs = np.asarray(series), np.asarray(bvals, float), np.asarray(bvecs, float)
-    _check_table(series, bvals, bvecs, mask)
+    keep = _check_table(series, bvals, bvecs, mask)  # Trace-weighted volumes are left out
+    series, bvals, bvecs = series[..., keep], bvals[keep], bvecs[keep]
     weakest = max(50, bvals[is_b0(bvals)].max(initial=0))
     model = TensorModel(gradient_table(bvals, bvecs=bvecs, b0_threshold=weakest), fit_method='WLS')
     mask = None if mask is None else np.asarray(mask) > 0

@@ -130,10 +130,11 @@ def check_correlation(
         note = f'the correlation of the noise cannot be seen ({e}); taken as white'
         return config['side'] or 1, None, [note]
     kernel, voxels = np.asarray(kernel), np.prod(np.shape(data)[:3])
+    source = 'background' if source == 'air' else source
     if source == 'flat patches' and voxels < _ENOUGH and not config['side']:
         note = (
-            f'an image of {voxels} voxels without air does not show the correlation of its noise; '
-            f'taken as white'
+            f'an image of {voxels} voxels without background does not show the correlation of its '
+            f'noise; taken as white'
         )
         return 1, None, [note]
     shared = predictable_from(kernel, 1)
@@ -179,7 +180,7 @@ def _additive_level(
     "Level of additive noise: of the bare background, else from differences of neighbours"
     level = _background_level(data, mask)
     if level is not None:
-        return level, 'air'
+        return level, 'the background'
     if not diagonal_gain(kernel) > 0.15:
         raise InputError(
             f'{name}: noise so smooth has no level that can be measured inside the object; give '

@@ -129,7 +129,7 @@ def clean_target(
         error = (predicted - batch['clean']).square()
         if not signal_weight:
             return error.mean()
-        w = 1 + signal_weight * batch['clean']
+        w = 1 + signal_weight * batch['clean'].abs()
         return (w * error).sum() / w.sum()
 
     return objective
@@ -162,17 +162,19 @@ def supervised_denoiser(
 # %% ../../nbs/methods/41_supervised.ipynb #d6156428
 def volume_scaling(
     volume: np.ndarray,  # (X, Y, Z), noisy or clean
+    signed: bool = False,  # Of a real channel the size counts, of either sign
 ) -> Scaling:  # Division by the scale
     "Scaling to order one: by the 99.9th percentile after a Gaussian blur of 1.5 voxels"
     from scipy.ndimage import gaussian_filter
 
     blurred = gaussian_filter(np.asarray(volume, np.float32), 1.5)
-    return fit_scaling(blurred, np.asarray(volume) != 0)
+    return fit_scaling(abs(blurred) if signed else blurred, np.asarray(volume) != 0)
 
 # %% ../../nbs/methods/41_supervised.ipynb #97949371
 def _training_volumes(
     noisy,  # List of arrays (X, Y, Z[, V]), or None where only clean scans are given
     clean,  # List of arrays of the same shapes
+    signed=False,  # Real channels, not magnitudes
     # (list of dicts of scaled volumes, list of weights of patch centres (background counts a
     # fifth), noise std of the pairs or None, their local noise levels)
 ):
@@ -186,7 +188,7 @@ def _training_volumes(
             )
         c, pair = (a if a.ndim == 4 else a[..., None] for a in (np.asarray(c), pair))
         for v in range(c.shape[3]):
-            mask, scaling = auto_mask(c[..., v]), volume_scaling(pair[..., v])
+            mask, scaling = auto_mask(c[..., v]), volume_scaling(pair[..., v], signed)
             one = dict(clean=scaling.apply(c[..., v]))
             if noisy is not None:
                 one['noisy'] = scaling.apply(pair[..., v])
@@ -224,14 +226,15 @@ def schedule_of(
 
 
 def _corruption_of(config, learned, schedule):
-    "The corruption of patches that the settings ask for"
+    "The corruption of patches that the settings ask for; of signed data it is Gaussian"
+    signed = learned.get('signed', False)
     return Corruption(
         schedule,
         learned['low'],
         min(learned['high'], float(schedule.sigmas[-1])),
-        config['kinds'],
+        ('gaussian',) if signed else config['kinds'],
         correlation=config['correlation'],
-        acquisition=config['acquisition'],
+        acquisition=0.0 if signed else config['acquisition'],
         own=config['own'] if learned['own_sigma'] else 0.0,
         own_sigma=learned['own_sigma'],
         gain=config['gain'],
@@ -278,8 +281,9 @@ def fit_supervised(
             f'{kind}: learns from pairs; give the clean scans too (--clean), or make pairs with '
             f'`mri-diffusion simulate`'
         )
-    volumes, masks, own_sigma, levels = _training_volumes(noisy, clean)
-    learned = _learned(kind, config, own_sigma, levels)
+    signed = any(is_signed(np.asarray(a)) for a in (noisy or clean))
+    volumes, masks, own_sigma, levels = _training_volumes(noisy, clean, signed)
+    learned = _learned(kind, config, own_sigma, levels) | ({'signed': True} if signed else {})
     schedule = schedule_of(learned)
     corruption = _corruption_of(config, learned, schedule)
     net = _network_of(kind, config['size'], seed)
@@ -322,6 +326,14 @@ def _strange_levels(levels, learned):
     ]
 
 
+def _other_kind(magnitude, learned):
+    "Note on a network that was trained on the other kind of numbers"
+    of, seen = ('signed data', 'a magnitude') if magnitude else ('magnitudes', 'signed')
+    wrong = magnitude == learned.get('signed', False)
+    train = 'its values near zero are wrong; train it on scans of the same kind'
+    return [f'the network was trained on {of}, and this scan is {seen}: {train}'] * wrong
+
+
 def _predictor(net, kind, schedule, level, config, magnitude, device):
     "Denoiser of the windows of one volume"
     steps = config['inference_steps'] if kind == 'diffusion' else 1
@@ -346,7 +358,7 @@ def denoise_supervised(
     series = data if data.ndim == 4 else data[..., None]
     kind, schedule = learned['kind'], schedule_of(learned)
     n, magnitude = series.shape[3], not is_signed(data)
-    scalings = [volume_scaling(series[..., v]) for v in range(n)]
+    scalings = [volume_scaling(series[..., v], not magnitude) for v in range(n)]
     levels, sigmas = [None] * n, _sigma_per_volume(sigma, n)
     if sigmas is not None:
         levels = [float(s / scaling.scale) for s, scaling in zip(sigmas, scalings)]
@@ -363,7 +375,8 @@ def denoise_supervised(
     )
     out = np.stack([s.undo(out[..., v]) for v, s in enumerate(scalings)], -1).astype(np.float32)
     denoised = out if data.ndim == 4 else out[..., 0]
-    return dict(denoised=denoised, notes=_strange_levels(levels, learned))
+    notes = _other_kind(magnitude, learned) + _strange_levels(levels, learned)
+    return dict(denoised=denoised, notes=notes)
 
 # %% ../../nbs/methods/41_supervised.ipynb #a9e92b64
 _COMMON = dict(

@@ -205,7 +205,7 @@ def homodyne(
     ramp = _along((1 + d / half).clamp(0, 2), kspace.ndim, axis)
     low = _along(centre, kspace.ndim, axis)
     phase = ifft2c(kspace * low)
-    return (ifft2c(kspace * ramp) * (phase / phase.abs().clamp_min(1e-12)).conj()).real
+    return (ifft2c(kspace * ramp) * (phase / phase.abs().clamp_min(1e-30)).conj()).real
 
 # %% ../../nbs/noise/11_kspace.ipynb #74e0bc29
 def bias_field(

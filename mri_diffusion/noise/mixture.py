@@ -7,13 +7,14 @@ __all__ = ['ResidualMixture', 'fit_residual_mixture', 'noise_levels']
 
 # %% ../../nbs/noise/12_mixture.ipynb #7493ce14
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy import special, stats
 
 from ..core import InputError, OneLine, generator
+from ..scans.kind import magnitude_of
 
 # %% ../../nbs/noise/12_mixture.ipynb #7a3705e7
 @dataclass(repr=False)
@@ -154,7 +155,8 @@ def fit_residual_mixture(
     if signal is not None:
         a = np.maximum(np.broadcast_to(np.asarray(signal, float), inside.shape)[inside], 0)
     pick = torch.randperm(r.size, generator=generator(seed))[:n_fit].numpy()
-    r, a = r[pick], a[pick]
+    unit = float(magnitude_of(r))  # A power of two; what is small is small beside it
+    r, a = r[pick] / unit, a[pick] / unit
     firsts = [['gaussian']] + ([['rician']] if signal is not None else [])
     tries = [
         first + ['gaussian'] * k + tail
@@ -162,7 +164,14 @@ def fit_residual_mixture(
         for k in range(max_gaussians)
         for tail in ([], ['outlier'])
     ]
-    return min((_em(r, a, kinds) for kinds in tries), key=lambda f: f.bic)
+    return _in_units(min((_em(r, a, kinds) for kinds in tries), key=lambda f: f.bic), unit, r.size)
+
+
+def _in_units(fit, unit, n):
+    "A mixture of `n` residuals divided by `unit`, in the units of the image"
+    likelihood, bic = fit.log_likelihood - np.log(unit), fit.bic + 2 * n * np.log(unit)
+    own = dict(log_likelihood=float(likelihood), bic=float(bic))
+    return replace(fit, means=fit.means * unit, sigmas=fit.sigmas * unit, **own)
 
 
 def _all_or_masked(mask, shape):

@@ -102,7 +102,8 @@ class Standardisation(OneLine):
     def _std(self, s):
         a, b, c = self.curve
         s = np.maximum(s, 0)
-        return np.sqrt(np.maximum(a + b * s + c * s * s, (2e-3 * max(self.span[1], 1e-12)) ** 2))
+        least = 2e-3 * (max(map(abs, self.span)) or 1.0)
+        return np.sqrt(np.maximum(a + b * s + c * s * s, least**2))
 
     def _table(self):
         lo, hi = self.span

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core import InputError
 from ..scans.nifti import Scan
-from ..scans.tables import check_directions
+from ..scans.tables import is_b0, with_direction
 
 # %% ../../nbs/phantoms/02_heads.ipynb #3482e1bf
 def _mni(name, resolution):
@@ -217,13 +217,14 @@ def tensor_maps(
 
     if scan.bvals is None or scan.bvecs is None:
         raise InputError('the scan has no gradient table; give its .bval and .bvec')
-    check_directions('tensor', scan.bvals, scan.bvecs)
-    weakest = max(50, scan.bvals[scan.is_b0].max(initial=0))
-    model = TensorModel(gradient_table(scan.bvals, bvecs=scan.bvecs, b0_threshold=weakest))
+    keep = with_direction('tensor', scan.bvals, scan.bvecs)
+    bvals, bvecs = scan.bvals[keep], scan.bvecs[keep]
+    weakest = max(50, bvals[is_b0(bvals)].max(initial=0))
+    model = TensorModel(gradient_table(bvals, bvecs=bvecs, b0_threshold=weakest))
     mask = scan.foreground()
     top = float(scan.data[mask].max())  # DIPY has limits in absolute units
     unit = np.float32(2.0 ** round(np.log2(1000 / top))) if top > 0 else 1
-    fit = model.fit(scan.data * unit, mask=mask)
+    fit = model.fit(scan.data[..., keep] * unit, mask=mask)
     return dict(fa=np.nan_to_num(fit.fa), md=fit.md, direction=fit.evecs[..., 0])
 
 # %% ../../nbs/phantoms/02_heads.ipynb #4b8f040c

@@ -30,6 +30,7 @@ class ScanFile:
     entities: dict = field(default_factory=dict)  # All key-value pairs of the name
     meta: dict = field(default_factory=dict)  # The JSON, inherited values included
     problem: str = ''  # Why it cannot be used, in one line; '': nothing known against it
+    noise: Path | None = None  # Scan without excitation (noRF) of the same entities
 
     def load(self) -> Scan:
         "Read the image and its gradient table; its `sidecar` is `meta`"
@@ -107,6 +108,18 @@ def _file_problem(path):
     return ''
 
 
+def _noise_scan_of(path):
+    "The scan without excitation (noRF) beside an image whose name differs in nothing else"
+    own, suffix = _entities(path.name)
+    alike = lambda e: {k: v for k, v in e.items() if (k, v) != ('part', 'mag')}
+    found = [
+        p
+        for p in sorted(path.parent.glob('*_noRF.nii*'))
+        if _is_nifti(p.name) and alike(_entities(p.name)[0]) == alike(own)
+    ]
+    return found[0] if len(found) == 1 and suffix != 'noRF' else None
+
+
 def _scan_file(path, root):
     "ScanFile of one image below the root of a BIDS folder"
     entities, suffix = _entities(path.name)
@@ -115,7 +128,7 @@ def _scan_file(path, root):
     subject = entities.get('sub', path.relative_to(root).parts[0].removeprefix('sub-'))
     tesla = _field_strength(meta, path.name)
     facts = subject, entities.get('ses', ''), suffix, tesla, *tables, entities, meta
-    return ScanFile(path, *facts, _file_problem(path) or problem)
+    return ScanFile(path, *facts, _file_problem(path) or problem, _noise_scan_of(path))
 
 # %% ../../nbs/scans/14_bids.ipynb #1b1d5002
 # Words of a name, or of the ImageType that converters keep, for what was computed from scans
@@ -137,6 +150,8 @@ def _by_name(path, entities, suffix):
         return 'output of denoising'
     if suffix.endswith(('mask', 'seg')):
         return 'mask'
+    if suffix.lower() == 'norf':
+        return 'noise scan'
     return 'derived map' if labels & _MAPS else ''
 
 

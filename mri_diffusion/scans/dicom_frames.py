@@ -23,6 +23,9 @@ _PUBLIC = (
     'InstanceNumber AcquisitionNumber TemporalPositionIdentifier ImageOrientationPatient '
     'ImagePositionPatient PixelSpacing SpacingBetweenSlices SliceThickness AcquisitionMatrix '
     'EchoTime InversionTime FlipAngle ComplexImageComponent RescaleSlope RescaleIntercept '
+    'InPlanePhaseEncodingDirection RepetitionTime EchoNumbers EchoTrainLength PixelBandwidth '
+    'MagneticFieldStrength ManufacturerModelName SoftwareVersions ScanningSequence SequenceName '
+    'SequenceVariant ScanOptions MRAcquisitionType ImagingFrequency ReceiveCoilName '
     'DiffusionBValue DiffusionDirectionality DiffusionGradientOrientation '
     'SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence'
 ).split()
@@ -32,6 +35,7 @@ _PRIVATE = [
     *((0x29, 0x1010), (0x43, 0x102F), (0x43, 0x1039)),
     *((0x65, e) for e in (0x1009, 0x1050, 0x1051)),
     *((0x2001, 0x1003), (0x2001, 0x1004), (0x2005, 0x1011)),
+    *((0x2005, e) for e in (0x10B0, 0x10B1, 0x10B2)),
 ]
 _VENDORS = dict(
     siemens=('SIEMENS',),
@@ -57,6 +61,30 @@ def _private(ds, group, element, code=''):
         value = value.decode('ascii', 'replace').strip(' \0').split('\\')
     return [] if value is None or value == '' else list(np.atleast_1d(np.array(value)))
 
+# %% ../../nbs/scans/01_dicom_frames.ipynb #9e1a0002
+_PLANES = (  # Row and column of GE's pictures, patient's axes; signs along row, column and normal
+    ((1, 0, 0), (0, 1, 0), (-1, -1, 1)),  # Axial
+    ((0, 1, 0), (0, 0, -1), (1, 1, -1)),  # Sagittal
+    ((1, 0, 0), (0, 0, -1), (-1, 1, 1)),  # Coronal
+)
+
+
+def _ge_direction(ds, g):
+    "Frequency, phase and slice (3,) along the patient's axes, as a list; [] where not certain"
+    turn = np.array(ds.get('ImageOrientationPatient') or (), float)
+    phase = str(ds.get('InPlanePhaseEncodingDirection') or '').strip().upper()[:3]
+    if not g.any():
+        return [0.0, 0.0, 0.0]
+    if turn.shape != (6,) or phase not in ('COL', 'ROW'):
+        return []
+    r, c = turn.reshape(2, 3)
+    for row, column, sign in _PLANES:
+        if min(r @ row, c @ column) > 0.75:
+            x, y, z = sign * g
+            first, second = (x, y) if phase == 'COL' else (y, -x)
+            return list(first * r + second * c + z * np.cross(r, c))
+    return []
+
 # %% ../../nbs/scans/01_dicom_frames.ipynb #d1c0b007
 def _csa(ds):
     "Siemens' own header of an image by name, {} where there is none"
@@ -79,17 +107,29 @@ def _siemens(ds):
 
 
 def _ge(ds):
-    b = [int(float(_private(ds, 0x43, 0x1039)[0])) % 100000] if (0x43, 0x1039) in ds else None
-    g = [_private(ds, 0x19, e) for e in (0x10BB, 0x10BC, 0x10BD)]
-    length = np.linalg.norm([float(v[0]) for v in g]) if all(g) else 1.0
-    scaled = abs(length - 1) > 0.05 and length > 0  # Then the b-value may be that of another shell
-    part = dict(enumerate(('MAGNITUDE', 'PHASE', 'REAL', 'IMAGINARY')))
+    b = _private(ds, 0x43, 0x1039)[:1]
+    b = [int(float(b[0])) % 100000] if b else None
+    parts = dict(enumerate(('MAGNITUDE', 'PHASE', 'REAL', 'IMAGINARY')))
     told = _private(ds, 0x43, 0x102F, 'h')
-    return dict(b=None if scaled else b, component=part.get(int(told[0])) if told else None)
+    found = dict(component=parts.get(int(told[0])) if told else None)
+    g = [_private(ds, 0x19, e) for e in (0x10BB, 0x10BC, 0x10BD)]
+    if b is None or not all(g):
+        return found | dict(b=b)
+    g = np.array([float(v[0]) for v in g])
+    length = float(np.linalg.norm(g))
+    if length == 0 or abs(length - 1) < 0.03 or not b[0]:
+        return found | dict(b=b, g=_ge_direction(ds, g / (length or 1)))
+    if not 0.03 < length < 1:
+        return found
+    return found | dict(b=[b[0] * length**2], g=_ge_direction(ds, g / length), scaled=True)
 
 
 def _philips(ds):
-    return dict(b=_private(ds, 0x2001, 0x1003, 'f'), kind=_private(ds, 0x2001, 0x1004))
+    g = [_private(ds, 0x2005, e, 'f') for e in (0x10B0, 0x10B1, 0x10B2)]
+    g = np.array([float(v[0]) for v in g]) if all(g) else None
+    length = 0.0 if g is None else float(np.linalg.norm(g))
+    found = dict(b=_private(ds, 0x2001, 0x1003, 'f'), kind=_private(ds, 0x2001, 0x1004))
+    return found | dict(g=None if g is None else list(g / (length or 1)))
 
 
 def _uih(ds):
@@ -99,6 +139,13 @@ def _uih(ds):
     return dict(b=_private(ds, 0x65, 0x1009, 'd'), tiles=tiles, places=places)
 
 # %% ../../nbs/scans/01_dicom_frames.ipynb #d1c0b008
+def _alike(a, b):
+    "Are two directions the same within three degrees, either way round?"
+    a, b = np.array(a, float).ravel(), np.array(b, float).ravel()
+    size = np.linalg.norm(a) * np.linalg.norm(b)
+    return a.shape == b.shape and bool(abs(a @ b) >= 0.9986 * size)
+
+
 def _told(ds):
     "The public fields of `_PUBLIC` that are there, and what the private ones add"
     found = {f: ds[f].value for f in _PUBLIC if f in ds and ds[f].value not in (None, '')}
@@ -113,10 +160,13 @@ def _told(ds):
         if key in own:
             found.setdefault(name, own[key][0])
     if 'g' in own:
-        found.setdefault('DiffusionGradientOrientation', own['g'])
+        public = found.get('DiffusionGradientOrientation')
+        found['DiffusionGradientOrientation'] = own['g'] if public is None else public
+        if public is not None and not _alike(public, own['g']):
+            del found['DiffusionGradientOrientation']  # Two answers: neither is certain
     if 'component' in own:
         found.setdefault('ComplexImageComponent', own['component'])
-    return found | {k: own[k] for k in ('tiles', 'normal', 'places') if k in own}
+    return found | {k: own[k] for k in ('tiles', 'normal', 'places', 'scaled') if k in own}
 
 
 def read_header(
@@ -364,7 +414,8 @@ _GROUPS = dict(
     PixelMeasuresSequence='PixelSpacing SpacingBetweenSlices SliceThickness',
     MREchoSequence='EffectiveEchoTime',
     MRModifierSequence='InversionTimes',
-    MRTimingAndRelatedParametersSequence='FlipAngle',
+    MRTimingAndRelatedParametersSequence='FlipAngle RepetitionTime EchoTrainLength',
+    MRImagingModifierSequence='PixelBandwidth',
     MRImageFrameTypeSequence='FrameType ComplexImageComponent',
     FrameContentSequence='TemporalPositionIndex FrameAcquisitionNumber',
     PixelValueTransformationSequence='RescaleSlope RescaleIntercept',

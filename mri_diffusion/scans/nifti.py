@@ -431,7 +431,7 @@ def _read(path):
 def _load(path, bval, bvec, mask):
     data, affine, header, notes, images = _read(path)
     _check_constant(path, data)
-    sidecar = _sidecar_of(path, notes)
+    sidecar = (images.record if images is not None else {}) | _sidecar_of(path, notes)
     _judge(path, data, header, sidecar, notes)
     path = Path(path)
     scan = Scan(data, affine, header, path=path, notes=notes, images=images, sidecar=sidecar)

@@ -12,7 +12,8 @@ import shutil
 import warnings
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mri_diffusion.core import (
     MriDiffusionError,
     atomic_path,
     check_output,
+    check_size,
     held_path,
 )
 
@@ -37,6 +39,8 @@ class ImageFacts:
     kind: str  # 'png' or 'dicom'
     bvals: tuple = ()  # DICOM: one b-value a volume, s/mm²; () where not known
     bvecs: tuple = ()  # DICOM: one direction a volume, FSL's convention; () where not known
+    # DICOM: how the scan was made, by the names of BIDS
+    record: dict = field(default_factory=dict, repr=False)
 
 
 def name_of(
@@ -140,6 +144,44 @@ def _eight(im, transparent):
     return np.asarray(im.convert('RGB' if im.mode in ('P', 'RGB') else 'L'))
 
 
+_PACKED = 1100  # Times its size that a PNG can unpack to, by its way of packing
+
+
+def _promised(head):
+    "Rows, columns and bytes that the first 33 bytes of a PNG promise; None if they are no header"
+    if len(head) < 33 or head[:8] != b'\x89PNG\r\n\x1a\n' or head[12:16] != b'IHDR':
+        return None
+    columns, rows = (int.from_bytes(head[k : k + 4], 'big') for k in (16, 20))
+    bits = head[24] * {2: 3, 4: 2, 6: 4}.get(head[25], 1)
+    return rows, columns, rows * (columns * bits // 8)
+
+
+def _check_promises(path, files):
+    "Refuse, before it is unpacked, what a file cannot hold and what does not fit in memory"
+    whole = 0
+    for f in files:
+        try:
+            with open(f, 'rb') as b:
+                found = _promised(b.read(33))
+        except OSError:
+            continue  # Said when it is read
+        if found:
+            rows, columns, size = found
+            check_size(size, _PACKED * f.stat().st_size, f, f'the size {columns} x {rows}')
+            whole += 4 * rows * columns
+    check_size(whole, None, path, f'the size of its {len(files)} images')
+
+
+@contextmanager
+def _any_size():
+    "Pillow's own limit set aside: `_check_promises` has applied the one of this machine"
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+
+
 def _channels(raw):
     "(H, W, C) channels, the last of 2 or 4 is alpha; and the colour type: 2, 3 and 6 are colour"
     depth, colour = raw[24], raw[25]
@@ -163,7 +205,7 @@ def _decode(raw):
     if b'IEND\xaeB`\x82' not in raw[-4096:]:
         again = 'export it again, or convert it to .nii.gz'
         raise InputError(f'truncated, or not a PNG image; {again}')
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _any_size():
         warnings.simplefilter('ignore')
         Image.open(BytesIO(raw), formats=['PNG']).verify()
         return _channels(raw)
@@ -210,6 +252,7 @@ def read_pngs(
     files: list,  # Its .png files in the order of Z, from `find_images`
 ) -> tuple:  # data float32 (X, Y, Z), affine (4, 4) mm, ImageFacts, notes (list of str)
     "A stack of PNG files as a volume, upright; `InputError` if it is not one grey volume"
+    _check_promises(path, files)
     values, colour = zip(*map(_read_png, files))
     _one_size(path, [v.shape for v in values])
     depths = Counter(8 * v.dtype.itemsize for v in values)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['B0_MAX', 'load_bvals', 'is_b0', 'shell_labels', 'shells', 'same_protocol', 'load_bvecs', 'gradient_notes',
-           'check_directions', 'scale_b_by_length', 'rewrite_tables', 'same_measurement', 'repeat_groups_of']
+           'check_directions', 'with_direction', 'scale_b_by_length', 'rewrite_tables', 'same_measurement',
+           'repeat_groups_of']
 
 # %% ../../nbs/scans/01_tables.ipynb #ac33ed61
 import re
@@ -279,7 +280,7 @@ def gradient_notes(
         notes.append(_two_readings(scaled, bvals, length) + '; the table is kept as it is')
     if len(none):
         also = ' (or b0s, if the lengths scale b)' if len(scaled) else ''
-        notes.append(f'{_no_direction(none, bvals)}{also}; used where no direction is needed')
+        notes.append(f'{_no_direction(none, bvals)}{also}; left out of a tensor fit')
     return notes
 
 # %% ../../nbs/scans/01_tables.ipynb #7a5145a4
@@ -296,6 +297,20 @@ def check_directions(
         raise InputError(f"{who}: {said}; {rewrite}, lengths='scale' or 'drop'")
     if len(none):
         raise InputError(f'{who}: {_no_direction(none, bvals)}; leave such volumes out')
+
+
+def with_direction(
+    who: str,  # Said first in the message
+    bvals: np.ndarray,  # (V,) s/mm²
+    bvecs: np.ndarray,  # (V, 3)
+) -> np.ndarray:  # (V,) bool: b0s, and weighted volumes with a direction
+    "Which volumes a tensor can be fitted to; refused where fewer than six directions are left"
+    none, scaled, _ = _scaled(bvals, np.asarray(bvecs, float))
+    keep = ~np.isin(np.arange(len(bvals)), none)
+    axes = same_measurement(bvals, bvecs)[keep & ~is_b0(bvals)]
+    if len(scaled) or len(set(axes.tolist())) < 6:
+        check_directions(who, bvals, bvecs)
+    return keep
 
 # %% ../../nbs/scans/01_tables.ipynb #68d64487
 def scale_b_by_length(
