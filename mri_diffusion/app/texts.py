@@ -34,7 +34,7 @@ def noise_text(
     for axis, lags in (found['correlation'] or {}).items():
         rows.append((f'correlation {axis}', '  '.join(f'{v:+.2f}' for v in lags)))
     source = found['correlation_from']
-    source = 'the background' if source == 'air' else source
+    source = 'the background' if source == 'background' else source
     rows.append(('correlation', f'of lags 1, 2, ... voxels, from {source}'))
     rows += [('note', n) for n in found['notes']]
     rows += [('warning', w) for w in _together(found['warnings'])]

@@ -176,7 +176,7 @@ def scan_coils(
     if n == 1 or not s:
         return 1, None
     power = float((x[find_background(x, mask)[0]].astype(float) ** 2).mean() / (2 * s**2))
-    looks = f'The air looks like {shape:.1f} coils (root of the sum of squares)'
+    looks = f'The background looks like {shape:.1f} coils (root of the sum of squares)'
     if abs(power / n - 1) < 0.3:
         return n, f'{looks}: judged as {n}.'
     return 1, (
@@ -439,7 +439,7 @@ def _pictures_of(f):
         pictures.append(_triptych_html(f.result, v, name, f.mask, clean))
     return (
         f'<h2>Pictures</h2><p class="small">{side} Noisy and denoised share one window. In the '
-        f'residual mid-grey is zero, white was removed, black was added. Air lighter than '
+        f'residual mid-grey is zero, white was removed, black was added. Background lighter than '
         f'mid-grey means that the noise floor was subtracted there; evenly mid-grey means that '
         f'nothing was touched.</p>' + ''.join(pictures)
     )

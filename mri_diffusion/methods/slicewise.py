@@ -130,7 +130,6 @@ def check_correlation(
         note = f'the correlation of the noise cannot be seen ({e}); taken as white'
         return config['side'] or 1, None, [note]
     kernel, voxels = np.asarray(kernel), np.prod(np.shape(data)[:3])
-    source = 'background' if source == 'air' else source
     if source == 'flat patches' and voxels < _ENOUGH and not config['side']:
         note = (
             f'an image of {voxels} voxels without background does not show the correlation of its '
