@@ -143,12 +143,13 @@ def _coil_notes(coils, given, n, how):
     notes = []
     if coils and given and abs(coils - n) > 0.3 * n:
         notes.append(
-            f'the background looks like {coils:.1f} coils, not {n}: ghosts, interpolation, or a wrong '
-            f'n_coils'
+            f'the background looks like {coils:.1f} coils, not {n}: ghosts, interpolation, or a '
+            f'wrong n_coils'
         )
     if coils and coils < 0.8 and how in ('background', 'piesno'):
         notes.append(
-            'the background is not pure noise (ghosts, or partly blanked): compare another estimator'
+            'the background is not pure noise (ghosts, or partly blanked): compare another '
+            'estimator'
         )
     return notes
 

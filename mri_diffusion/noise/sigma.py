@@ -135,7 +135,8 @@ def _background(x, mask, n_coils, bvals):
     notes = [f'{m.size} values of the background; {dropped:.1%} left out as ghost or signal']
     if dropped > 0.05:
         notes.append(
-            f'{dropped:.0%} of the background is brighter than noise can be: ghosts, or a wrong n_coils'
+            f'{dropped:.0%} of the background is brighter than noise can be: ghosts, or a wrong '
+            f'n_coils'
         )
     return sigma, notes
 
@@ -155,13 +156,13 @@ def _piesno(x, mask, n_coils, bvals):
     keep = air & (x > 0).all(-1)
     if keep.sum() < 100:
         raise InputError(
-            f'piesno: {zero:.0%} of the background is exactly zero and {keep.sum()} of its voxels are '
-            f'left; use mppca or repeats'
+            f'piesno: {zero:.0%} of the background is exactly zero and {keep.sum()} of its voxels '
+            f'are left; use mppca or repeats'
         )
     sigma, found = piesno(x[keep][:, None, :], N=int(n_coils), return_mask=True)
     notes = [
-        f'{found.sum()} voxels ({found.mean():.0%} of the background not blanked) look like pure noise '
-        f'in all volumes'
+        f'{found.sum()} voxels ({found.mean():.0%} of the background not blanked) look like pure '
+        f'noise in all volumes'
     ]
     if found.mean() < 0.2:
         notes.append(
@@ -169,8 +170,8 @@ def _piesno(x, mask, n_coils, bvals):
         )
     if zero > 0.2:
         notes.append(
-            f'{zero:.0%} of the background is exactly zero: what is left of it may be selected by its '
-            f'brightness'
+            f'{zero:.0%} of the background is exactly zero: what is left of it may be selected by '
+            f'its brightness'
         )
     return float(sigma), notes
 
