@@ -158,6 +158,6 @@ class ScanNoise:
         return [
             f'the background looks like {self.coils:.1f} coils (root of the sum of squares), or '
             f'like a magnitude that was interpolated; {m.name} takes the noise for that of one '
-            f'channel: of a sum of squares the dark stays too bright, and sigma is best given (--sigma, '
-            f'from `mri-diffusion noise`)'
+            f'channel: of a sum of squares the dark stays too bright, and sigma is best given '
+            f'(--sigma, from `mri-diffusion noise`)'
         ]
