@@ -46,6 +46,18 @@ FIRST = {
     11: (17.9766, 19.5573, 17.9230, 19.5439),
 }
 
+NO_SCAN = {  # The same without a scan: side 16, room 32
+    0: (2.8030, 1.4306, 2.8099, 0.8818),
+    1: (3.4607, 1.1065, 3.4732, 0.4338),
+    2: (3.1713, 8.0824, 3.1818, 8.0464),
+    3: (5.1444, 3.9931, 5.0333, 3.9290),
+}
+
+
+def told(noisy, target):
+    "Mean and standard deviation of both"
+    return noisy.mean(), noisy.std(), target.mean(), target.std()
+
 
 @pytest.mark.parametrize('snr', [0.0, 1.5, 12.0, 45.0])
 @pytest.mark.parametrize('kind,coils', [('gaussian', 1), ('magnitude', 1), ('magnitude', 8)])
@@ -297,7 +309,12 @@ def test_a_wide_field_is_as_wide_as_asked():
 @pytest.mark.skipif(not train.exists(), reason='shared/data is not on this machine')
 def test_the_training_of_the_first_weights_can_be_continued():
     sources = load_sources(train)
-    for i, told in FIRST.items():
-        noisy, target = training_pair(sources, 0, 0, i)
-        found = noisy.mean(), noisy.std(), target.mean(), target.std()
-        assert np.allclose(found, told, rtol=2e-4), (i, found)
+    for i, wanted in FIRST.items():
+        found = told(*training_pair(sources, 0, 0, i))
+        assert np.allclose(found, wanted, rtol=2e-4), (i, found)
+
+
+def test_a_training_without_scans_can_be_continued():
+    for i, wanted in NO_SCAN.items():
+        found = told(*training_pair([], 0, 0, i, 16, room=32))
+        assert np.allclose(found, wanted, rtol=2e-4), (i, found)
