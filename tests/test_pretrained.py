@@ -329,6 +329,10 @@ def test_an_interrupted_training_ends_in_the_same_bits(trained, tmp_path):
     assert weights[0] == weights[1]
 
 
+def test_the_number_of_threads_does_not_matter(trained, tmp_path):
+    assert same(run(tmp_path / 'run', steps=4, anneal=2, workers=3).state, trained.state)
+
+
 def test_another_seed_gives_another_file(trained, tmp_path):
     assert not same(run(tmp_path / 'c', steps=1, anneal=-1, seed=1).state, trained.state)
 
@@ -343,12 +347,14 @@ def test_a_state_of_another_training_is_refused(trained, tmp_path):
         (dict(start=state, seed=1), 'seed 0, not 1'),
         (dict(start=state, batch=3), 'batch 2, not 3'),
         (dict(start=state, steps=2), 'give more steps'),
+        (dict(start=state, steps=4), 'give more steps'),
         (dict(start=str(damaged)), 'not a state that can be read'),
         (dict(start=str(foreign)), 'no step'),
         (dict(start='nowhere'), 'no such file'),
         (dict(preset='huge'), 'choose from smoke'),
         (dict(net='u99'), 'choose from u32'),
         (dict(side=9), 'multiple of 2'),
+        (dict(device='tpu'), 'give cpu, or cuda'),
         (dict(data=str(tmp_path)), 'no scan'),
     ]
     for k, (params, said) in enumerate(tries):
