@@ -1,8 +1,10 @@
 "Trained weights: read or refused, applied in pieces, and the training that makes them"
 
 import json
+import os
 import re
 from types import SimpleNamespace
+from unittest import mock
 
 import nbformat
 import numpy as np
@@ -287,12 +289,12 @@ def test_bad_input_is_refused_in_one_line(net, what):
 def run(folder, **params):
     "The cells of the experiment in this process; what they left"
     nb = nbformat.read(experiments_folder() / 'pretrain.ipynb', 4)
-    names, quiet = dict(__name__='pretrain'), 'import os; os.environ["MRI_DIFFUSION_QUIET"] = "1"'
-    exec(quiet, names)
-    for c in (c for c in nb.cells if c.cell_type == 'code'):
-        exec(c.source, names)
-        if 'parameters' in c.metadata.get('tags', []):
-            names |= dict(params, out=str(folder))
+    names = dict(__name__='pretrain')
+    with mock.patch.dict(os.environ, MRI_DIFFUSION_QUIET='1'):
+        for c in (c for c in nb.cells if c.cell_type == 'code'):
+            exec(c.source, names)
+            if 'parameters' in c.metadata.get('tags', []):
+                names |= dict(params, out=str(folder))
     return SimpleNamespace(folder=folder, state=load_file(folder / 'state.safetensors'), **params)
 
 
