@@ -116,7 +116,7 @@ class UnitDenoiser(nn.Module):
 
 # %% ../../nbs/nets/24_unit_unet.ipynb #24000011
 CONFIGS = dict(
-    u32=dict(channels=(32, 64, 96), blocks=(1, 1, 1)),  # What is shipped
+    u32=dict(channels=(32, 64, 96), blocks=(1, 1, 1)),  # Trained by the experiment pretrain
     tiny=dict(channels=(8, 16), blocks=(1, 1)),  # For tests
 )
 
