@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEEN_NOISE', 'LEAST_NOISE', 'AT_ONCE', 'STEPS_EACH', 'Source', 'load_sources', 'resampler', 'cut_patch', 'repaint',
-           'blanking', 'clean_patch', 'training_pair']
+           'blanking', 'clean_patch', 'training_pair', 'lower_level']
 
 # %% ../../nbs/learn/31_invented.ipynb #4b9b6f7d
 from collections.abc import Mapping, Sequence
@@ -237,7 +237,8 @@ def training_pair(
     p = draw_physics(x.shape, rng, left)
     x, level = np.ascontiguousarray(x, np.float32), float(np.mean(p.sigma))
     if rng.random() < 0.8:
-        add_lesions(x, rng, int(rng.integers(1, 7)), (1.2 * level, 5 * level))
+        many = int(np.exp(rng.uniform(0, np.log(60))))  # the more, the more of each is kept
+        add_lesions(x, rng, many, (1.2 * level, 5 * level))
     blank = rng.random()  # 0.15: nothing but noise around the object; 0.1: not even noise
     keep = blanking(x, rng) if blank < 0.25 else True
     noisy, target = noisy_and_target(x * keep, p, rng)
@@ -248,3 +249,14 @@ def training_pair(
         depth, axis = int(rng.choice([1, 2, 4, 8, 12])), int(rng.integers(3))
         noisy, target = _thin(noisy, depth, axis), _thin(target, depth, axis)
     return noisy, target
+
+# %% ../../nbs/learn/31_invented.ipynb #31d00002
+def lower_level(
+    noisy: np.ndarray,  # (X, Y, Z), unit scale
+    target: np.ndarray,  # (X, Y, Z), the clean image on that scale
+    rng: np.random.Generator,  # What is drawn
+) -> tuple[np.ndarray, np.ndarray, float]:  # State and target over the level, level 0.02 to 1
+    "A state of less noise, brought back to noise of std one"
+    level = np.float32(1 - 0.98 * rng.random() ** 2)
+    clean = target / level
+    return clean + (noisy - target), clean, float(level)
