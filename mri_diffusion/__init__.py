@@ -35,6 +35,7 @@ _HOME = {  # name -> module that defines it
     'lesion_test': 'judge.lesions',
     'audit': 'judge.audit',
     'Denoiser': 'app.denoiser',
+    'denoise': 'app.denoiser',
     'Result': 'app.result',
     'run_experiment': 'app.experiments',
 }
@@ -55,6 +56,7 @@ def __dir__():
 
 if TYPE_CHECKING:
     from .app.denoiser import Denoiser as Denoiser
+    from .app.denoiser import denoise as denoise
     from .app.experiments import run_experiment as run_experiment
     from .app.result import Result as Result
     from .core import InputError as InputError

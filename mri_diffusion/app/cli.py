@@ -364,7 +364,7 @@ def _train(
 _Method = _opt(
     str | None,
     '--method',
-    'Method (mri-diffusion methods); without it that of the model.',
+    'Method (mri-diffusion methods); without it that of the model, or the first for such a scan.',
     'NAME',
 )
 _Model = _opt(

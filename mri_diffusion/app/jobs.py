@@ -459,12 +459,13 @@ def _open_denoiser(
     m, settings = get_method(method) if method else None, settings or {}
     if m and not m.learns and model is not None:
         raise InputError(f'{method}: learns nothing and takes no --model')
-    if m and not model and m.needs == 'pairs':
+    if m and not model and m.needs == 'pairs' and m.start is None:
         raise InputError(
             f'{method}: needs a trained model; give it by --model (mri-diffusion train {method} '
             f'... --out MODEL makes one)'
         )
-    if m and m.needs != 'pairs' and not (model and has_finished(model)):
+    own = m and (m.needs != 'pairs' or not model)
+    if own and not (model and has_finished(model)):
         return Denoiser(method, preset, seed, device, is_quiet(), **settings)
     found = load_model(model, method, device, is_quiet(), **settings)
     return match_model(found, model, preset, seed)
@@ -473,7 +474,8 @@ def _open_denoiser(
 def denoise_scan(
     path: Path | str,  # Noisy scan
     out: Path | str,  # Denoised scan to write, with its record beside it
-    method: str | None = None,  # Name; None: that of the model
+    # Name; None: that of the model, and without one the first for such a scan
+    method: str | None = None,
     model: Path | str | None = None,  # Model folder of a method that learns
     bval: Path | str | None = None,  # b-values; None: those beside the scan
     bvec: Path | str | None = None,  # Directions; None: those beside the scan
@@ -513,6 +515,7 @@ def denoise_scan(
     _check_files(wanted, inputs, [out, *maps], force, out)
     _check_report(report, report_notebook)
     scan = _load_described(path, bval, bvec, mask, notes)
+    method = method or (None if model else _by_default(scan))
     denoiser = _open_denoiser(method, model, preset, seed, device, settings)
     coils = coils or denoiser.config.get('n_coils') or 1
     told = dict(noise_coils=coils) if noise_scan is not None and coils > 1 else {}
@@ -541,6 +544,15 @@ def denoise_scan(
     return _note_done(denoiser, asked, outputs, result)
 
 # %% ../../nbs/app/62_jobs.ipynb #a947c46f
+def _by_default(scan):
+    "The method for a scan where none is named; a note says which and why"
+    from mri_diffusion.methods.default import default_method
+
+    name, said = default_method(scan)
+    scan.notes = [said, *scan.notes]
+    return name
+
+
 def _one_level(sigma, noise_scan, coils=None):
     "The noise level that is given, or the file that shows it; not both"
     from mri_diffusion.checks import check_number

@@ -20,8 +20,10 @@ from ..learn.sample import denoise_state
 from ..learn.schedule import Schedule, abar_at, make_schedule, sigma_at, spread, time_of
 from ..learn.train import fit
 from .method import Method
+from .shipped import denoise_shipped, load_shipped
 from ..nets.nafnet import build_nafnet
 from ..nets.unet import build_network
+from ..nets.unit_unet import make_net
 from ..noise.kspace import simulate_acquisition
 from ..noise.mixture import noise_levels
 from ..noise.models import add_noise
@@ -354,6 +356,9 @@ def denoise_supervised(
     **facts: object,  # Mask and gradient table: not used
 ) -> dict:  # denoised, notes
     "Scale each volume as in training, denoise it in windows, scale it back"
+    if learned.get('scale') == 'unit':
+        steps = config['inference_steps'] if learned['kind'] == 'diffusion' else 1
+        return denoise_shipped(data, sigma, net, steps, config['flips'], device, quiet)
     data = np.asarray(data, np.float32)
     series = data if data.ndim == 4 else data[..., None]
     kind, schedule = learned['kind'], schedule_of(learned)
@@ -377,6 +382,20 @@ def denoise_supervised(
     denoised = out if data.ndim == 4 else out[..., 0]
     notes = _other_kind(magnitude, learned) + _strange_levels(levels, learned)
     return dict(denoised=denoised, notes=notes)
+
+# %% ../../nbs/methods/41_supervised.ipynb #41410008
+def _shipped(kind):
+    "The network of the package, and what is to be known of it"
+    net, facts = load_shipped(kind)
+    known = {k: v for k, v in facts.items() if isinstance(v, (int, float, str))}
+    return net, known | dict(kind=kind, scale='unit', net=facts.get('net', 'u32'), needs_sigma=True)
+
+
+def _built(kind, config, learned):
+    "A network with random weights, as it was when it was trained"
+    if (learned or {}).get('scale') == 'unit':
+        return make_net(learned['net'])
+    return _network_of(kind, config['size'])
 
 # %% ../../nbs/methods/41_supervised.ipynb #a9e92b64
 _COMMON = dict(
@@ -425,7 +444,8 @@ def _supervised(kind, use, cost):
         needs_sigma=kind == 'diffusion',
         presets=_NAFNET_PRESETS if kind == 'nafnet' else _PRESETS,
         fit=lambda noisy, clean, config, **run: fit_supervised(noisy, clean, config, kind, **run),
-        build=lambda config, learned: _network_of(kind, config['size']),
+        build=lambda config, learned: _built(kind, config, learned),
+        start=None if kind == 'nafnet' else lambda: _shipped(kind),
         at_inference=settings + (('inference_steps',) if kind == 'diffusion' else ()),
     )
 
