@@ -226,8 +226,7 @@ def test_bad_model(files, cli, kind):
 
 CALLS = dict(
     method=('denoise noisy.nii.gz out.nii.gz --method nlmean', "'nlmean': unknown"),
-    no_method=('denoise noisy.nii.gz out.nii.gz', '--method'),
-    no_model=('denoise noisy.nii.gz out.nii.gz --method unet', '--model'),
+    no_model=('denoise noisy.nii.gz out.nii.gz --method nafnet', '--model'),
     model_not_wanted=('denoise noisy.nii.gz out.nii.gz --method blur --model model', 'no --model'),
     preset=('denoise noisy.nii.gz out.nii.gz --method blur --preset huge', "'huge': unknown"),
     train_preset=(

@@ -148,7 +148,7 @@ def _model_folders(
     "Where the model of each scan is kept"
     if not method.learns and (model or per_field):
         raise InputError(f'{method.name}: learns nothing; leave --model and --per-field out')
-    if not model and method.needs == 'pairs':
+    if not model and method.needs == 'pairs' and (per_field or method.start is None):
         raise InputError(
             f'{method.name}: needs a trained model; give it by --model (with --per-field: a '
             f'folder with one for each group)'

@@ -317,15 +317,15 @@ def _learn(d, scan, sigma, model, finished, force):
 def _begin(d):
     "The network that the method begins with, where it has not learned and nothing else is asked"
     m, asked = d.method, d._asked
-    other = [k for k in asked['settings'] if k not in m.at_inference]
+    net, learned = m.start() if m.start else (None, None)
+    other = [k for k in asked['settings'] if net is not None and k not in learned['uses']]
     other += ['preset'] if asked['preset'] else []
-    if m.start is None or other:
-        them = f', or leave {", ".join(other)} out' if m.start and other else ''
+    if net is None or other:
+        them = f', or leave {", ".join(other)} out' if net is not None else ''
         raise InputError(
             f'{m.name}: has not learned yet; give a trained model (--model), or call fit{them}'
         )
-    d.net, d.learned = m.start()
-    d._begun = True
+    d.net, d.learned, d._begun = net, learned, True
     d.notes = [*d.notes, f'{m.name}: the weights in the package, trained on other scans']
 
 
@@ -456,7 +456,7 @@ def _with_its_field(result, scan, flat, field, bias_field):
 # %% ../../nbs/app/60_denoiser.ipynb #7c000004
 def _settings_used(d):
     "The settings that mattered: of a network that was not trained here those of inference"
-    return {k: v for k, v in d.config.items() if not d._begun or k in d.method.at_inference}
+    return {k: v for k, v in d.config.items() if not d._begun or k in d.learned['uses']}
 
 
 def _make_result(

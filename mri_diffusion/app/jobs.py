@@ -511,8 +511,7 @@ def denoise_scan(
     inputs = [path, bval, bvec, mask, level if _is_path(level) else None]
     records = [f for p in (out, *maps) for f in _files_of(p, ['.json'])]
     kept = None if force else read_request(_files_of(out, ['.json'])[1], outputs)
-    wanted = [*records, report] if kept is None else []
-    _check_files(wanted, inputs, [out, *maps], force, out)
+    _check_files([*records, report] if kept is None else [], inputs, [out, *maps], force, out)
     _check_report(report, report_notebook)
     scan = _load_described(path, bval, bvec, mask, notes)
     method = method or (None if model else _by_default(scan))

@@ -59,7 +59,8 @@ class Method(OneLine):
     # (net, learned dict, history); facts where needs is 'scan'
     fit: Callable | None = None
     build: Callable | None = None  # build(config, learned) -> network with random weights
-    # start() -> (network, learned dict): what it denoises with before it has learned; None: nothing
+    # start() -> (network, learned dict): what it denoises with before it has learned; None: nothing.
+    # learned['uses'] names the settings that this network heeds
     start: Callable | None = None
     # config -> what must be set for an uncertainty map, '' if it gives one; None: always if
     # `gives_std`

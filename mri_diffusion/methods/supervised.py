@@ -387,8 +387,9 @@ def denoise_supervised(
 def _shipped(kind):
     "The network of the package, and what is to be known of it"
     net, facts = load_shipped(kind)
-    known = {k: v for k, v in facts.items() if isinstance(v, (int, float, str))}
-    return net, known | dict(kind=kind, scale='unit', net=facts.get('net', 'u32'), needs_sigma=True)
+    uses = ['flips', 'inference_steps'] if kind == 'diffusion' else ['flips']
+    about = dict(kind=kind, scale='unit', net=facts['net'], needs_sigma=True, uses=uses)
+    return net, about
 
 
 def _built(kind, config, learned):
