@@ -1,7 +1,9 @@
 "The experiment weights: the same numbers as by hand, nothing twice, and plain refusals"
 
+import json
 import os
 import re
+from pathlib import Path
 from unittest import mock
 
 import matplotlib
@@ -22,6 +24,7 @@ from mri_diffusion.noise.models import add_noise
 from mri_diffusion.scans.nifti import Scan
 
 matplotlib.use('agg')
+results = Path(__file__).resolve().parents[1] / 'results'
 
 
 def run(folder=None, **params):
@@ -201,3 +204,20 @@ def test_what_is_wrong_is_said_in_one_line(params, said):
     with pytest.raises(InputError, match=re.escape(said)) as e:
         run(**params)
     assert '\n' not in str(e.value)
+
+
+def test_the_kept_table_stands_on_the_kept_numbers():
+    "results/weights.json against results/weights.csv"
+    facts = json.loads((results / 'weights.json').read_text())
+    rows = pd.read_csv(results / 'weights.csv')
+    mean = rows.groupby(['method', 'case', 'setting', 'score']).value.mean()
+    of = {'T1, SNR 10': ('t1', 'judged half', 'psnr'), 'FLAIR 6/255, image': ('flair', 'image',
+          'psnr'), 'lesions kept': ('lesions', 'judged half', 'kept')}  # fmt: skip
+    checked = [r for r in facts['targets'] if r['target'] in of]
+    assert len(checked) >= 6
+    for r in checked:
+        found = mean[(r['method'], *of[r['target']])]
+        assert found == pytest.approx(r['value'], abs=1e-4)
+        assert (r['reached'] == 'missed') == (found < r['must'])
+    assert 22.1 < mean['identity', 't1', 'judged half', 'psnr'] < 22.4  # 20 log10(SNR), and bias
+    assert '/tmp' not in json.dumps(facts) and '/work' not in json.dumps(facts)
