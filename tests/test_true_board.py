@@ -138,6 +138,18 @@ def test_shipped_networks_are_rows_with_lesions_and_seconds(tmp_path):
         run_experiment('leaderboard', tmp_path / 'run', how, quiet=True)
 
 
+def test_the_lesions_of_the_board_are_those_of_the_lesion_experiment():
+    "Filters, seed by seed: two experiments, one protocol"
+    rows, other = (pd.read_csv(ROOT / f'results/{n}.csv') for n in ('leaderboard', 'lesions'))
+    if 'kept' not in rows:
+        pytest.skip('measured before there was such a column')
+    rows = rows[(rows.scan == 't1') & (rows.noise == 'rician')].dropna(subset='kept')
+    other = other[other.scan == 'volume'].set_index(['method', 'seed'])[['bright', 'dark']]
+    both = rows.set_index(['method', 'seed']).kept.to_frame().join(other.mean(axis=1).rename('x'))
+    both = both.loc[['nlmeans', 'blur', 'identity', 'floor']]
+    assert len(both.dropna()) == 12 and (both.kept - both.x).abs().max() < 2e-3
+
+
 def test_rows_of_an_earlier_run_stay_and_say_so(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     gather = __import__('results').gather

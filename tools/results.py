@@ -1,4 +1,4 @@
-"""`python tools/results.py RUNS NAME 'COMMAND' [--keep]`: the tables of a sweep as results/NAME.csv.
+"""`python tools/results.py RUNS NAME 'COMMAND' ['NOTE'] [--keep]`: a sweep as results/NAME.csv.
 
 How they were made is kept beside them as results/NAME.json. With `--keep` rows of the table there
 that RUNS does not have stay: the column `run` says of which run a row is (1: the oldest), and the
@@ -36,7 +36,7 @@ def merged(new, facts, table, known):
     return pd.concat([new, stays]), facts | dict(earlier=earlier)
 
 
-def gather(runs, name, command, folder='results', keep=False):
+def gather(runs, name, command, folder='results', note='', keep=False):
     "Every metrics.csv below `runs`, with the parameters of its run in front"
     rows, params, env = [], [], {}
     for p in sorted(Path(runs).rglob('params.json')):
@@ -70,6 +70,7 @@ def gather(runs, name, command, folder='results', keep=False):
     folder.mkdir(exist_ok=True)
     new = pd.concat(rows).round(5)
     facts = dict(command=command, runs=params, environment=env, processor=processor())
+    facts |= dict(note=note) if note else {}
     table, known = folder / f'{name}.csv', folder / f'{name}.json'
     if keep:
         new, facts = merged(new, facts, table, known)
@@ -80,6 +81,6 @@ def gather(runs, name, command, folder='results', keep=False):
 
 if __name__ == '__main__':
     words = [w for w in sys.argv[1:] if w != '--keep']
-    if len(words) != 3:
+    if len(words) not in (3, 4):
         sys.exit(__doc__)
-    gather(*words, keep='--keep' in sys.argv)
+    gather(*words[:3], note=''.join(words[3:]), keep='--keep' in sys.argv)
