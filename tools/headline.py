@@ -1,7 +1,7 @@
 """`python tools/headline.py`: the leaderboard's table on the index page
 
-It comes from results/leaderboard.csv and results/lesions.csv; methods that were not measured are
-left out.
+It comes from results/leaderboard.csv (of the lesions what it lacks from results/lesions.csv);
+methods that were not measured are left out.
 """
 
 import json
@@ -25,7 +25,7 @@ INDEX = root / 'nbs/index.ipynb'
 def boards():
     "Scan -> its board, one row a method"
     rows = pd.read_csv(root / 'results/leaderboard.csv')
-    rows = rows[rows.noise != 'ncchi'].drop(columns=['noise', 'snr'])
+    rows = rows[rows.noise != 'ncchi'].drop(columns=['noise', 'snr', 'run'], errors='ignore')
     return {
         k: summarise_board(
             rows[rows.scan == s].drop(columns='scan').dropna(axis=1, how='all'), 'psnr'
@@ -40,20 +40,24 @@ def cell(board, name):
         return ''
     r = board.loc[name]
     fa = f' / {r.fa_error:.3f}' if 'fa_error' in board else ''
-    return f'{r.psnr:.2f} +- {r.psnr_std:.2f}{fa}' + {'best': ' **best**', 'tie': ' tie'}.get(
-        r.standing, ''
-    )
+    return f'{r.psnr:.2f} +- {r.psnr_std:.2f}{fa}' + {
+        'best': ' **best**',
+        'tie': ' tie',
+        'not known': ' not known',
+    }.get(r.standing, '')
 
 
 def lesions():
     "Method -> mean fraction of a lesion's contrast kept: on the T1, or (series) on the phantom"
+    board = boards()['T1']
+    own = board.kept.dropna().to_dict() if 'kept' in board else {}
     rows = pd.read_csv(root / 'results/lesions.csv')
     kept = (
         rows.assign(kept=rows[['bright', 'dark']].mean(axis=1))
         .groupby(['scan', 'method'])
         .kept.mean()
     )
-    return kept['series'].to_dict() | kept['volume'].to_dict()
+    return kept['series'].to_dict() | kept['volume'].to_dict() | own
 
 
 def table():
@@ -65,9 +69,11 @@ def table():
             float(b.loc[name, key]) for b in (found['T1'], found['phantom']) if name in b.index
         )
 
-    measured = [n for n in known if any(n in b.index for b in found.values())]
+    names = dict.fromkeys(n for b in found.values() for n in b.index)
+    measured = [n for n in names if n in known or n.endswith(', shipped')]
     order = sorted(measured, key=lambda n: tuple(-b.psnr.get(n, -99) for b in found.values()))
-    label = lambda n: f'`{n}`' + (' (supervised)' if known[n].needs == 'pairs' else '')
+    kind = lambda n: ' (supervised)' if n in known and known[n].needs == 'pairs' else ''
+    label = lambda n: ', '.join([f'`{n.split(", ")[0]}`', *n.split(', ')[1:]]) + kind(n)
     head = [
         'method',
         *found,

@@ -1,6 +1,8 @@
-"""`python tools/results.py RUNS NAME 'COMMAND'`: the tables of a sweep as results/NAME.csv.
+"""`python tools/results.py RUNS NAME 'COMMAND' ['NOTE'] [--keep]`: a sweep as results/NAME.csv.
 
-How they were made is kept beside them as results/NAME.json.
+How they were made is kept beside them as results/NAME.json. With `--keep` rows of the table there
+that RUNS does not have stay: the column `run` says of which run a row is (1: the oldest), and the
+commands of the earlier runs stay in NAME.json under `earlier`.
 """
 
 import platform
@@ -20,7 +22,21 @@ def processor():
     return found[1] if found else platform.processor() or 'unknown'
 
 
-def gather(runs, name, command, folder='results'):
+def merged(new, facts, table, known):
+    "New rows, and those of the earlier table that they do not replace; facts of all their runs"
+    if not table.exists():
+        return new.assign(run=1), facts
+    old, before = pd.read_csv(table), read_json(known)
+    earlier = [*before.pop('earlier', []), before]
+    old = old.assign(run=1) if 'run' not in old else old
+    new = new.assign(run=len(earlier) + 1)
+    keys = [k for k in ('scan', 'noise', 'method', 'seed') if k in old and k in new]
+    label = lambda t: t[keys].astype(str).agg('|'.join, axis=1)
+    stays = old[~label(old).isin(set(label(new)))]
+    return pd.concat([new, stays]), facts | dict(earlier=earlier)
+
+
+def gather(runs, name, command, folder='results', note='', keep=False):
     "Every metrics.csv below `runs`, with the parameters of its run in front"
     rows, params, env = [], [], {}
     for p in sorted(Path(runs).rglob('params.json')):
@@ -52,15 +68,19 @@ def gather(runs, name, command, folder='results'):
         env = read_json(p.parent / 'env.json')
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    pd.concat(rows).round(5).to_csv(folder / f'{name}.csv', index=False)
-    write_json(
-        folder / f'{name}.json',
-        dict(command=command, runs=params, environment=env, processor=processor()),
-    )
+    new = pd.concat(rows).round(5)
+    facts = dict(command=command, runs=params, environment=env, processor=processor())
+    facts |= dict(note=note) if note else {}
+    table, known = folder / f'{name}.csv', folder / f'{name}.json'
+    if keep:
+        new, facts = merged(new, facts, table, known)
+    new.to_csv(table, index=False)
+    write_json(known, facts)
     print(f'{folder / name}.csv: {len(rows)} runs')
 
 
 if __name__ == '__main__':
-    if len(sys.argv) != 4:
+    words = [w for w in sys.argv[1:] if w != '--keep']
+    if len(words) not in (3, 4):
         sys.exit(__doc__)
-    gather(*sys.argv[1:])
+    gather(*words[:3], note=''.join(words[3:]), keep='--keep' in sys.argv)
