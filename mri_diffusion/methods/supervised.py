@@ -20,7 +20,8 @@ from ..learn.sample import denoise_state
 from ..learn.schedule import Schedule, abar_at, make_schedule, sigma_at, spread, time_of
 from ..learn.train import fit
 from .method import Method
-from .shipped import denoise_shipped, load_shipped
+from .shipped import load_shipped
+from .unit_scan import denoise_unit
 from ..nets.nafnet import build_nafnet
 from ..nets.unet import build_network
 from ..nets.unit_unet import make_net
@@ -351,14 +352,22 @@ def denoise_supervised(
     config: dict,  # Settings
     net: torch.nn.Module | None = None,  # Trained network
     learned: dict | None = None,  # From `fit_supervised`
+    mask: np.ndarray | None = None,  # (X, Y, Z) the object
+    seed: int = 0,  # Of fine-tuning and uncertainty
     device: str = 'cpu',  # Where to denoise
     quiet: bool | None = None,  # No progress bar
-    **facts: object,  # Mask and gradient table: not used
+    **facts: object,  # Gradient table: not used
 ) -> dict:  # denoised, notes
     "Scale each volume as in training, denoise it in windows, scale it back"
     if learned.get('scale') == 'unit':
         steps = config['inference_steps'] if learned['kind'] == 'diffusion' else 1
-        return denoise_shipped(data, sigma, net, steps, config['flips'], device, quiet)
+        how = {k: config[k] for k in ('flips', 'tune', 'probes')}
+        run = dict(mask=mask, seed=seed, device=device, quiet=quiet)
+        return denoise_unit(data, sigma, net, steps, **how, **run)
+    if config.get('tune') or config.get('probes'):
+        raise InputError(
+            f'{learned["kind"]}: tune and probes are of the weights in the package; leave them out'
+        )
     data = np.asarray(data, np.float32)
     series = data if data.ndim == 4 else data[..., None]
     kind, schedule = learned['kind'], schedule_of(learned)
@@ -387,7 +396,7 @@ def denoise_supervised(
 def _shipped(kind):
     "The network of the package, and what is to be known of it"
     net, facts = load_shipped(kind)
-    uses = ['flips', 'inference_steps'] if kind == 'diffusion' else ['flips']
+    uses = ['flips', 'tune', 'probes', *(['inference_steps'] if kind == 'diffusion' else [])]
     about = dict(kind=kind, scale='unit', net=facts['net'], needs_sigma=True, uses=uses)
     return net, about
 
@@ -431,11 +440,13 @@ _SLICES = dict(  # of as many voxels as the blocks
 _PAPER = dict(precision='bf16', ema=0.999, acquisition=0.25)
 _PRESETS = {p: v | _COMMON | (_PAPER if p == 'paper' else {}) for p, v in _BLOCKS.items()}
 _NAFNET_PRESETS = {p: v | _SLICES[p] for p, v in _PRESETS.items()}
+_UNIT = dict(tune=0, probes=0)  # Of a network on the unit scale
+_UNIT_PRESETS = {p: v | _UNIT for p, v in _PRESETS.items()}
 
 # %% ../../nbs/methods/41_supervised.ipynb #a6dd60f5
 def _supervised(kind, use, cost):
     "The record of one of the three"
-    settings = ('window', 'overlap', 'flips')
+    unit, settings = kind != 'nafnet', ('window', 'overlap', 'flips')
     return Method(
         kind,
         use,
@@ -443,11 +454,17 @@ def _supervised(kind, use, cost):
         cost,
         denoise_supervised,
         needs_sigma=kind == 'diffusion',
-        presets=_NAFNET_PRESETS if kind == 'nafnet' else _PRESETS,
+        presets=_UNIT_PRESETS if unit else _NAFNET_PRESETS,
+        gives_std=unit,
+        std_needs=(lambda config: '' if config['probes'] else '--set probes 1 or more')
+        if unit
+        else None,
         fit=lambda noisy, clean, config, **run: fit_supervised(noisy, clean, config, kind, **run),
         build=lambda config, learned: _built(kind, config, learned),
-        start=None if kind == 'nafnet' else lambda: _shipped(kind),
-        at_inference=settings + (('inference_steps',) if kind == 'diffusion' else ()),
+        start=(lambda: _shipped(kind)) if unit else None,
+        at_inference=settings
+        + (tuple(_UNIT) if unit else ())
+        + (('inference_steps',) if kind == 'diffusion' else ()),
     )
 
 
