@@ -329,6 +329,12 @@ _MODEL = 'Model folder; the same command again continues an interrupted training
 _SIZE = 'Size of the network and length of the training.'
 
 
+_FROM = (
+    'Weights to begin with: those in the package, or random ones; without it the first, where the '
+    'preset and the settings leave their network as it is.'
+)
+
+
 @_command('train')
 def _train(
     method: _arg(str, 'METHOD', 'A method that learns (mri-diffusion methods).'),
@@ -341,6 +347,7 @@ def _train(
     bvec: _Bvec = None,
     mask: _file('--mask', 'Where to learn, for methods that learn from the scan itself.') = None,
     sigma: _Sigma = None,
+    begin: _opt(str | None, '--from', _FROM, 'shipped|scratch') = None,
     seed: _Seed = 0,
     device: _Device = 'auto',
     set: _Set = None,
@@ -351,7 +358,7 @@ def _train(
 ):
     "Train a method on scans and keep it in a folder."
     how = preset, steps, seed, device, _pairs(set, '--set'), resume, force
-    found = train_method(method, noisy, out, clean, *how, bval, bvec, mask, sigma)
+    found = train_method(method, noisy, out, clean, *how, bval, bvec, mask, sigma, begin)
     done = 'has finished before; nothing done' if found['finished_before'] else 'trained'
     said = (
         f'{out}: {method} ({preset}, {found["steps"]} steps, seed {seed}, '

@@ -253,6 +253,7 @@ def _fit(d, noisy, clean, sigma, mask, run):
     how = dict(config=d.config, seed=d.seed, device=d.device, quiet=d.quiet)
     net, learned, d.history = m.fit(*arrays, **how, **run)
     d.net, d.learned, d._begun = net.eval(), plain(learned), False
+    d.notes = [*d.notes, *d.learned.get('tuning', [])]
     d._source = [(_digest(s.data), _name(s)) for s in noisy] if m.needs == 'scan' else []
     return _note_precision(d)
 

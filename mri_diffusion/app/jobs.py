@@ -403,6 +403,8 @@ def train_method(
     mask: Path | str | None = None,  # The same: where to learn
     # The same: noise std in image units, number or path of a map; None: as the method finds it
     sigma: float | str | None = None,
+    # shipped: the weights in the package, scratch: random; None: the first where these fit
+    begin: str | None = None,
 ) -> dict:  # What was trained, and whether it had finished before
     "Train a method and keep it in a folder"
     from mri_diffusion.app.denoiser import Denoiser, check_dims
@@ -419,6 +421,7 @@ def train_method(
         )
     settings = {**(settings or {}), **({} if steps is None else {'steps': steps})}
     check_names(settings)
+    settings = _beginning(m, preset, settings, begin)
     denoiser = Denoiser(method, preset, seed, device, is_quiet(), **settings)
     noisy, clean = _training_scans(m, noisy, clean, bval, bvec, mask)
     for s in noisy:
@@ -435,6 +438,31 @@ def train_method(
     parameters = read_json(Path(out) / 'config.json')['parameters']
     found = dict(model=str(out), **facts, parameters=parameters, finished_before=before)
     return found | (dict(notes=denoiser.notes) if denoiser.notes else {})
+
+# %% ../../nbs/app/62_jobs.ipynb #62d00001
+_TUNING = dict(steps=150, lr=3e-4)  # Of a training that begins with the weights in the package
+
+
+def _beginning(method, preset, settings, begin):
+    "Settings with what the training begins with: the weights in the package where nothing forbids"
+    from mri_diffusion.core import InputError
+
+    if 'begin' in settings:
+        begin = begin or settings['begin']
+    if begin not in (None, 'scratch', 'shipped'):
+        raise InputError(f'--from {begin}: unknown; shipped or scratch')
+    fits = method.start is not None and 'begin' in method.presets[next(iter(method.presets))]
+    if begin == 'shipped' and not fits:
+        raise InputError(f'{method.name}: no weights in the package; use --from scratch')
+    free = {*_TUNING, 'flips', 'inference_steps', 'begin'}
+    if begin is None:
+        begin = 'shipped' if fits and preset == 'laptop' and set(settings) <= free else 'scratch'
+    if not fits:
+        return settings
+    if begin == 'shipped' and set(settings) - free:
+        odd = ', '.join(sorted(set(settings) - free))
+        raise InputError(f'{method.name}: {odd}: not of the weights in the package; --from scratch')
+    return (_TUNING if begin == 'shipped' else {}) | settings | dict(begin=begin)
 
 # %% ../../nbs/app/62_jobs.ipynb #0a38ff02
 def _open_denoiser(

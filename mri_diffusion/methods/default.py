@@ -10,7 +10,7 @@ from ..scans.nifti import Scan
 
 # %% ../../nbs/methods/46_default.ipynb #46d00005
 FIRST = dict(volume='unet', series='mppca')  # Of what kind of scan -> method
-_FEW = 12  # Volumes; with fewer MP-PCA has little to tell noise from signal by
+_FEW = 6  # Volumes; with fewer MP-PCA has little to tell noise from signal by
 
 
 def default_method(

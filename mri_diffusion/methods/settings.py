@@ -218,6 +218,7 @@ _SERIES = dict(
     block=_whole('side of a training block along each axis', 1, 1024, 'voxels', lengths=(3, 3)),
     flip_blocks=_yes('flip training blocks at random'),
     probes=_whole('probes of the uncertainty; 0: none', 0, 1000),
+    begin=_word('weights that a training begins with', 'scratch shipped'),
     tune=_whole('steps of fine-tuning on the scan itself; 0: none', 0, 100_000),
     ensemble=_yes('average over flips of the first two axes'),
 )

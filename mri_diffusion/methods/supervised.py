@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..core import InputError
@@ -19,6 +20,7 @@ from ..learn.infer import denoise_array, with_flips
 from ..learn.sample import denoise_state
 from ..learn.schedule import Schedule, abar_at, make_schedule, sigma_at, spread, time_of
 from ..learn.train import fit
+from .finetune import finetune_pairs
 from .method import Method
 from .shipped import load_shipped
 from .unit_scan import denoise_unit
@@ -407,6 +409,39 @@ def _built(kind, config, learned):
         return make_net(learned['net'])
     return _network_of(kind, config['size'])
 
+# %% ../../nbs/methods/41_supervised.ipynb #41410009
+def _fit(noisy, clean, config, kind, **run):
+    "Train from scratch, or from the weights in the package"
+    shipped = config.get('begin') == 'shipped'
+    return (_fit_shipped if shipped else fit_supervised)(noisy, clean, config, kind, **run)
+
+
+def _each(a):
+    "The volumes of a scan"
+    return [a] if np.ndim(a) == 3 else list(np.moveaxis(np.asarray(a), 3, 0))
+
+
+def _fit_shipped(noisy, clean, config, kind, seed=0, callbacks=(), device='cpu', quiet=None, **_):
+    "The network of the package, trained further on pairs or on clean scans"
+    if not clean:
+        return fit_supervised(noisy, clean, config, kind)  # says what is missing
+    volumes = lambda scans: [v for a in scans for v in _each(a)]
+    net, learned = _shipped(kind)
+    signed = any(is_signed(np.asarray(a)) for a in (noisy or clean))
+    how = {k: config[k] for k in ('steps', 'lr')} | dict(
+        seed=seed, callbacks=callbacks, quiet=quiet
+    )
+    net, found = finetune_pairs(
+        net.to(device),
+        volumes(clean),
+        noisy and volumes(noisy),
+        kind='additive' if signed else 'magnitude',
+        levels=kind == 'diffusion',
+        **how,
+    )
+    rows = [dict(step=k + 1, loss=v) for k, v in enumerate(found.losses)]
+    return net, learned | dict(tuning=found.notes), pd.DataFrame(rows)
+
 # %% ../../nbs/methods/41_supervised.ipynb #a9e92b64
 _COMMON = dict(
     schedule='reverse_warmup',
@@ -441,7 +476,7 @@ _PAPER = dict(precision='bf16', ema=0.999, acquisition=0.25)
 _PRESETS = {p: v | _COMMON | (_PAPER if p == 'paper' else {}) for p, v in _BLOCKS.items()}
 _NAFNET_PRESETS = {p: v | _SLICES[p] for p, v in _PRESETS.items()}
 _UNIT = dict(tune=0, probes=0)  # Of a network on the unit scale
-_UNIT_PRESETS = {p: v | _UNIT for p, v in _PRESETS.items()}
+_UNIT_PRESETS = {p: v | _UNIT | dict(begin='scratch') for p, v in _PRESETS.items()}
 
 # %% ../../nbs/methods/41_supervised.ipynb #a6dd60f5
 def _supervised(kind, use, cost):
@@ -459,7 +494,7 @@ def _supervised(kind, use, cost):
         std_needs=(lambda config: '' if config['probes'] else '--set probes 1 or more')
         if unit
         else None,
-        fit=lambda noisy, clean, config, **run: fit_supervised(noisy, clean, config, kind, **run),
+        fit=lambda noisy, clean, config, **run: _fit(noisy, clean, config, kind, **run),
         build=lambda config, learned: _built(kind, config, learned),
         start=(lambda: _shipped(kind)) if unit else None,
         at_inference=settings

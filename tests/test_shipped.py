@@ -1,0 +1,156 @@
+"The weights in the package: their digests, what they score, and scans that are hard"
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mri_diffusion import Denoiser, InputError, denoise
+from mri_diffusion.app.cli import main
+from mri_diffusion.core import generator, read_json
+from mri_diffusion.judge.scores import psnr
+from mri_diffusion.methods.pretrained import denoise_volume
+from mri_diffusion.methods.shipped import load_shipped, shipped
+from mri_diffusion.nets.unet import count_parameters
+from mri_diffusion.noise.models import add_noise
+from mri_diffusion.phantoms.heads import load_t1
+from mri_diffusion.scans.nifti import Scan
+
+DIGEST = dict(
+    diffusion='2396f78aeab096407cf72302b5b7f54e1d30102dcc3bf17165f0c0b67336f6b2',
+    unet='e8210db2757e44a228a038f9b5146f185bc8b5cf0b691a74ae1157b7c3aa86dd',
+)
+GOLDEN = dict(diffusion=25.194, unet=25.385)  # dB inside the brain, see `head`
+
+
+@pytest.fixture(scope='module')
+def head():
+    clean = np.maximum(load_t1(downsample=4).data, 0).astype(np.float32)
+    mask = clean > 0.2 * clean.max()
+    sigma = float(np.median(clean[mask])) / 8
+    return clean, add_noise(clean, sigma, 'rician', gen=generator(3)), sigma, mask
+
+
+def test_both_networks_are_there_and_small():
+    assert sorted(shipped()) == ['diffusion', 'unet']
+    files = [p for folder in shipped().values() for p in folder.iterdir()]
+    assert sum(p.stat().st_size for p in files) < 5_000_000
+    assert len({count_parameters(load_shipped(k)[0]) for k in shipped()}) == 1  # equal terms
+
+
+@pytest.mark.parametrize('kind', DIGEST)
+def test_the_weights_are_those_of_the_card(kind):
+    folder = shipped()[kind]
+    found = hashlib.sha256((folder / 'weights.safetensors').read_bytes()).hexdigest()
+    assert found == DIGEST[kind] == read_json(folder / 'config.json')['sha256']
+    card = (folder / 'card.md').read_text(encoding='utf-8')
+    assert found in card and 'BSD-2-Clause' in card and 'Limits' in card and kind in card
+
+
+@pytest.mark.parametrize('kind', GOLDEN)
+def test_golden_score(head, kind):
+    clean, noisy, sigma, mask = head
+    x = denoise_volume(load_shipped(kind)[0], noisy, sigma, quiet=True)
+    assert abs(psnr(x, clean, mask) - GOLDEN[kind]) < 0.02
+
+
+@pytest.mark.parametrize('kind', DIGEST)
+def test_better_than_a_filter_at_tiny_size(head, kind):
+    clean, noisy, sigma, mask = head
+    ours, filtered = (Denoiser(m, quiet=True).denoise(noisy, sigma) for m in (kind, 'nlmeans'))
+    assert psnr(ours.denoised.data, clean, mask) > psnr(filtered.denoised.data, clean, mask)
+    assert ours.meta['preset'] == 'shipped' and 'patch' not in ours.meta['config']
+
+
+def test_no_method_named(head, tmp_path, capsys):
+    clean, noisy, sigma, mask = head
+    Scan.from_array(noisy).save(tmp_path / 'noisy.nii.gz')
+    words = ['denoise', tmp_path / 'noisy.nii.gz', tmp_path / 'out.nii.gz', '--sigma', sigma]
+    assert main(words) == 0
+    assert 'note: method: unet' in capsys.readouterr().err
+    record = read_json(tmp_path / 'out.json')
+    assert record['Method'] == 'unet' and record['Notes'][0].startswith('method: unet')
+    by_name = denoise(noisy, sigma, method='unet', quiet=True).denoised.data
+    saved = Scan.load(tmp_path / 'out.nii.gz').data
+    assert np.abs(saved - by_name).max() < 1e-5 * clean.max()
+    assert main(words) == 0  # done before
+    assert 'finished before' in capsys.readouterr().out
+
+
+def test_the_default_of_a_series_compares_its_volumes(head):
+    series = np.stack([head[1]] * 8, -1)
+    rng = np.random.default_rng(0)
+    series = np.abs(series + head[2] * rng.normal(size=series.shape)).astype(np.float32)
+    assert denoise(series, quiet=True).meta['method'] == 'mppca'
+    few = denoise(series[..., :3], head[2], quiet=True)
+    assert few.meta['method'] == 'unet' and few.denoised.shape == (*head[1].shape, 3)
+
+
+def hard():
+    rng = np.random.default_rng(0)
+    noise = lambda *shape: np.abs(10 + rng.normal(size=shape) + 1j * rng.normal(size=shape))
+    yield 'one slice', noise(24, 24, 1), 1.0
+    yield 'eight voxels a side', noise(8, 8, 8), 1.0
+    yield 'odd sides', noise(13, 7, 9), 1.0
+    yield 'constant', np.full((12, 12, 12), 5.0), 1.0
+    yield 'empty', np.zeros((12, 12, 12)), 1.0
+    yield 'sigma above the signal', noise(12, 12, 12), 1000.0
+    yield 'signed', rng.normal(size=(12, 12, 12)), 1.0
+    yield 'tiny unit', 1e-9 * noise(12, 12, 12), 1e-9
+    yield 'large unit', 1e9 * noise(12, 12, 12), 1e9
+
+
+@pytest.mark.parametrize('kind', DIGEST)
+@pytest.mark.parametrize('name, x, sigma', hard(), ids=[n for n, *_ in hard()])
+def test_hard_scans_give_a_sound_result(kind, name, x, sigma):
+    out = Denoiser(kind, quiet=True).denoise(x.astype(np.float32), sigma).denoised.data
+    assert out.shape == x.shape and np.isfinite(out).all()
+    assert np.abs(out).max() <= 1.5 * np.abs(x).max()
+    if name in ('constant', 'empty'):
+        assert np.array_equal(out, x.astype(np.float32))
+
+
+def test_what_is_asked_of_a_training_is_refused():
+    x = np.ones((12, 12, 12), np.float32)
+    for how in (dict(steps=5), dict(preset='tiny'), dict(size='small')):
+        with pytest.raises(InputError, match='leave'):
+            denoise(x, 1.0, method='unet', **how)
+    with pytest.raises(InputError, match='probes 1 or more'):
+        Denoiser('unet').denoise(x, 1.0, needs_std=True)
+
+
+def test_missing_and_damaged_weights_say_so(tmp_path, monkeypatch):
+    for name in ('config.json', 'weights.safetensors'):
+        (tmp_path / 'unet').mkdir(exist_ok=True)
+        (tmp_path / 'unet' / name).write_bytes((shipped()['unet'] / name).read_bytes()[:-9])
+    import mri_diffusion.methods.shipped as module
+
+    monkeypatch.setattr(module, 'shipped', lambda: {'unet': tmp_path / 'unet'})
+    x = np.ones((12, 12, 12), np.float32)
+    for kind, said in (('unet', 'config.json'), ('diffusion', 'no such weights')):
+        with pytest.raises(InputError, match=said) as e:
+            denoise(x, 1.0, method=kind)
+        assert '\n' not in str(e.value)
+
+
+def test_training_begins_with_the_weights(head, tmp_path):
+    clean, noisy, sigma, mask = head
+    for name, data in (('clean', clean), ('noisy', noisy)):
+        Scan.from_array(data).save(tmp_path / f'{name}.nii.gz')
+    pair = ['train', 'unet', tmp_path / 'noisy.nii.gz', '--clean', tmp_path / 'clean.nii.gz']
+    for folder, more in (('m', []), ('s', ['--from', 'scratch'])):
+        assert main([*pair, '--out', tmp_path / folder, '--steps', '3', *more, '-q']) == 0
+    found = {f: read_json(tmp_path / f / 'config.json') for f in 'ms'}
+    assert found['m']['config']['begin'] == 'shipped' and found['s']['config']['begin'] == 'scratch'
+    assert found['m']['parameters'] > 1_000_000 > found['s']['parameters']
+    x = Denoiser.load(tmp_path / 'm', quiet=True).denoise(noisy, sigma).denoised.data
+    assert psnr(x, clean, mask) > psnr(noisy, clean, mask) + 4
+    refused = [*pair, '--out', tmp_path / 'r', '--from', 'shipped', '--set', 'size', 'small', '-q']
+    assert main(refused) == 2 and not (tmp_path / 'r').exists()
+    assert main([*pair, '--out', tmp_path / 'r', '--from', 'theirs']) == 2
+
+
+def test_the_wheel_takes_them():
+    setup = (Path(__file__).parents[1] / 'setup.py').read_text(encoding='utf-8')
+    assert "'weights/*/*'" in setup
