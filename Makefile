@@ -5,9 +5,10 @@ READY := .venv/.ready
 DEMO ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lab docs readme export hooks clean
+.PHONY: help setup demo test coverage lab docs readme export hooks clean
 
 help:
+	@echo "make setup     make .venv, what every other target does first, too"
 	@echo "make demo      train two small denoisers on embedded data and compare them (result in $(DEMO))"
 	@echo "make test      everything that CI runs"
 	@echo "make coverage  which lines of the library the pages and the tests run (half an hour)"
@@ -20,6 +21,8 @@ help:
 
 $(READY): settings.ini setup.py pyproject.toml constraints.txt tools/venv.sh
 	@bash tools/venv.sh
+
+setup: $(READY)
 
 demo: $(READY)
 	@$(BIN)/mri-diffusion run compare -p preset laptop --out $(DEMO)
