@@ -778,7 +778,7 @@ def test_a_crash_in_one_scan_stops_no_other(own, study, cli, tmp_path, monkeypat
         (['study', 'study', 'participant', '--method', 'blur'], 'folder of their own'),
         (['model', 'd', 'participant', '--method', 'blur'], 'BIDS'),
         (['study', 'd', 'participant', '--method', 'blurr'], 'unknown'),
-        (['study', 'd', 'participant', '--method', 'unet'], '--model'),
+        (['study', 'd', 'participant', '--method', 'nafnet'], '--model'),
         (['study', 'd', 'participant', '--method', 'blur', '--model', 'model'], 'learns nothing'),
         (
             ['study', 'd', 'participant', '--method', 'blur', '--participant-label', '01', '09'],
