@@ -111,6 +111,46 @@ def test_hard_scans_give_a_sound_result(kind, name, x, sigma):
         assert np.array_equal(out, x.astype(np.float32))
 
 
+def box(sigma=8.0):
+    rng = np.random.default_rng(0)
+    v = np.zeros((32, 36, 28))
+    v[6:26, 6:30, 5:23] = 100
+    e = rng.normal(size=(2, *v.shape))
+    return v, np.abs(v + sigma * e[0] + 1j * sigma * e[1]).astype(np.float32)
+
+
+@pytest.mark.parametrize('told', [500.0, 1e30])
+def test_a_level_far_above_the_signal_is_said(told):
+    found = denoise(box()[1], told, quiet=True)
+    assert np.isfinite(found.denoised.data).all()
+    assert any('but the scan shows' in n for n in found.meta['notes'])
+
+
+def test_a_level_that_is_right_needs_no_note():
+    assert not any(
+        'but the scan shows' in n for n in denoise(box()[1], 8, quiet=True).meta['notes']
+    )
+
+
+def test_an_image_of_two_values():
+    found = denoise(box()[1] > 50, 8.0, quiet=True).denoised
+    assert found.shape == (32, 36, 28) and 0 <= found.data.min() <= found.data.max() < 2
+
+
+def test_no_fine_tuning_where_a_blanked_background_looks_like_correlation():
+    clean, noisy = box()
+    blanked = np.where(clean > 0, noisy, 0)
+    plain, tuned = (denoise(blanked, 8.0, tune=n, quiet=True, method='unet') for n in (0, 4))
+    assert any('not fine-tuned' in n and 'exactly zero' in n for n in tuned.meta['notes'])
+    assert np.array_equal(plain.denoised.data, tuned.denoised.data)
+
+
+def test_what_is_no_scan_is_refused():
+    for x, said in ((np.ones((8, 8, 8), complex), 'complex'), ([[1.0, 2.0]], 'list')):
+        with pytest.raises(InputError, match=said):
+            denoise(x, 1.0)
+
+
 def test_what_is_asked_of_a_training_is_refused():
     x = np.ones((12, 12, 12), np.float32)
     for how in (dict(steps=5), dict(preset='tiny'), dict(size='small')):
@@ -126,8 +166,17 @@ def test_missing_and_damaged_weights_say_so(tmp_path, monkeypatch):
         (tmp_path / 'unet' / name).write_bytes((shipped()['unet'] / name).read_bytes()[:-9])
     import mri_diffusion.methods.shipped as module
 
-    monkeypatch.setattr(module, 'shipped', lambda: {'unet': tmp_path / 'unet'})
+    whole = shipped()
     x = np.ones((12, 12, 12), np.float32)
+    swapped = tmp_path / 'swapped'
+    swapped.mkdir()
+    for p in whole['diffusion'].iterdir():
+        (swapped / p.name).write_bytes(p.read_bytes())
+    both = {'unet': swapped}
+    monkeypatch.setattr(module, 'shipped', lambda: both)
+    with pytest.raises(InputError, match='not the weights of unet'):
+        load_shipped('unet')
+    both['unet'] = tmp_path / 'unet'
     for kind, said in (('unet', 'config.json'), ('diffusion', 'no such weights')):
         with pytest.raises(InputError, match=said) as e:
             denoise(x, 1.0, method=kind)

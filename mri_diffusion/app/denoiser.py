@@ -43,6 +43,10 @@ def _as_scan(
 ) -> Scan:
     "A scan, whatever it comes as"
     is_array = hasattr(x, 'shape') and hasattr(x, 'dtype')
+    if not isinstance(x, (Scan, Path, str)) and not is_array:
+        raise InputError(f'scan: a {type(x).__name__}; give a Scan, an array or a path')
+    if is_array and np.asarray(x).dtype.kind not in 'fiub':
+        raise InputError(f'scan: an array of {x.dtype}; give real numbers (of complex data abs)')
     scan = x if isinstance(x, Scan) else Scan.from_array(x) if is_array else Scan.load(x)
     if mask is None:
         return scan
@@ -374,6 +378,8 @@ def _apply(d, scan, sigma, noise):
         between = (found.low, found.high)
         notes += [_level_note(found), *found.notes]
     check_sigma(sigma, scan)
+    if between is None and (d.learned or {}).get('needs_sigma'):
+        notes += _far_off(sigma, scan, noise)
     out = m.denoise(
         scan.data,
         sigma,
@@ -396,12 +402,34 @@ def _apply(d, scan, sigma, noise):
     return result
 
 # %% ../../nbs/app/60_denoiser.ipynb #895d1b4d
+_FAR = 1.5  # Times the interval of the estimate: a told level beyond is worth a note
+
+
 def _level_note(found):
     "The noise level that was estimated, in one line"
     return (
         f'noise level estimated by {found.how}: {found.number:.4g} (between {found.low:.4g} and '
         f'{found.high:.4g})'
     )
+
+
+def _far_off(sigma, scan, noise):
+    "A line if the scan shows another noise level by far than is told"
+    if scan.data.ndim != 3:
+        return []
+    try:
+        found = (noise or ScanNoise(scan)).level
+    except InputError:
+        return []
+    s = np.asarray(sigma, float)
+    told = float(np.median(s[s > 0])) if (s > 0).any() else 0.0
+    if found.low / _FAR <= told <= found.high * _FAR:
+        return []
+    return [
+        f'sigma {told:.4g} is told, but the scan shows {found.number:.4g} (between {found.low:.4g} '
+        f'and {found.high:.4g}); if that is right, so much too {"low" if told < found.low else "high"} '
+        f'a level spoils the result: leave --sigma out, or check it'
+    ]
 
 
 def _keep_noise_free(out, scan, sigma):

@@ -196,6 +196,7 @@ def _tensor(parts):
 # %% ../../nbs/methods/41_finetune.ipynb #41f0000d
 _TAU = 0.5  # More noise in, less in the target
 _LEAST = 3.0  # Signal over sigma from which on the noise of a magnitude is taken as Gaussian
+_BLANK = 0.02  # Share of voxels that are exactly zero: the background was blanked
 _OFF = 0.15  # Relative difference of the noise level that is followed
 
 
@@ -221,6 +222,12 @@ def _states(noisy, sigma, kind, n_coils):
 
 def _correlation(noisy, found):
     "Autocorrelation of the noise, (k, k) or (k, k, k); None: white"
+    blank = float((noisy == 0).mean())
+    if blank > _BLANK:
+        raise InputError(
+            f'image: exactly zero in {blank:.0%} of its voxels, so that the correlation of its noise '
+            f'cannot be measured; give the kernel'
+        )
     planes = {'slices': noisy, 'planes across the slices': np.transpose(noisy, (0, 2, 1))}
     kernels = {}
     for name, x in planes.items():

@@ -86,7 +86,7 @@ def load_net(
         raise InputError(f'{config}: network {short(record.net)} is not known to this version')
     net = make_net(record.net)
     _fill(net, _read_weights(weights, record.sha256), weights)
-    return net.eval(), record.facts
+    return net.eval(), {'net': record.net} | record.facts
 
 
 def _read_weights(path, digest):

@@ -28,4 +28,7 @@ def load_shipped(
     if kind not in known:
         there = ', '.join(known) or 'none'
         raise InputError(f'{kind}: no such weights in the package ({there}); install it again')
-    return load_net(known[kind])
+    net, facts = load_net(known[kind])
+    if facts.get('kind') != kind:
+        raise InputError(f'{known[kind]}: not the weights of {kind}; install the package again')
+    return net, facts

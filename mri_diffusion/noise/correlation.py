@@ -164,6 +164,10 @@ def flat_noise(
     p = tuple(min(size, n) if a < dims else 1 for a, n in enumerate(x.shape))
     inside = auto_mask(x) if mask is None else np.asarray(mask, bool)
     e = _flattest(x, inside, p, order, patches)
+    if not len(e):
+        raise InputError(
+            'flat_noise: no patch of the object has any noise in it; give another mask'
+        )
     near = tuple(min(reach, (n - 1) // 2) for n in p)
     lags, A = _seen(p, order, near)
     found = np.linalg.solve(A, _lagged(e, e, lags) / len(e))
