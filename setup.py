@@ -37,7 +37,10 @@ setup(
     extras_require=extras,
     packages=[*find_packages(include=['mri_diffusion*']), 'mri_diffusion.notebooks'],
     package_dir={'mri_diffusion.notebooks': 'nbs/experiments'},
-    package_data={'mri_diffusion': ['py.typed', 'weights/*/*'], 'mri_diffusion.notebooks': ['*.ipynb']},
+    package_data={
+        'mri_diffusion': ['py.typed', 'weights/*/*'],
+        'mri_diffusion.notebooks': ['*.ipynb'],
+    },
     entry_points=dict(
         console_scripts=shlex.split(cfg['console_scripts']),
         nbdev=[f'{cfg["lib_name"]}={cfg["lib_name"]}._modidx:d'],  # names on the site become links
