@@ -330,8 +330,13 @@ def _begin(d):
         raise InputError(
             f'{m.name}: has not learned yet; give a trained model (--model), or call fit{them}'
         )
-    d.net, d.learned, d._begun = net, learned, True
-    d.notes = [*d.notes, f'{m.name}: the weights in the package, trained on other scans']
+    d.net, d.learned, d._begun = net, learned | dict(begun=True), True
+    d.notes = [*d.notes, _of_package(m)]
+
+
+def _of_package(method):
+    "What is to be known of a network that nothing here has trained"
+    return f'{method.name}: the weights in the package, trained on other scans'
 
 
 def _open(d, model):
@@ -566,8 +571,8 @@ def load_model(
             f'the setting out, or train another model'
         )
     d.learned = saved['learned']
-    used = (d.learned or {}).get('precision')
-    d.notes = notes + (precision_notes(config['precision'], used) if used else [])
+    used, d._begun = (d.learned or {}).get('precision'), bool((d.learned or {}).get('begun'))
+    d.notes = notes + ([_of_package(d.method)] if d._begun else []) + (precision_notes(config['precision'], used) if used else [])
     d.net = fill_network(_built(d, folder), weights, folder, d.method.name)
     return d
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .result import Result
 from ..core import InputError, plain, read_json, write_json
+from ..methods.shipped import shipped
 from ..scans.nifti import Scan, load_like
 
 # %% ../../nbs/app/62_request.ipynb #62500006
@@ -35,14 +36,18 @@ def request_of(
     **rest: object,  # sigma, bias_field, choose, as they were given
 ) -> dict:  # Plain values
     "All that decides what a denoising writes"
-    d, config = denoiser, None if model is None else Path(model) / 'config.json'
+    d = denoiser
+    package = model is None and d.method.start is not None  # Nothing of a training has a part
+    folder = shipped().get(d.method.name) if package else model
+    config = None if folder is None else Path(folder) / 'config.json'
     known = config is not None and config.is_file()
+    used = d.method.at_inference if package else d.config
     return plain(
         dict(
             method=d.method.name,
-            preset=d.preset,
+            preset='shipped' if package else d.preset,
             seed=d.seed,
-            settings=d.config,
+            settings={k: v for k, v in d.config.items() if k in used},
             model=read_json(config).get('sha256') if known else None,
             **rest,
             inputs={k: _digest(files) for k, files in inputs.items() if files},

@@ -203,6 +203,8 @@ def judge_result(
     if sigma is None:
         return 'No noise level is known; without it nothing can be said of what was removed.'
     mask = report_mask(noisy)[0] if mask is None else mask
+    if np.array_equal(noisy.data[mask], denoised.data[mask]):
+        return 'Nothing was removed: inside the object the scan is as it was (see the notes).'
     n, said = (n_coils, None) if n_coils else scan_coils(noisy, sigma, mask)
     kernel, kind = scan_kernel(noisy, mask), 'gaussian' if noisy.kind == 'signed' else 'rician'
     kind = 'ncchi' if n > 1 else kind
@@ -398,7 +400,9 @@ def _summary(result, p):
     name = 'An array' if p['input file'] == 'an array' else _text(p['input file'])
     size = f'{" x ".join(map(str, noisy.shape[:3]))} voxels of {_text(p["voxel size"])}'
     method = f'{_text(p["method"])} (preset {_text(p["preset"])}, seed {_text(p["seed"])})'
-    return f'{name}, a {what} of {size}, was denoised by the method {method} {level}.'
+    same = np.array_equal(noisy.data, result.denoised.data)
+    done = 'was left as it was' if same else 'was denoised'
+    return f'{name}, a {what} of {size}, {done} by the method {method} {level}.'
 
 # %% ../../nbs/judge/53_report.ipynb #a5c514eb
 class ReportFacts:

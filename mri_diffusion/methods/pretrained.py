@@ -215,7 +215,7 @@ def denoise_volume(
     "Unit scale, network, exact inverse"
     if flips not in (1, 2, 4, 8):
         raise InputError(f'flips={short(flips)}; 1, 2, 4 or 8')
-    if steps != int(check_number('steps', steps, 1, 1000)):
+    if steps != int(check_number('steps', steps, 1, 10_000)):
         raise InputError(f'steps {steps}: give a whole number')
     if n_coils != int(check_number('n_coils', n_coils, 1, 1024)):
         raise InputError(f'n_coils {n_coils}: give a whole number')

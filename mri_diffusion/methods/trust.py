@@ -141,7 +141,7 @@ def volume_std(
 ) -> np.ndarray:  # (X, Y, Z) float32, image units
     "Std of the denoised value over repetitions of the noise; it knows nothing of a bias"
     x, s = _checked(noisy, sigma, kind)
-    probes, none = int(check_number('probes', probes, 1, 100)), s <= 0
+    probes, none = int(check_number('probes', probes, 1, 1000)), s <= 0
     if none.all() or x.min() == x.max():
         return np.zeros_like(x)
     if denoised is None and share > 0:

@@ -450,7 +450,10 @@ def _found(how, free, *given):
     except InputError:
         if not free or how != 'wavelet':
             raise
+    try:
         return 'object', *_object(*given)
+    except InputError:
+        raise InputError('noise level: the scan shows too little to find it; give sigma') from None
 
 # %% ../../nbs/noise/12_sigma.ipynb #e435ae87
 def _check(x, how, mask, bvals):
