@@ -24,6 +24,7 @@ from mri_diffusion.methods.pretrained import (
     save_net,
 )
 from mri_diffusion.nets.unit_unet import CONFIGS, make_net
+from mri_diffusion.scans.nifti import Scan
 
 
 @pytest.fixture(scope='module')
@@ -358,6 +359,8 @@ def test_a_state_of_another_training_is_refused(trained, tmp_path):
         (dict(side=9), 'multiple of 2'),
         (dict(device='tpu'), 'give cpu, or cuda'),
         (dict(data=str(tmp_path)), 'no scan'),
+        (dict(clean=str(trained.folder)), 'give data'),
+        (dict(clean='nowhere', data=str(tmp_path)), 'nowhere: no such folder'),
     ]
     for k, (params, said) in enumerate(tries):
         with pytest.raises(InputError, match=re.escape(said)) as e:
@@ -376,6 +379,20 @@ def test_the_card_names_every_scan(tmp_path):
     found = run(tmp_path / 'run', steps=1, data=str(tmp_path / 'scans'))
     card = (found.folder / 'card.md').read_text()
     assert '| mine | 0.008 | CC0, made / here | ' in card and str(tmp_path) not in card
+
+
+def test_a_first_network_denoises_the_sources_of_a_second(trained, tmp_path):
+    folder = tmp_path / 'scans/t1_mprage'  # one that is told to be noisy
+    folder.mkdir(parents=True)
+    image = 0.5 + 0.1 * noise(24, 24, 24)
+    Scan.from_array(image).save(folder / 'image.nii.gz')
+    data = dict(steps=1, anneal=-1, data=str(tmp_path / 'scans'))
+    plain = run(tmp_path / 'plain', **data)
+    first = run(tmp_path / 'first', **data, clean=str(trained.folder))
+    assert not same(plain.state, first.state)
+    digest = read_json(trained.folder / 'config.json')['sha256'][:16]
+    assert f'by the weights {digest}' in (first.folder / 'card.md').read_text()
+    assert 'sources denoised before | no' in (plain.folder / 'card.md').read_text()
 
 
 def test_presets_name_networks_that_exist():

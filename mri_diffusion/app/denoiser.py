@@ -572,7 +572,11 @@ def load_model(
         )
     d.learned = saved['learned']
     used, d._begun = (d.learned or {}).get('precision'), bool((d.learned or {}).get('begun'))
-    d.notes = notes + ([_of_package(d.method)] if d._begun else []) + (precision_notes(config['precision'], used) if used else [])
+    d.notes = (
+        notes
+        + ([_of_package(d.method)] if d._begun else [])
+        + (precision_notes(config['precision'], used) if used else [])
+    )
     d.net = fill_network(_built(d, folder), weights, folder, d.method.name)
     return d
 

@@ -7,7 +7,7 @@ __all__ = ['SEEN_NOISE', 'LEAST_NOISE', 'AT_ONCE', 'STEPS_EACH', 'Source', 'load
            'blanking', 'clean_patch', 'training_pair', 'lower_level']
 
 # %% ../../nbs/learn/31_invented.ipynb #4b9b6f7d
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ SEEN_NOISE = dict(  # Noise std over the 99th percentile, by eye; other scans: L
     spine_t2=0.04,
 )
 LEAST_NOISE = 0.008
+_CLEANED = 0.35  # Share of its noise that a denoised source is taken to hold
 
 
 class Source(NamedTuple):
@@ -47,6 +48,8 @@ class Source(NamedTuple):
 def load_sources(
     folder: Path | str,  # One folder a scan, with `image.nii.gz` in it
     noise: Mapping[str, float] | None = None,  # By folder name; None: SEEN_NOISE
+    # (image, its noise std) -> image, for those above LEAST_NOISE; None: as they are
+    denoise: Callable | None = None,
 ) -> list[Source]:  # By name; weight: root of the number of voxels
     "The training scans of a folder, each with its 99th percentile at 1"
     noise, found = SEEN_NOISE if noise is None else noise, []
@@ -57,8 +60,10 @@ def load_sources(
         top = np.percentile(x, 99)
         if not top > 0:
             raise InputError(f'{path}: nothing in it (its 99th percentile is {top:g}); remove it')
-        level = noise.get(path.parent.name, LEAST_NOISE)
-        found.append(Source(np.maximum(x / top, 0), level, float(np.sqrt(x.size))))
+        level, x = noise.get(path.parent.name, LEAST_NOISE), np.maximum(x / top, 0)
+        if denoise is not None and level > LEAST_NOISE:
+            level, x = level * _CLEANED, np.maximum(denoise(x, level), 0)
+        found.append(Source(x, level, float(np.sqrt(x.size))))
     if not found:
         raise InputError(f'{folder}: no scan; give a folder that holds NAME/image.nii.gz')
     return found
@@ -113,7 +118,7 @@ def cut_patch(
     "A part of the image on another grid; flipped and turned at random"
     left, zoom = noise, np.exp(rng.uniform(np.log(0.6), np.log(1.7)))
     zooms = np.full(3, zoom)
-    if rng.random() < 0.25:  # thick slices
+    if rng.random() < 0.4:  # thick slices
         zooms[rng.integers(3)] *= rng.uniform(1.5, 4)
     x, matrices = image, []
     for axis in range(3):
