@@ -26,6 +26,7 @@ from ..scans.nifti import Scan
 
 # %% ../../nbs/judge/61_choice.ipynb #e841d046
 _LEVEL = 'level'  # The state that a denoiser is matched to: a factor on the level it is told
+_NOT_IN_THE_IMAGE = ('probes',)  # Settings of the uncertainty alone
 
 
 def check_choice(
@@ -53,6 +54,8 @@ def check_choice(
                 f'choose {_LEVEL}: factors on the noise level, above 0 and at most 100'
             )
         return values
+    if name in config and name in _NOT_IN_THE_IMAGE:
+        raise InputError(f'choose {name}: it changes the uncertainty alone; give it by --set')
     if name not in config:
         raise InputError(
             f'choose {name}: {m.name} has no such setting; it has {", ".join(config) or "none"}, '
