@@ -18,10 +18,10 @@ from mri_diffusion.phantoms.heads import load_t1
 from mri_diffusion.scans.nifti import Scan
 
 DIGEST = dict(
-    diffusion='2396f78aeab096407cf72302b5b7f54e1d30102dcc3bf17165f0c0b67336f6b2',
-    unet='e8210db2757e44a228a038f9b5146f185bc8b5cf0b691a74ae1157b7c3aa86dd',
+    diffusion='3ab678f229497c21acabd824042f1d19e32a81fe0c4f2e275d840cdcf069820c',
+    unet='5a32eb193d27f50bb0702d974786a4a0a3222f028f10114c5cdb1e7e106b6e60',
 )
-GOLDEN = dict(diffusion=25.194, unet=25.385)  # dB inside the brain, see `head`
+GOLDEN = dict(diffusion=25.477, unet=25.788)  # dB inside the brain, see `head`
 
 
 @pytest.fixture(scope='module')

@@ -42,12 +42,13 @@ from ..scans.tables import is_b0
 # %% ../../nbs/methods/42_r2r.ipynb #62f36c0f
 def _usable_volumes(
     series,  # (X, Y, Z, V)
+    name='r2r',  # Of the method, for errors
 ):  # (V,) bool
     "Volumes that are not constant"
     flat = np.asarray(series).reshape(-1, np.shape(series)[-1])
     use = flat.max(0) > flat.min(0)
     if not use.any():
-        raise InputError('r2r: every volume of the series is constant')
+        raise InputError(f'{name}: every volume of the series is constant')
     return use
 
 
@@ -75,18 +76,19 @@ def decompose_series(
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
     modes: Components | None = None,  # Components of an earlier training; None: found here
     K: int = 0,  # Components kept; 0: those above the noise
+    name: str = 'r2r',  # Of the method, for errors
 ) -> dict:  # use, weights, mask, sigma, states, modes, amplitudes, notes, magnitude
     "Bring a series to principal components with noise of std one"
     x = np.asarray(series, np.float32)
-    use, (weights, inside) = _usable_volumes(x), _voxel_weights(x, mask)
+    use, (weights, inside) = _usable_volumes(x, name), _voxel_weights(x, mask)
     notes = _constant_notes(use)
     x, b = x[..., use], None if bvals is None else np.asarray(bvals)[use]
     if not inside.sum() > 1:
-        raise InputError(f'r2r: the mask holds {inside.sum()} voxel; at least two are needed')
+        raise InputError(f'{name}: the mask holds {inside.sum()} voxel; at least two are needed')
     if sigma is None:
         sigma, said = series_sigma(x, inside, n_coils, b)
         notes += said
-    sigma = np.broadcast_to(_without_zeros(sigma, inside), x.shape[:3])
+    sigma = np.broadcast_to(_without_zeros(sigma, inside, name), x.shape[:3])
     magnitude = not is_signed(x)
     states = to_states(x, sigma, n_coils, magnitude)
     modes = modes or find_components(states, inside, K or None)
@@ -111,11 +113,11 @@ def _constant_notes(use):
     return [f'volume {named}: constant, returned as it was']
 
 
-def _without_zeros(sigma, mask):
+def _without_zeros(sigma, mask, name='r2r'):
     "A map of sigma that is zero outside the object, as estimators write it, filled by its median"
     s = np.asarray(sigma, np.float32)
     if s.ndim not in (0, 3):
-        raise InputError(f'r2r: sigma of shape {s.shape}; give a number or a map (X, Y, Z)')
+        raise InputError(f'{name}: sigma of shape {s.shape}; give a number or a map (X, Y, Z)')
     if s.ndim == 0 or (s > 0).all():
         return s
     known = mask & (s > 0)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW', 'to_states', 'from_states', 'Components', 'find_components', 'series_sigma', 'autocorrelation',
-           'white_if_small', 'draw_noise', 'wiener', 'local_wiener']
+           'white_if_small', 'draw_noise', 'wiener', 'local_gain', 'local_wiener']
 
 # %% ../../nbs/noise/16_components.ipynb #05f17c12
 from collections.abc import Sequence
@@ -238,24 +238,33 @@ def wiener(
     return amplitudes * np.clip(1 - 1 / np.maximum(modes.power[: modes.K], 1), 0, 1)
 
 
+def local_gain(
+    amplitudes: np.ndarray,  # (X, Y, Z, K) scores with noise std one
+    weights: np.ndarray,  # (X, Y, Z) how much a voxel counts as a neighbour; 0: it takes no part
+    width: float = 1.0,  # Std of the neighbourhood, voxels
+    where: slice | tuple = np.s_[:, :, :],  # Part of the voxels that is wanted
+) -> tuple:  # bool, shape of the part: n voxels; mean (n, K); axes (n, K, K); gain (n, K)
+    "What the neighbourhood of each voxel says of it: where it lies, and how far that can be trusted"
+    w, K = np.asarray(weights, np.float32)[..., None], amplitudes.shape[-1]
+    share = np.maximum(gaussian_filter(w, [width] * 3 + [0]), 1e-6)
+    inside = (np.asarray(weights) > 0)[where]
+
+    def blur(a):
+        return (gaussian_filter(a * w, [width] * 3 + [0]) / share)[where][inside]
+
+    m = blur(amplitudes)
+    second = np.stack([blur(amplitudes[..., [k]] * amplitudes) for k in range(K)], -2)
+    power, axes = np.linalg.eigh(second - m[:, :, None] * m[:, None, :])
+    return inside, m, axes, np.clip(1 - 1 / np.maximum(power, 1e-6), 0, 1)
+
+
 def local_wiener(
     amplitudes: np.ndarray,  # (X, Y, Z, K) scores with noise std one
     mask: np.ndarray,  # (X, Y, Z)
     width: float = 1.0,  # Std of the neighbourhood, voxels
 ) -> np.ndarray:  # (X, Y, Z, K); zero outside the mask
     "Best linear estimate of each score from the mean and covariance of its neighbourhood"
-    w, K = mask.astype(np.float32)[..., None], amplitudes.shape[-1]
-
-    def blur(a):
-        return gaussian_filter(a * w, [width] * 3 + [0]) / share
-
-    share = np.ones_like(w)
-    share = np.maximum(blur(np.ones_like(w)), 1e-6)
-    mean = blur(amplitudes)
-    second = np.stack([blur(amplitudes[..., [k]] * amplitudes) for k in range(K)], -2)[mask]
-    m, a = mean[mask], amplitudes[mask]
-    power, axes = np.linalg.eigh(second - m[:, :, None] * m[:, None, :])
-    gain = np.clip(1 - 1 / np.maximum(power, 1e-6), 0, 1)
-    out = np.zeros_like(amplitudes)
-    out[mask] = np.einsum('nij,nj->ni', axes, gain * np.einsum('nji,nj->ni', axes, a - m)) + m
+    inside, m, axes, gain = local_gain(amplitudes, mask, width)
+    turned, out = np.einsum('nji,nj->ni', axes, amplitudes[inside] - m), np.zeros_like(amplitudes)
+    out[inside] = np.einsum('nij,nj->ni', axes, gain * turned) + m
     return out
