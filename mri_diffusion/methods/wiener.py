@@ -49,6 +49,14 @@ def shrink_scores(
     return out, std
 
 # %% ../../nbs/methods/42_wiener.ipynb #42d00011
+def _shrink_rest(states, found, spread):
+    "What the components that were not kept still hold of signal, by one gain each; the whole std"
+    axes = found.axes[:, found.K :]
+    gain = np.clip(1 - 1 / np.maximum(found.power[found.K :], 1), 0, 1)
+    rest = ((found.noise(states) * gain) @ axes.T).astype(np.float32)
+    return rest, np.sqrt(spread**2 + axes**2 @ gain).astype(np.float32)
+
+
 def denoise_wiener(
     data: np.ndarray,  # (X, Y, Z, V) image units
     sigma: float | np.ndarray | None = None,  # Noise std, number or map (X, Y, Z); None: mapped
@@ -62,7 +70,8 @@ def denoise_wiener(
     ready = decompose_series(data, bvals, mask, sigma, n_coils, K=modes, name='wiener')
     found, notes = ready['modes'], list(ready['notes'])
     scores, spread = shrink_scores(ready['amplitudes'], ready['weights'], found.basis, width)
-    denoised, std = _to_image(data, ready, found.states(scores), spread, 1.0, n_coils)
+    rest, spread = _shrink_rest(ready['states'], found, spread)
+    denoised, std = _to_image(data, ready, found.states(scores) + rest, spread, 1.0, n_coils)
     V, use = len(found.mean), ready['use']
     if found.K < V:
         notes += _level_notes(slice_levels(ready), use) + _outlier_notes(found, use, bvals)
