@@ -83,6 +83,9 @@ def test_the_default_of_a_series_compares_its_volumes(head):
     rng = np.random.default_rng(0)
     series = np.abs(series + head[2] * rng.normal(size=series.shape)).astype(np.float32)
     assert denoise(series, quiet=True).meta['method'] == 'mppca'
+    table = np.r_[0, np.full(7, 1000.0)], np.eye(3)[np.arange(8) % 3]
+    diffusion = denoise(Scan.from_array(series, None, *table), quiet=True)
+    assert diffusion.meta['method'] == 'wiener' and diffusion.std.shape == series.shape
     few = denoise(series[..., :3], head[2], quiet=True)
     assert few.meta['method'] == 'unet' and few.denoised.shape == (*head[1].shape, 3)
 

@@ -7,10 +7,11 @@ __all__ = ['FIRST', 'default_method']
 
 # %% ../../nbs/methods/46_default.ipynb #46d00003
 from ..scans.nifti import Scan
+from ..scans.tables import is_b0
 
 # %% ../../nbs/methods/46_default.ipynb #46d00005
-FIRST = dict(volume='unet', series='mppca')  # Of what kind of scan -> method
-_FEW = 6  # Volumes; with fewer MP-PCA has little to tell noise from signal by
+FIRST = dict(volume='unet', diffusion='wiener', series='mppca')  # Of what kind of scan -> method
+_FEW = 6  # Volumes; with fewer there is little to tell noise from signal by
 
 
 def default_method(
@@ -19,8 +20,11 @@ def default_method(
     "The method for a scan where none is named"
     n = scan.n_volumes
     kind = 'series' if scan.data.ndim == 4 and n >= _FEW else 'volume'
+    if kind == 'series' and scan.bvals is not None and not is_b0(scan.bvals).all():
+        kind = 'diffusion'
     seen = dict(
-        series=f'a series of {n} volumes',
+        diffusion=f'a diffusion series of {n} volumes',
+        series=f'a series of {n} volumes without b-values',
         volume='a volume' if n == 1 else f'{n} volumes, each by itself',
     )[kind]
     name = FIRST[kind]
