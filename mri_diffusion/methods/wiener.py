@@ -86,8 +86,8 @@ def _denoise(data, sigma, config, mask=None, bvals=None, **_):
 
 WIENER = Method(
     'wiener',
-    'A series of 6 volumes or more: no training, an uncertainty map, more gain than MP-PCA in less '
-    'time',
+    'A diffusion series of 6 volumes or more: no training, an uncertainty map, more gain than '
+    'MP-PCA in less time; what only a few voxels show is taken for noise',
     'nothing',
     'seconds on a CPU',
     _denoise,
