@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mri_diffusion.app.denoiser import Denoiser
+from mri_diffusion.core import environment, write_json
 from mri_diffusion.judge.tensors import six_direction_protocol
 from mri_diffusion.judge.truth import crop_scan, known_truth, make_truth, score_series
 from mri_diffusion.scans.nifti import Scan
@@ -31,6 +32,18 @@ def one(truth, about):
         yield about | dict(method=name, seconds=round(took, 1)) | score_series(found, truth)
 
 
+def facts():
+    "How and where the table was made"
+    return dict(
+        command='python tools/series_table.py FOLDER',
+        crop=CROP,
+        methods=METHODS,
+        seeds=[0, 1, 2],
+        note='seconds of a core on two cores beside other jobs',
+        environment=environment(),
+    )
+
+
 def main(folder='../shared/data/dti32', out='results/series.csv'):
     "Print the table, and keep it"
     scan = crop_scan(Scan.load(Path(folder) / 'dwi.nii.gz'), CROP)
@@ -43,6 +56,7 @@ def main(folder='../shared/data/dti32', out='results/series.csv'):
             truth = truth if volumes is None else truth.take(volumes)
             rows += one(truth, dict(directions=int((~truth.clean.is_b0).sum()), snr=snr, seed=seed))
         pd.DataFrame(rows).round(5).to_csv(out, index=False)
+    write_json(Path(out).with_suffix('.json'), facts())
     table = pd.DataFrame(rows).drop(columns='seed')
     print(table.groupby(['directions', 'snr', 'method']).agg(['mean', 'std']).round(3).to_string())
 

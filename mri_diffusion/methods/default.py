@@ -24,7 +24,7 @@ def default_method(
         kind = 'diffusion'
     seen = dict(
         diffusion=f'a diffusion series of {n} volumes',
-        series=f'a series of {n} volumes without b-values',
+        series=f'a series of {n} volumes without diffusion weighting',
         volume='a volume' if n == 1 else f'{n} volumes, each by itself',
     )[kind]
     name = FIRST[kind]
