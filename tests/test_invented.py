@@ -35,28 +35,28 @@ SCAN = [Source(np.random.default_rng(0).random((40, 40, 12), np.float32), 0.01, 
 train = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'train'
 
 
-# Means and standard deviations of noisy and target in the training of the first weights: it can
-# only be continued while they stay
+# Means and standard deviations of noisy and target, and the mean of what an error counts, in the
+# training of the weights: it can only be continued while they stay
 FIRST = {
-    0: (1.2700, 1.3106, 1.2660, 0.8663),
-    1: (2.6874, 1.2923, 2.6864, 0.7703),
-    2: (9.5378, 4.5757, 9.5381, 4.4174),
-    3: (1.8370, 2.4927, 1.8142, 2.2292),
-    7: (11.4548, 6.2055, 11.4568, 6.1195),
-    11: (5.9575, 7.3958, 5.9551, 7.3313),
+    0: (1.2700, 1.3106, 1.2660, 0.8663, 1.0000),
+    1: (2.4436, 1.2025, 2.4571, 0.6371, 1.3948),
+    2: (7.6628, 2.2750, 7.6645, 2.0440, 1.0211),
+    3: (1.7726, 1.6676, 1.7566, 1.3571, 1.1711),
+    7: (11.4818, 6.2118, 11.4842, 6.1325, 1.0965),
+    11: (5.9575, 7.3958, 5.9551, 7.3313, 1.0000),
 }
 
 NO_SCAN = {  # The same without a scan: side 16, room 32
-    0: (2.3376, 1.2510, 2.3439, 0.7669),
-    1: (3.4941, 1.2010, 3.5031, 0.6321),
-    2: (6.5004, 6.0828, 6.5005, 6.0018),
-    3: (6.1239, 5.9845, 6.0949, 5.9214),
+    0: (2.3376, 1.2510, 2.3439, 0.7669, 1.0000),
+    1: (3.4076, 1.2511, 3.5014, 0.6273, 2.1953),
+    2: (5.6124, 2.3976, 5.6365, 2.1691, 1.1465),
+    3: (9.0759, 7.1930, 9.0967, 7.1332, 3.2412),
 }
 
 
-def told(noisy, target):
-    "Mean and standard deviation of both"
-    return noisy.mean(), noisy.std(), target.mean(), target.std()
+def told(noisy, target, counts):
+    "Mean and standard deviation of both, and the mean of what an error counts"
+    return noisy.mean(), noisy.std(), target.mean(), target.std(), counts.mean()
 
 
 @pytest.mark.parametrize('snr', [0.0, 1.5, 12.0, 45.0])
@@ -151,7 +151,7 @@ def test_another_process_makes_the_same_bits():
     ask = (
         'import hashlib; from mri_diffusion.learn.invented import training_pair; '
         'p = training_pair([], 1, 2, 3, 16, room=24); '
-        'print(hashlib.sha256(p[0].tobytes() + p[1].tobytes()).hexdigest())'
+        'print(hashlib.sha256(bytes().join(v.tobytes() for v in p)).hexdigest())'
     )
     call = lambda: subprocess.run(
         [sys.executable, '-c', ask], capture_output=True, text=True, check=True
@@ -163,8 +163,9 @@ def test_another_process_makes_the_same_bits():
 def test_pairs_are_finite_and_on_the_unit_scale(side):
     spread = []
     for i in range(60):
-        noisy, target = training_pair(SCAN, 0, i, 0, side, room=32)
-        assert noisy.shape == target.shape == (side,) * 3
+        noisy, target, counts = training_pair(SCAN, 0, i, 0, side, room=32)
+        assert noisy.shape == target.shape == counts.shape == (side,) * 3
+        assert counts.dtype == np.float32 and set(np.unique(counts)) <= {1.0, 4.0}
         assert noisy.dtype == target.dtype == np.float32
         assert np.isfinite(noisy).all() and np.isfinite(target).all()
         spread.append((noisy - target).std())
@@ -272,6 +273,28 @@ def test_the_target_of_a_wrong_level_is_the_mean_it_will_have_far_above_the_floo
     right, wrong = mean_state(clean, 1.0, 1.0, coils), mean_state(clean, 1.0, 1.25, coils)
     assert (np.diff(right) > 0).all() and (np.diff(wrong) > 0).all()
     assert abs(wrong[-1] * 1.25 / right[-1] - 1) < 0.01
+
+
+def test_an_error_counts_four_times_inside_lesions_and_nowhere_else(monkeypatch):
+    shapes = dict(side=32, room=48)
+    with_them = [training_pair([], 0, 0, i, **shapes)[2] for i in range(12)]
+    monkeypatch.setattr(invented, 'add_lesions', lambda *a: None)
+    without = [training_pair([], 0, 0, i, **shapes)[2] for i in range(12)]
+    assert all((c == 1).all() for c in without)
+    share = [(c > 1).mean() for c in with_them]
+    assert max(share) < 0.6 and np.count_nonzero(share) > 5
+
+
+@pytest.mark.parametrize('wrong,widest', [(0.0, 0.2), (1.0, 0.4)])
+def test_the_told_level_is_as_wrong_as_asked(wrong, widest):
+    off = [
+        float(np.log(np.mean(p.told / p.sigma)))
+        for p in (
+            draw_physics((8, 8, 8), np.random.default_rng(s), wrong=wrong) for s in range(300)
+        )
+    ]
+    assert np.max(np.abs(off)) < widest + 1e-6
+    assert np.std(off) < 0.05 if wrong == 0 else np.std(off) > 0.15
 
 
 def test_vessels_stay_inside_and_are_thin():

@@ -109,9 +109,8 @@ def test_a_wrong_sigma_is_seen(head):
     clean, noisy, sigma = head
     net = load_shipped('unet')[0]
     for told, low, high in ((1.0, 1, 1), (0.6, 1.45, 1.9)):
-        z, found = noisy / (told * sigma), Tuning()
-        signal = clean > 4 * sigma
-        level = _true_level(net, z.astype(np.float32), signal, _slab(z.shape), None, 0, found)
+        found = Tuning()
+        level = _true_level(net, noisy, (told * sigma, 'magnitude', 1), None, 0, found)
         assert low <= level <= high and len(found.notes) == (told != 1)
 
 

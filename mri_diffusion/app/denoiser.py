@@ -401,6 +401,8 @@ def _apply(d, scan, sigma, noise):
     )
     out, said = _keep_noise_free(out, scan, sigma)
     sigma = out.get('sigma_found') if sigma is None else sigma
+    if 'sigma_used' in out:
+        sigma, origin = out['sigma_used'], f'{origin}, corrected'
     result = _make_result(d, scan, out, sigma, notes + said, origin)
     if between is not None:
         result.meta['sigma_interval'] = [float(v) for v in between]

@@ -218,6 +218,19 @@ def _thin(x, depth, axis):
     return np.take(x, _folded(np.arange(x.shape[axis]), depth), axis)
 
 
+_MANY = 1, np.log(200)  # Logarithm of the number of lesions in a patch, from and to
+_COUNTS = 3.0  # What an error inside a lesion counts more
+
+
+def _with_lesions(x, level, rng):
+    "The patch, in four of five with lesions, and what an error counts"
+    before = x.copy()
+    if rng.random() < 0.8:
+        add_lesions(x, rng, int(np.exp(rng.uniform(*_MANY))), (1.2 * level, 5 * level))
+    inside = np.abs(x - before) > 0.3 * level
+    return x, 1 + np.float32(_COUNTS) * inside.astype(np.float32)
+
+
 def _check(side, room, *numbers):
     if min(numbers) < 0:
         raise InputError(f'seed, step and index {numbers}: must not be negative')
@@ -234,16 +247,14 @@ def training_pair(
     synthetic: float = 0.35,  # Share of invented anatomies where there are scans
     room: int = 96,  # Voxels an axis of an invented anatomy
     anatomies: Path | str | None = None,  # Folder that keeps them; None: in memory
-) -> tuple[np.ndarray, np.ndarray]:  # noisy, target: (side, side, side) float32, unit scale
-    "A function of its numbers alone: a training that is resumed sees the same patches"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # noisy, target: unit scale; what errors count
+    "(side, side, side) float32, of these numbers alone: a resumed training sees the same patches"
     _check(side, room, seed, step, index)
     rng = np.random.default_rng((seed, step, index))
     x, left = clean_patch(sources, seed, step, rng, side, synthetic, room, anatomies)
     p = draw_physics(x.shape, rng, left)
     x, level = np.ascontiguousarray(x, np.float32), float(np.mean(p.sigma))
-    if rng.random() < 0.8:
-        many = int(np.exp(rng.uniform(0, np.log(60))))  # the more, the more of each is kept
-        add_lesions(x, rng, many, (1.2 * level, 5 * level))
+    x, counts = _with_lesions(x, level, rng)
     blank = rng.random()  # 0.15: nothing but noise around the object; 0.1: not even noise
     keep = blanking(x, rng) if blank < 0.25 else True
     noisy, target = noisy_and_target(x * keep, p, rng)
@@ -252,8 +263,8 @@ def training_pair(
         noisy, target = (np.where(keep, v, np.float32(zero)) for v in (noisy, target))
     if rng.random() < 0.08:
         depth, axis = int(rng.choice([1, 2, 4, 8, 12])), int(rng.integers(3))
-        noisy, target = _thin(noisy, depth, axis), _thin(target, depth, axis)
-    return noisy, target
+        noisy, target, counts = (_thin(v, depth, axis) for v in (noisy, target, counts))
+    return noisy, target, counts
 
 # %% ../../nbs/learn/31_invented.ipynb #31d00002
 def lower_level(

@@ -19,6 +19,7 @@ from ..checks import check_number, check_seed
 from ..core import InputError, OneLine, generator, progress
 from ..learn.invented import lower_level
 from ..learn.risk import draw_probe
+from .level import _CLEAR, _WHITE, level_seen
 from .pretrained import _checked, _reflected, _without_zeros, apply_net
 from ..nets.unit_unet import UnitDenoiser
 from ..noise.correlation import noise_kernel
@@ -197,7 +198,6 @@ def _tensor(parts):
 _TAU = 0.5  # More noise in, less in the target
 _LEAST = 3.0  # Signal over sigma from which on the noise of a magnitude is taken as Gaussian
 _BLANK = 0.02  # Share of voxels that are exactly zero: the background was blanked
-_OFF = 0.15  # Relative difference of the noise level that is followed
 
 
 def _states(noisy, sigma, kind, n_coils):
@@ -263,23 +263,15 @@ def _slab_risk(z, gaussian, held, kernel, level, seed):
     def errors(net):
         y = apply_net(net, z, quiet=True)
         gain = b * (apply_net(net, z + np.float32(0.1) * b, quiet=True) - y) / 0.1
-        return [((y - z) ** 2 + 2 * gain - level**2)[tuple(core)]], [w], [gain[tuple(core)]]
+        return [((y - z) ** 2 + 2 * gain - level**2)[tuple(core)]], [w]
 
     return errors
 
 
-def _true_level(net, z, gaussian, held, kernel, seed, found):
+def _true_level(net, noisy, told, kernel, seed, found):
     "1, or the noise level that the network sees where that is clearly another one"
-    (e,), (w,), (g,) = _slab_risk(z, gaussian, held, kernel, 1.0, seed)(net)
-    if not w.sum() > 200:
-        raise InputError(
-            'image: too little signal in its middle to judge by; crop it to the object'
-        )
-    error, gain = ((v * w).sum() / w.sum() for v in (e, g))
-    if gain > 0.5:  # a network that leaves half of the noise cannot tell
-        return 1.0
-    level = float(np.sqrt(max(error + 1 - 2 * gain, 1e-6) / (1 - gain)))
-    if abs(np.log(level)) < np.log(1 + _OFF):
+    level, neighbours = level_seen(net, noisy, *told, seed=seed, kernel=kernel)
+    if kernel is None and neighbours > _WHITE or abs(np.log(level)) < np.log(_CLEAR):
         return 1.0
     found.notes.append(
         f'the noise looks {level:.2f} times as strong as told; trained at the level that is seen'
@@ -334,11 +326,11 @@ def finetune_scan(
     held = _slab(z.shape)
     kernel = _correlation(np.asarray(noisy), found) if kernel is None else np.asarray(kernel)
     kernel = None if kernel is None or kernel.size == 1 else kernel
-    level = _true_level(net, z, gaussian, held, kernel, seed, found)
+    level = _true_level(net, noisy, (sigma, kind, n_coils), kernel, seed, found)
     draw = _recorrupted(z, gaussian, signal, held, net.divisor, kernel, level, seed)
     tuned = _tune(net, draw, steps, lr, found, callbacks, quiet)
     risk = _slab_risk(z, gaussian, held, kernel, level, seed)
-    _keep_best(tuned, [p.detach() for p in net.parameters()], lambda n: risk(n)[:2], found)
+    _keep_best(tuned, [p.detach() for p in net.parameters()], risk, found)
     return tuned, found
 
 # %% ../../nbs/methods/41_finetune.ipynb #41f00014

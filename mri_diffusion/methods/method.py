@@ -35,6 +35,7 @@ GIVES = dict(
     denoised='shape of the scan',
     std='uncertainty, image units: shape of the scan, or (X, Y, Z)',
     sigma_found='noise std, if the method finds it itself',
+    sigma_used='noise std that was used, where it is not the one that was told',
     notes='list of lines',
     pictures='name -> matplotlib figure or PNG bytes',
 )  # What `denoise` may return; the first it must

@@ -220,6 +220,7 @@ _SERIES = dict(
     probes=_whole('probes of the uncertainty; 0: none', 0, 1000),
     begin=_word('weights that a training begins with', 'scratch shipped'),
     tune=_whole('steps of fine-tuning on the scan itself; 0: none', 0, 100_000),
+    check_sigma=_yes('correct a noise level that is clearly wrong'),
     ensemble=_yes('average over flips of the first two axes'),
 )
 _APPLYING = dict(

@@ -363,12 +363,12 @@ def denoise_supervised(
     "Scale each volume as in training, denoise it in windows, scale it back"
     if learned.get('scale') == 'unit':
         steps = config['inference_steps'] if learned['kind'] == 'diffusion' else 1
-        how = {k: config[k] for k in ('flips', 'tune', 'probes')}
+        how = {k: config[k] for k in ('flips', *_UNIT)}
         run = dict(mask=mask, seed=seed, device=device, quiet=quiet)
         return denoise_unit(data, sigma, net, steps, **how, **run)
-    if config.get('tune') or config.get('probes'):
+    if any(config.get(k, v) != v for k, v in _UNIT.items()):
         raise InputError(
-            f'{learned["kind"]}: tune and probes are of the weights in the package; leave them out'
+            f'{learned["kind"]}: {", ".join(_UNIT)} are of the weights in the package; leave them out'
         )
     data = np.asarray(data, np.float32)
     series = data if data.ndim == 4 else data[..., None]
@@ -398,7 +398,7 @@ def denoise_supervised(
 def _shipped(kind):
     "The network of the package, and what is to be known of it"
     net, facts = load_shipped(kind)
-    uses = ['flips', 'tune', 'probes', *(['inference_steps'] if kind == 'diffusion' else [])]
+    uses = ['flips', *_UNIT, *(['inference_steps'] if kind == 'diffusion' else [])]
     about = dict(kind=kind, scale='unit', net=facts['net'], needs_sigma=True, uses=uses)
     return net, about
 
@@ -475,7 +475,7 @@ _SLICES = dict(  # of as many voxels as the blocks
 _PAPER = dict(precision='bf16', ema=0.999, acquisition=0.25)
 _PRESETS = {p: v | _COMMON | (_PAPER if p == 'paper' else {}) for p, v in _BLOCKS.items()}
 _NAFNET_PRESETS = {p: v | _SLICES[p] for p, v in _PRESETS.items()}
-_UNIT = dict(tune=0, probes=0)  # Of a network on the unit scale
+_UNIT = dict(tune=0, probes=0, n_coils=1, check_sigma=True)  # Of a network on the unit scale
 _UNIT_PRESETS = {p: v | _UNIT | dict(begin='scratch') for p, v in _PRESETS.items()}
 
 # %% ../../nbs/methods/41_supervised.ipynb #a6dd60f5

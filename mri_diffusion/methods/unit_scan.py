@@ -13,8 +13,9 @@ import torch
 
 from ..core import InputError, progress
 from .finetune import finetune_scan
+from .level import checked_level
 from .pretrained import apply_memory
-from .trust import denoise_carefully, volume_std
+from .trust import denoise_carefully, denoise_share, volume_std
 from ..nets.unit_unet import UnitDenoiser
 from ..noise.correlation import noise_kernel
 from ..scans.kind import is_signed
@@ -60,32 +61,58 @@ def denoise_unit(
     flips: bool = False,  # Mean over the eight mirrored copies
     tune: int = 0,  # Steps of fine-tuning on each volume first; 0: none
     probes: int = 0,  # Random fields for the uncertainty; 0: none
+    n_coils: int = 1,  # Coils of a sum-of-squares magnitude
+    check_sigma: bool = True,  # Correct a noise level that is clearly wrong
     mask: np.ndarray | None = None,  # (X, Y, Z) the object
     seed: int = 0,  # Of fine-tuning and random fields
     device: str = 'cpu',  # Where to compute
     quiet: bool | None = None,  # No progress bar
-) -> dict[str, Any]:  # denoised, notes, and with `probes` std: shapes of the data
+) -> dict[str, Any]:  # denoised, notes, sigma_used if it is another; with `probes` std
     "Each volume by the network, on the scale where its noise has std one"
     data = np.asarray(data, np.float32)
     series = data if data.ndim == 4 else data[..., None]
     kind = 'additive' if is_signed(data) else 'magnitude'
     half, many, out, stds, notes = _has_bfloat16(device), series.shape[3] > 1, [], [], []
+    factors = []
     memory = apply_memory(net, series.shape[:3])
     if memory > _MUCH:
         notes.append(f'needs about {memory / 1e9:.1f} GB of memory')
     run = dict(half=half, quiet=many or quiet)
     for v in progress(range(series.shape[3]), 'volumes', quiet=quiet if many else True):
-        x, told = series[..., v], (_of_volume(sigma, v), kind)
-        one, said = _tuned(net.eval().to(device), x, told, tune, seed, run['quiet'])
+        x, told = series[..., v], (_of_volume(sigma, v), kind, n_coils)
+        one = net.eval().to(device)
+        by, said = _factor(one, x, told, mask, half) if check_sigma else (1.0, [])
+        told = (told[0] * np.float32(by), *told[1:])
+        factors.append(by)
+        one, more = _tuned(one, x, told, tune, seed, run['quiet'])
         how = dict(steps=steps, **run)
         y, share, why = denoise_carefully(one, x, *told, mask=mask, flips=8 if flips else 1, **how)
         out.append(y)
-        notes += [*said, *([why] if why else [])]
+        notes += [*said, *more, *([why] if why else [])]
         if probes:
             about = dict(denoised=y, share=share, kernel=_kernel(x), probes=probes, seed=seed)
             stds.append(volume_std(one, x, *told, **about, **how))
     found = dict(denoised=np.stack(out, -1).reshape(data.shape), notes=_once(notes))
+    found |= _level_used(sigma, factors, data.ndim)
     return found | (dict(std=np.stack(stds, -1).reshape(data.shape)) if probes else {})
+
+
+def _factor(net, x, told, mask, half):
+    "On the noise level that was told; notes. A scan to be left alone is not looked at"
+    if denoise_share(x, *told, mask=mask)[0] == 0:
+        return 1.0, []
+    by, note = checked_level(net, x, *told, half=half)
+    return by, [note] if note else []
+
+
+def _level_used(sigma, factors, ndim):
+    "The level that was used, where it is not the one that was told"
+    if all(by == 1 for by in factors):
+        return {}
+    s, each = np.asarray(sigma, np.float32), np.array(factors, np.float32)
+    if ndim == 3:
+        return dict(sigma_used=float(s) * factors[0] if s.ndim == 0 else s * each[0])
+    return dict(sigma_used=(s[..., None] if s.ndim == 3 else s) * each)
 
 
 def _tuned(net, x, told, steps, seed, quiet):

@@ -73,13 +73,14 @@ def draw_physics(
     rng: np.random.Generator,  # What is drawn
     lowest: float = 0.0,  # Noise std of the source, image units: what is added is much more
     correlated: float = 0.2,  # Share of patches with correlated noise
+    wrong: float = 0.0,  # Share of patches whose level is told wrong by up to a third
 ) -> Physics:
-    "Random noise: SNR 2 to 60 at image value 1, told level right or off by up to a third"
+    "Random noise: SNR 2 to 60 at image value 1, told level right to 4 %"
     snr = 2 * 30 ** rng.random() ** 0.7  # half of them above 16
     sigma = np.float32(max(1 / snr, 5 * lowest))
     if rng.random() < 0.3:
         sigma = sigma * smooth_gain(shape, rng, rng.uniform(0.05, 0.35))
-    off = np.exp(rng.uniform(-0.40, 0.30) if rng.random() < 0.5 else rng.normal() * 0.04)
+    off = np.exp(rng.uniform(-0.40, 0.30) if rng.random() < wrong else rng.normal() * 0.04)
     kind = 'gaussian' if rng.random() < 0.2 else 'magnitude'
     coils = 1 if kind == 'gaussian' else int(rng.choice(COILS))
     bands = [None] * 3

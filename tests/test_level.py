@@ -1,0 +1,175 @@
+"The noise level that was told: corrected where two witnesses call it wrong, and only there"
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mri_diffusion import denoise
+from mri_diffusion.core import InputError, generator
+from mri_diffusion.judge.scores import psnr
+from mri_diffusion.methods import level
+from mri_diffusion.methods.classical import nlmeans
+from mri_diffusion.methods.level import checked_level, level_seen
+from mri_diffusion.methods.shipped import load_shipped
+from mri_diffusion.methods.unit_scan import denoise_unit
+from mri_diffusion.noise.models import add_noise
+from mri_diffusion.phantoms.heads import load_t1
+from mri_diffusion.scans.nifti import Scan, auto_mask
+
+shared = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+CLEAN = np.maximum(load_t1(downsample=2).data, 0).astype(np.float32)[:, 10:80]
+MASK = auto_mask(CLEAN)
+SIGMA = float(np.median(CLEAN[MASK])) / 10
+NET = load_shipped('unet')[0]
+
+
+def noisy(kind='rician', coils=1, sigma=SIGMA, width=0.0, seed=1):
+    return add_noise(CLEAN, sigma, kind, coils, correlation=width, gen=generator(seed))
+
+
+@pytest.mark.parametrize('name', ['unet', 'diffusion'])
+@pytest.mark.parametrize('told', [0.7, 1.0, 1.3])
+@pytest.mark.parametrize('coils', [1, 8])
+def test_the_true_level_is_seen(name, told, coils):
+    net = load_shipped(name)[0]
+    x = noisy('ncchi' if coils > 1 else 'rician', coils)
+    seen, neighbours = level_seen(net, x, told * SIGMA, n_coils=coils)
+    assert abs(told * seen - 1) < 0.12 and neighbours < 0.08
+
+
+def test_a_map_is_corrected_as_a_whole():
+    map_ = (SIGMA * np.linspace(0.7, 1.4, CLEAN.shape[0])[:, None, None]).astype(np.float32)
+    map_ = np.broadcast_to(map_, CLEAN.shape).copy()
+    x = noisy(sigma=map_)
+    assert abs(level_seen(NET, x, map_)[0] - 1) < 0.1
+    assert abs(level_seen(NET, x, 0.7 * map_)[0] * 0.7 - 1) < 0.12
+
+
+def test_correlated_noise_and_what_was_denoised_are_left():
+    for x in (noisy(width=0.8), noisy(width=1.5), nlmeans(noisy(), SIGMA)):
+        for told in (0.7, 1.0, 1.3):
+            assert checked_level(NET, x, told * SIGMA) == (1.0, '')
+
+
+def test_one_witness_is_not_enough(monkeypatch):
+    x, estimate = noisy(), level.estimate_sigma
+
+    class Agrees:
+        sigma = 0.7 * SIGMA
+
+    assert checked_level(NET, x, 0.7 * SIGMA)[0] > 1.3
+    monkeypatch.setattr(level, 'estimate_sigma', lambda *a, **k: Agrees)
+    assert checked_level(NET, x, 0.7 * SIGMA) == (1.0, '')  # The estimate is what was told
+    Agrees.sigma = 0.5 * SIGMA
+    assert checked_level(NET, x, 0.7 * SIGMA) == (1.0, '')  # It says the contrary
+    Agrees.sigma = 0.85 * SIGMA
+    assert abs(checked_level(NET, x, 0.7 * SIGMA)[0] - 0.85 / 0.7) < 1e-3  # The smaller correction
+
+    def fails(*a, **k):
+        raise InputError('no background')
+
+    monkeypatch.setattr(level, 'estimate_sigma', fails)
+    assert checked_level(NET, x, 0.7 * SIGMA) == (1.0, '')
+    assert estimate is not level.estimate_sigma
+
+
+def test_the_residual_alone_is_not_enough_either(monkeypatch):
+    monkeypatch.setattr(level, 'level_seen', lambda *a, **k: (1.05, 0.0))
+    monkeypatch.setattr(level, 'estimate_sigma', lambda *a, **k: pytest.fail('not needed'))
+    assert checked_level(NET, noisy(), SIGMA) == (1.0, '')
+
+
+@pytest.mark.parametrize(
+    'x,s',
+    [
+        (np.full((20, 20, 20), 5, np.float32), 1.0),
+        (np.zeros((20, 20, 20), np.float32), 1.0),
+        (noisy()[:9, :9, :9], SIGMA),
+        (noisy()[:, :, :1], SIGMA * 40),
+        (noisy(), 0.0),
+        (noisy(), 100 * SIGMA),
+    ],
+)
+def test_where_nothing_can_be_said_nothing_is(x, s):
+    assert checked_level(NET, np.ascontiguousarray(x), s) == (1.0, '')
+
+
+def test_slices_and_thin_slabs_are_judged_too():
+    for depth in (1, 3):
+        x = np.ascontiguousarray(noisy()[:, :, 30 : 30 + depth])
+        seen = level_seen(NET, x, 0.7 * SIGMA)[0]
+        assert seen == 1.0 or 1.15 < seen < 1.75
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match='shape'):
+        level_seen(NET, np.zeros((4, 4), np.float32), 1.0)
+    with pytest.raises(InputError, match='kind'):
+        level_seen(NET, CLEAN, 1.0, 'other')
+
+
+@pytest.mark.parametrize('told', [0.7, 1.3])
+def test_a_level_that_is_told_wrong_costs_little_and_the_note_says_so(told):
+    x = noisy()
+    right = denoise_unit(x, SIGMA, NET)
+    found = denoise_unit(x, told * SIGMA, NET)
+    kept = denoise_unit(x, told * SIGMA, NET, check_sigma=False)
+    score = lambda r: psnr(r['denoised'], CLEAN, MASK)
+    assert right['notes'] == [] and kept['notes'] == []
+    assert 'times as strong as told' in found['notes'][0]
+    assert score(found) > score(right) - 0.2 and score(kept) < score(found) - 0.2
+
+
+def test_each_volume_of_a_series_is_judged_by_itself():
+    series = np.stack([noisy(seed=1), noisy(seed=2)], -1)
+    found = denoise_unit(series, np.array([SIGMA, 0.7 * SIGMA], np.float32), NET, quiet=True)
+    assert len(found['notes']) == 1 and 'times as strong' in found['notes'][0]
+    one = denoise_unit(series[..., 1], 0.7 * SIGMA, NET)['denoised']
+    assert np.array_equal(found['denoised'][..., 1], one)
+
+
+def test_coils_are_told_to_the_network():
+    x = noisy('ncchi', 8)
+    right, wrong = (denoise_unit(x, SIGMA, NET, n_coils=n)['denoised'] for n in (8, 1))
+    assert psnr(right, CLEAN, MASK) > psnr(wrong, CLEAN, MASK) + 0.5
+    scan = Scan.from_array(x)
+    by_name = denoise(scan, sigma=SIGMA, method='unet', n_coils=8, quiet=True)
+    assert np.allclose(by_name.denoised.data, right, atol=1e-5 * right.max())
+
+
+def test_the_check_can_be_left_out_by_name():
+    scan = Scan.from_array(noisy())
+    told = dict(sigma=0.7 * SIGMA, method='unet', quiet=True)
+    with_, without = (denoise(scan, **told, check_sigma=c) for c in (True, False))
+    assert any('times as strong' in n for n in with_.meta['notes'])
+    assert not any('times as strong' in n for n in without.meta['notes'])
+
+
+def test_the_level_that_was_used_stands_in_the_result():
+    scan = Scan.from_array(noisy())
+    found = denoise(scan, sigma=0.7 * SIGMA, method='unet', quiet=True)
+    assert abs(found.sigma / SIGMA - 1) < 0.1
+    assert found.meta['sigma_from'] == 'given by the caller, corrected'
+    kept = denoise(scan, sigma=SIGMA, method='unet', quiet=True)
+    assert kept.sigma == SIGMA and kept.meta['sigma_from'] == 'given by the caller'
+    map_ = np.full(CLEAN.shape, 0.7 * SIGMA, np.float32)
+    of_map = denoise_unit(noisy(), map_, NET)['sigma_used']
+    assert (
+        of_map.shape == CLEAN.shape
+        and np.ptp(of_map / map_) < 1e-4
+        and of_map[0, 0, 0] > 1.2 * map_[0, 0, 0]
+    )
+    pair = np.stack([noisy(seed=1), noisy(seed=2)], -1)
+    for s, shape in ((0.7 * SIGMA, (2,)), (map_, (*CLEAN.shape, 2))):
+        assert denoise_unit(pair, s, NET, quiet=True)['sigma_used'].shape == shape
+    assert 'sigma_used' not in denoise_unit(pair, SIGMA, NET, quiet=True)
+
+
+@pytest.mark.skipif(not shared.exists(), reason='shared/data is not on this machine')
+def test_real_scans_keep_an_estimated_level():
+    x = Scan.load(shared / 'repeats' / 'brain_b100_x6.nii.gz').data[..., 0]
+    for image in (x, Scan.load(shared / 't1' / 't1.nii.gz').data[:, 60:140]):
+        image = np.ascontiguousarray(image)
+        sigma = float(level.estimate_sigma(image).sigma)
+        assert checked_level(NET, image, sigma) == (1.0, '')
