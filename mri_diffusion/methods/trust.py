@@ -119,7 +119,7 @@ def denoise_carefully(
     return denoised if share == 1 else x + np.float32(share) * (denoised - x), share, note
 
 # %% ../../nbs/methods/41_trust.ipynb #41c0000d
-_HALF = 0.5**0.5  # Of the noise is left where the derivative is taken
+_LEFT = 0.6**0.5  # Of the noise is left where the derivative is taken
 _EPS = 0.1  # Length of its step, in units of sigma
 _SMOOTH = 1.5  # Std of the Gaussian that smooths the variance, voxels
 
@@ -152,7 +152,7 @@ def volume_std(
     if share == 0:
         return np.where(none, 0, unit.std(z, 1.0)).astype(np.float32)
     clean = _clean_state(denoised, s, kind, n_coils)
-    at = (clean + _HALF * (z - clean)).astype(np.float32)
+    at = (clean + _LEFT * (z - clean)).astype(np.float32)
     base, total, gen = walk(net, at, steps, **how), 0.0, generator(seed)
     for _ in range(probes):
         b = _probe(at.shape, kernel, gen)
