@@ -53,7 +53,7 @@ def test_correlated_noise_and_what_was_denoised_are_left():
 
 
 def test_one_witness_is_not_enough(monkeypatch):
-    x, estimate = noisy(), level.estimate_sigma
+    x = noisy()
 
     class Agrees:
         sigma = 0.7 * SIGMA
@@ -66,12 +66,14 @@ def test_one_witness_is_not_enough(monkeypatch):
     Agrees.sigma = 0.85 * SIGMA
     assert abs(checked_level(NET, x, 0.7 * SIGMA)[0] - 0.85 / 0.7) < 1e-3  # The smaller correction
 
+    Agrees.sigma = 0.0
+    assert checked_level(NET, x, 1.3 * SIGMA) == (1.0, '')  # It found nothing
+
     def fails(*a, **k):
         raise InputError('no background')
 
     monkeypatch.setattr(level, 'estimate_sigma', fails)
     assert checked_level(NET, x, 0.7 * SIGMA) == (1.0, '')
-    assert estimate is not level.estimate_sigma
 
 
 def test_the_residual_alone_is_not_enough_either(monkeypatch):

@@ -123,6 +123,8 @@ def checked_level(
         return 1.0, ''
     positive = lambda v: float(np.median(v[v > 0])) if np.any(v > 0) else 0.0
     other = positive(np.asarray(found)) / positive(np.asarray(sigma))
+    if not other > 0:
+        return 1.0, ''
     by = max(min(seen, other), 1.0) if seen > 1 else min(max(seen, other), 1.0)
     if abs(np.log(by)) < np.log(_CLEAR):
         return 1.0, ''

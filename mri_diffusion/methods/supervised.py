@@ -363,12 +363,13 @@ def denoise_supervised(
     "Scale each volume as in training, denoise it in windows, scale it back"
     if learned.get('scale') == 'unit':
         steps = config['inference_steps'] if learned['kind'] == 'diffusion' else 1
-        how = {k: config[k] for k in ('flips', *_UNIT)}
+        how = dict(flips=config['flips']) | {k: config.get(k, v) for k, v in _UNIT.items()}
         run = dict(mask=mask, seed=seed, device=device, quiet=quiet)
         return denoise_unit(data, sigma, net, steps, **how, **run)
     if any(config.get(k, v) != v for k, v in _UNIT.items()):
+        names = ', '.join(_UNIT)
         raise InputError(
-            f'{learned["kind"]}: {", ".join(_UNIT)} are of the weights in the package; leave them out'
+            f'{learned["kind"]}: {names} are of the weights in the package; leave them out'
         )
     data = np.asarray(data, np.float32)
     series = data if data.ndim == 4 else data[..., None]
