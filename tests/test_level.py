@@ -8,12 +8,14 @@ import pytest
 from mri_diffusion import denoise
 from mri_diffusion.core import InputError, generator
 from mri_diffusion.judge.scores import psnr
+from mri_diffusion.learn.tasks import t1_task
 from mri_diffusion.methods import level
 from mri_diffusion.methods.classical import nlmeans
 from mri_diffusion.methods.level import checked_level, level_seen
 from mri_diffusion.methods.shipped import load_shipped
 from mri_diffusion.methods.unit_scan import denoise_unit
 from mri_diffusion.noise.models import add_noise
+from mri_diffusion.noise.sigma import NoiseEstimate
 from mri_diffusion.phantoms.heads import load_t1
 from mri_diffusion.scans.nifti import Scan, auto_mask
 
@@ -55,19 +57,26 @@ def test_correlated_noise_and_what_was_denoised_are_left():
 def test_one_witness_is_not_enough(monkeypatch):
     x = noisy()
 
-    class Agrees:
-        sigma = 0.7 * SIGMA
+    def says(number, low=None):
+        found = NoiseEstimate(number * SIGMA, 'object')
+        found.low, found.high = (number if low is None else low) * SIGMA, 5 * SIGMA
+        monkeypatch.setattr(level, 'estimate_sigma', lambda *a, **k: found)
 
     assert checked_level(NET, x, 0.7 * SIGMA)[0] > 1.3
-    monkeypatch.setattr(level, 'estimate_sigma', lambda *a, **k: Agrees)
+    says(0.7)
     assert checked_level(NET, x, 0.7 * SIGMA) == (1.0, '')  # The estimate is what was told
-    Agrees.sigma = 0.5 * SIGMA
+    says(0.5)
     assert checked_level(NET, x, 0.7 * SIGMA) == (1.0, '')  # It says the contrary
-    Agrees.sigma = 0.85 * SIGMA
+    says(0.85)
     assert abs(checked_level(NET, x, 0.7 * SIGMA)[0] - 0.85 / 0.7) < 1e-3  # The smaller correction
-
-    Agrees.sigma = 0.0
+    says(0.0)
     assert checked_level(NET, x, 1.3 * SIGMA) == (1.0, '')  # It found nothing
+    says(1.3, low=1.2)
+    assert checked_level(NET, x, 1.3 * SIGMA) == (1.0, '')  # So low is not in the interval
+    says(1.3, low=1.1)
+    assert abs(checked_level(NET, x, 1.3 * SIGMA)[0] - 1.1 / 1.3) < 1e-3  # Down to its end
+    says(1.3, low=0.5)
+    assert abs(1.3 * checked_level(NET, x, 1.3 * SIGMA)[0] - 1) < 0.1
 
     def fails(*a, **k):
         raise InputError('no background')
@@ -169,9 +178,18 @@ def test_the_level_that_was_used_stands_in_the_result():
 
 
 @pytest.mark.skipif(not shared.exists(), reason='shared/data is not on this machine')
-def test_real_scans_keep_an_estimated_level():
+def test_an_estimated_level_is_not_raised_and_that_of_real_repeats_is_kept():
     x = Scan.load(shared / 'repeats' / 'brain_b100_x6.nii.gz').data[..., 0]
     for image in (x, Scan.load(shared / 't1' / 't1.nii.gz').data[:, 60:140]):
         image = np.ascontiguousarray(image)
         sigma = float(level.estimate_sigma(image).sigma)
-        assert checked_level(NET, image, sigma) == (1.0, '')
+        by = checked_level(NET, image, sigma)[0]
+        assert by == 1.0 if image.shape == x.shape else 0.75 < by <= 1.0
+
+
+def test_an_estimate_that_is_too_high_is_lowered_inside_its_interval():
+    task = t1_task(10.0, 1000, 'rician')
+    found = level.estimate_sigma(task.noisy.data)
+    assert found.low < task.sigma < found.high and found.number > 1.25 * task.sigma
+    by, note = checked_level(NET, task.noisy.data, found.number)
+    assert abs(by * found.number / task.sigma - 1) < 0.1 and 'times as strong' in note

@@ -227,6 +227,7 @@ _APPLYING = dict(
     window=_whole('side of the windows that are denoised', *_SIDE),
     overlap=_real('overlap of the windows', 0, 0.9),
     flips=_yes('average each prediction over flips'),
+    copies=_whole('mirrored copies to average: 1, 2, 4 or 8', 1, 8),
     passes=_real('passes over the scan that the last training makes at most', 0, 1e6),
     step=_real('std of the change of the random code', 0, 100, above=True),
     look=_whole('optimizer steps between two looks at the risk', *_STEPS),

@@ -363,7 +363,8 @@ def denoise_supervised(
     "Scale each volume as in training, denoise it in windows, scale it back"
     if learned.get('scale') == 'unit':
         steps = config['inference_steps'] if learned['kind'] == 'diffusion' else 1
-        how = dict(flips=config['flips']) | {k: config.get(k, v) for k, v in _UNIT.items()}
+        how = {k: config.get(k, v) for k, v in _UNIT.items()}
+        how |= dict(copies=8) if config['flips'] else {}
         run = dict(mask=mask, seed=seed, device=device, quiet=quiet)
         return denoise_unit(data, sigma, net, steps, **how, **run)
     if any(config.get(k, v) != v for k, v in _UNIT.items()):
@@ -476,7 +477,9 @@ _SLICES = dict(  # of as many voxels as the blocks
 _PAPER = dict(precision='bf16', ema=0.999, acquisition=0.25)
 _PRESETS = {p: v | _COMMON | (_PAPER if p == 'paper' else {}) for p, v in _BLOCKS.items()}
 _NAFNET_PRESETS = {p: v | _SLICES[p] for p, v in _PRESETS.items()}
-_UNIT = dict(tune=0, probes=0, n_coils=1, check_sigma=True)  # Of a network on the unit scale
+_UNIT = dict(
+    copies=2, tune=0, probes=0, n_coils=1, check_sigma=True
+)  # Of a network on the unit scale
 _UNIT_PRESETS = {p: v | _UNIT | dict(begin='scratch') for p, v in _PRESETS.items()}
 
 # %% ../../nbs/methods/41_supervised.ipynb #a6dd60f5

@@ -106,7 +106,7 @@ def denoise_carefully(
     kind: str = 'magnitude',  # As for `denoise_share`
     n_coils: int = 1,  # As for `denoise_share`
     mask: np.ndarray | None = None,  # As for `denoise_share`
-    **how: object,  # Of `denoise_volume`: flips, steps, half, quiet
+    **how: object,  # Of `denoise_volume`: copies, steps, half, quiet
 ) -> tuple[np.ndarray, float, str]:  # (X, Y, Z) float32; share that was applied; note or ''
     "`denoise_volume`, as far as the scan needs it"
     told = sigma, kind, n_coils, mask

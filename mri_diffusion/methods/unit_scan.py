@@ -14,11 +14,12 @@ import torch
 from ..core import InputError, progress
 from .finetune import finetune_scan
 from .level import checked_level
-from .pretrained import apply_memory
+from .pretrained import apply_memory, check_copies
 from .trust import denoise_carefully, denoise_share, volume_std
 from ..nets.unit_unet import UnitDenoiser
 from ..noise.correlation import noise_kernel
 from ..scans.kind import is_signed
+from ..scans.nifti import auto_mask
 
 # %% ../../nbs/methods/41_unit_scan.ipynb #41e00005
 _MUCH = 4e9  # Bytes from which on the memory is said beforehand
@@ -35,6 +36,11 @@ def _of_volume(sigma, v):
     "The noise level of volume v: of a number or a map for all, or of one a volume"
     s = np.asarray(sigma, np.float32)
     return s[..., v] if s.ndim in (1, 4) else s
+
+
+def _object(x, mask):
+    "The object in a volume, found once for all who ask; None where all voxels are alike"
+    return auto_mask(x) if mask is None and x.min() < x.max() else mask
 
 
 def _kernel(x):
@@ -58,7 +64,7 @@ def denoise_unit(
     sigma: float | np.ndarray,  # Noise std: a number, (V,), (X, Y, Z) or (X, Y, Z, V)
     net: UnitDenoiser,  # From `load_shipped`, or trained further
     steps: int = 1,  # Diffusion networks: of the walk from noisy to clean
-    flips: bool = False,  # Mean over the eight mirrored copies
+    copies: int = 2,  # 1, 2, 4 or 8: mean over mirrored copies
     tune: int = 0,  # Steps of fine-tuning on each volume first; 0: none
     probes: int = 0,  # Random fields for the uncertainty; 0: none
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
@@ -69,7 +75,7 @@ def denoise_unit(
     quiet: bool | None = None,  # No progress bar
 ) -> dict[str, Any]:  # denoised, notes, sigma_used if it is another; with `probes` std
     "Each volume by the network, on the scale where its noise has std one"
-    data = np.asarray(data, np.float32)
+    data, copies = np.asarray(data, np.float32), check_copies(copies)
     series = data if data.ndim == 4 else data[..., None]
     kind = 'additive' if is_signed(data) else 'magnitude'
     half, many, out, stds, notes = _has_bfloat16(device), series.shape[3] > 1, [], [], []
@@ -80,13 +86,13 @@ def denoise_unit(
     run = dict(half=half, quiet=many or quiet)
     for v in progress(range(series.shape[3]), 'volumes', quiet=quiet if many else True):
         x, told = series[..., v], (_of_volume(sigma, v), kind, n_coils)
-        one = net.eval().to(device)
-        by, said = _factor(one, x, told, mask, half) if check_sigma else (1.0, [])
+        one, inside = net.eval().to(device), _object(x, mask)
+        by, said = _factor(one, x, told, inside, half) if check_sigma else (1.0, [])
         told = (told[0] * np.float32(by), *told[1:])
         factors.append(by)
         one, more = _tuned(one, x, told, tune, seed, run['quiet'])
         how = dict(steps=steps, **run)
-        y, share, why = denoise_carefully(one, x, *told, mask=mask, flips=8 if flips else 1, **how)
+        y, share, why = denoise_carefully(one, x, *told, mask=inside, copies=copies, **how)
         out.append(y)
         notes += [*said, *more, *([why] if why else [])]
         if probes:

@@ -17,7 +17,7 @@ _KNEE = 3.0  # Noise std above which features grow as a logarithm
 
 
 class Stem(nn.Module):
-    "First convolution: blind to a constant, compressed, in single precision"
+    "First convolution: blind to a constant, compressed; computes in single precision"
 
     def __init__(
         self,
@@ -29,13 +29,15 @@ class Stem(nn.Module):
     def forward(
         self,
         x: torch.Tensor,  # (B, 2, D, H, W): image, noise level
-    ) -> torch.Tensor:  # (B, channels, D, H, W), single precision
+    ) -> torch.Tensor:  # (B, channels, D, H, W)
         image, level = self.conv.weight[:, :1], self.conv.weight[:, 1:]
         free = image - image.mean((1, 2, 3, 4), keepdim=True)
         padded = F.pad(x, (1,) * 6, mode='replicate')
-        with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        with torch.autocast(device, enabled=False):
             h = F.conv3d(padded.float(), torch.cat([free, level], 1))
-            return _KNEE * torch.asinh(h / _KNEE)
+            h = torch.asinh(h.div_(_KNEE)).mul_(_KNEE)
+        return h.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else h
 
 # %% ../../nbs/nets/24_unit_unet.ipynb #2400000d
 class Block(nn.Module):
