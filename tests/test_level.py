@@ -193,3 +193,17 @@ def test_an_estimate_that_is_too_high_is_lowered_inside_its_interval():
     assert found.low < task.sigma < found.high and found.number > 1.25 * task.sigma
     by, note = checked_level(NET, task.noisy.data, found.number)
     assert abs(by * found.number / task.sigma - 1) < 0.1 and 'times as strong' in note
+
+
+def test_fine_tuning_takes_the_level_as_it_is_told_if_asked():
+    x = np.ascontiguousarray(noisy()[20:60, 10:50, 20:52])
+    notes = lambda check: denoise_unit(
+        x, 0.7 * SIGMA, NET, tune=1, copies=1, check_sigma=check, quiet=True
+    )['notes']
+    assert any('times as strong' in n for n in notes(True))
+    assert not any('times as strong' in n for n in notes(False))
+
+
+def test_a_correction_that_is_cut_is_called_a_bound():
+    note = checked_level(NET, noisy(), 0.4 * SIGMA)[1]
+    assert 'at least 1.70 times' in note

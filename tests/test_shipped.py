@@ -63,6 +63,22 @@ def test_better_than_a_filter_at_tiny_size(head, kind):
     assert ours.meta['preset'] == 'shipped' and 'patch' not in ours.meta['config']
 
 
+def test_mirrored_copies(head, tmp_path, capsys):
+    clean, noisy, sigma, mask = head
+    by = lambda **how: denoise(noisy, sigma, method='unet', quiet=True, **how).denoised.data
+    one, two, eight = (by(copies=n) for n in (1, 2, 8))
+    assert np.array_equal(two, by()) and np.array_equal(eight, by(flips=True))
+    dB = [psnr(x, clean, mask) for x in (one, two, eight)]
+    assert dB[0] < dB[1] < dB[2]
+    for n in (3, 0, 9):  # refused also where nothing would be denoised
+        with pytest.raises(InputError, match='copies'):
+            denoise(clean + 1, 1e-3 * sigma, method='unet', copies=n, quiet=True)
+    Scan.from_array(noisy).save(tmp_path / 'noisy.nii.gz')
+    words = ['denoise', tmp_path / 'noisy.nii.gz', tmp_path / 'out.nii.gz', '--set', 'copies', 3]
+    assert main(words) == 2 and 'copies=3; 1, 2, 4 or 8' in capsys.readouterr().err
+    assert not (tmp_path / 'out.nii.gz').exists()
+
+
 def test_no_method_named(head, tmp_path, capsys):
     clean, noisy, sigma, mask = head
     Scan.from_array(noisy).save(tmp_path / 'noisy.nii.gz')

@@ -317,6 +317,7 @@ def finetune_scan(
     lr: float = 3e-4,  # Highest rate of Adam
     seed: int = 0,  # Of patches and noise: the result is a function of it
     callbacks: Sequence[Callable] = (),  # Each called with {step, loss}
+    check_sigma: bool = True,  # Learn at the noise level that is seen, where it is clearly another
     quiet: bool | None = None,  # No progress bar; None: ask the environment
 ) -> tuple[UnitDenoiser, Tuning]:  # Network for `denoise_volume`, what was found
     "Self-supervised fine-tuning on one noisy scan; one-step denoising only"
@@ -326,7 +327,8 @@ def finetune_scan(
     held = _slab(z.shape)
     kernel = _correlation(np.asarray(noisy), found) if kernel is None else np.asarray(kernel)
     kernel = None if kernel is None or kernel.size == 1 else kernel
-    level = _true_level(net, noisy, (sigma, kind, n_coils), kernel, seed, found)
+    told = sigma, kind, n_coils
+    level = _true_level(net, noisy, told, kernel, seed, found) if check_sigma else 1.0
     draw = _recorrupted(z, gaussian, signal, held, net.divisor, kernel, level, seed)
     tuned = _tune(net, draw, steps, lr, found, callbacks, quiet)
     risk = _slab_risk(z, gaussian, held, kernel, level, seed)

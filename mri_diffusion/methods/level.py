@@ -128,4 +128,5 @@ def checked_level(
     by = max(min(seen, number), 1.0) if seen > 1 else min(max(seen, low), 1.0)
     if abs(np.log(by)) < np.log(_CLEAR):
         return 1.0, ''
-    return by, f'the noise looks {by:.2f} times as strong as told; denoised at that level'
+    most = 'at least ' if by >= _FAR else 'at most ' if by <= 1 / _FAR else ''
+    return by, f'the noise looks {most}{by:.2f} times as strong as told; denoised at that level'

@@ -225,7 +225,7 @@ def denoise_volume(
     quiet: bool | None = None,  # No progress bar; None: ask the environment
 ) -> np.ndarray:  # (X, Y, Z) float32, image units, without the bias of the magnitude
     "Unit scale, network, exact inverse"
-    check_copies(copies)
+    copies = check_copies(copies)
     if steps != int(check_number('steps', steps, 1, 10_000)):
         raise InputError(f'steps {steps}: give a whole number')
     if n_coils != int(check_number('n_coils', n_coils, 1, 1024)):

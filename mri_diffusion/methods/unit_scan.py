@@ -90,7 +90,7 @@ def denoise_unit(
         by, said = _factor(one, x, told, inside, half) if check_sigma else (1.0, [])
         told = (told[0] * np.float32(by), *told[1:])
         factors.append(by)
-        one, more = _tuned(one, x, told, tune, seed, run['quiet'])
+        one, more = _tuned(one, x, told, tune, seed, check_sigma, run['quiet'])
         how = dict(steps=steps, **run)
         y, share, why = denoise_carefully(one, x, *told, mask=inside, copies=copies, **how)
         out.append(y)
@@ -121,12 +121,13 @@ def _level_used(sigma, factors, ndim):
     return dict(sigma_used=(s[..., None] if s.ndim == 3 else s) * each)
 
 
-def _tuned(net, x, told, steps, seed, quiet):
+def _tuned(net, x, told, steps, seed, check_sigma, quiet):
     "The network, fine-tuned on the volume if asked; notes"
     if not steps:
         return net, []
     try:
-        net, found = finetune_scan(net, x, *told, steps=steps, seed=seed, quiet=quiet)
+        run = dict(steps=steps, seed=seed, check_sigma=check_sigma, quiet=quiet)
+        net, found = finetune_scan(net, x, *told, **run)
     except InputError as e:
         return net, [f'not fine-tuned: {e}']
     return net, found.notes
