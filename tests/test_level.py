@@ -207,3 +207,16 @@ def test_fine_tuning_takes_the_level_as_it_is_told_if_asked():
 def test_a_correction_that_is_cut_is_called_a_bound():
     note = checked_level(NET, noisy(), 0.4 * SIGMA)[1]
     assert 'at least 1.70 times' in note
+
+
+def test_a_magnitude_of_eight_coils_told_as_one_keeps_its_level():
+    x = noisy('ncchi', 8)  # Its background stands 4 sigma above zero, and varies less
+    assert checked_level(NET, x, SIGMA) == (1.0, '')
+
+
+def test_noise_that_differs_between_bright_and_dark_tissue_is_left():
+    rng = np.random.default_rng(0)
+    wide = np.where(np.median(CLEAN[MASK]) < CLEAN, 1.6, 0.8).astype(np.float32) * SIGMA
+    x = (CLEAN + wide * rng.normal(size=CLEAN.shape)).astype(np.float32)
+    for told in (0.7, 1.0, 1.4):
+        assert checked_level(NET, x, told * SIGMA, 'additive') == (1.0, '')

@@ -8,6 +8,7 @@ __all__ = ['level_seen', 'checked_level']
 # %% ../../nbs/methods/41_level.ipynb #41c10003
 import numpy as np
 from scipy.ndimage import uniform_filter
+from skimage.filters import threshold_otsu
 
 from ..core import InputError, generator
 from ..learn.risk import draw_probe
@@ -23,6 +24,7 @@ _LEAST = 3.0  # Signal over sigma from which on the noise of a magnitude is take
 _FEW = 2000  # Voxels of signal below which nothing is said
 _FAR = 1.7  # At most so many times the told level, or that part of it
 _STILL = 0.03  # Relative change at which the rounds end
+_ALIKE = 1.2  # Factor up to which the levels of bright and dark signal are one level
 
 
 def _busiest(signal):
@@ -62,12 +64,13 @@ def level_seen(
 ) -> tuple[float, float]:  # True level over the told one; correlation of neighbours removed
     "Noise level by what the network removes where there is signal; 1 where there is too little"
     x, s = _checked(noisy, sigma, kind)
-    if not (s > 0).any():
+    if not (s > 0).any() or x.min() == x.max():
         return 1.0, 0.0
     s, least = _without_zeros(s), _LEAST
     if kind == 'magnitude':
         least = float(expected_state(np.array([_LEAST]), n_coils)[0])
-    signal = (uniform_filter(_states(x, s, 1.0, kind, n_coils), 3) > least) & (x != 0)
+    smooth = uniform_filter(_states(x, s, 1.0, kind, n_coils), 3)
+    signal = (smooth > max(least, threshold_otsu(smooth.ravel()))) & (x != 0)
     cube, many = _busiest(signal)
     if many < _FEW:
         return 1.0, 0.0
@@ -98,7 +101,17 @@ def _rounds(net, states, where, probe, half):
         level = float(np.clip(level * step, 1 / _FAR, _FAR))
         if abs(np.log(step)) < _STILL or level in (1 / _FAR, _FAR):
             break
-    return level, first
+    change = probe * (moved - y) / np.float32(0.1)
+    return (level if _alike(y, left, change, where) else 1.0), first
+
+
+def _alike(y, left, change, where):
+    "Whether bright and dark signal show one level"
+    bright = y > np.median(y[where])
+    levels = [
+        (left[w] ** 2).mean() / (1 - change[w].mean()) for w in (where & bright, where & ~bright)
+    ]
+    return min(levels) > 0 and max(levels) < _ALIKE**2 * min(levels)
 
 # %% ../../nbs/methods/41_level.ipynb #41c1000a
 _CLEAR = 1.15  # Factor from which on a level is wrong
