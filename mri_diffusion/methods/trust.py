@@ -25,7 +25,7 @@ _SEEN = 6.0  # What stands out by so many sigmas is signal
 _FADE = 42.0, 56.0  # SNR between which denoising fades out
 _SNR = 5.0, 10.0, 20.0, 30.0, 40.0  # At these SNRs
 _REMOVED = (0.22, 0.25, 0.30, 0.35, 0.40), 0.10  # so little removed is no noise; the ramp's width
-_BOTH = (0.10, 0.16, 0.32, 0.38, 0.38), 0.13  # the same for the product of found and removed
+_BOTH = (0.10, 0.16, 0.37, 0.38, 0.38), 0.13  # the same for the product of found and removed
 
 
 def _signal_to_noise(m, n_coils, mask):
