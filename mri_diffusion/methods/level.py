@@ -70,7 +70,8 @@ def level_seen(
     if kind == 'magnitude':
         least = float(expected_state(np.array([_LEAST]), n_coils)[0])
     smooth = uniform_filter(_states(x, s, 1.0, kind, n_coils), 3)
-    signal = (smooth > max(least, threshold_otsu(smooth.ravel()))) & (x != 0)
+    shown = (smooth > least) & (x != 0)
+    signal = shown & (smooth > threshold_otsu(smooth.ravel()))
     cube, many = _busiest(signal)
     if many < _FEW:
         return 1.0, 0.0
@@ -78,7 +79,7 @@ def level_seen(
     x, s = np.ascontiguousarray(x[wide]), s[wide] if np.ndim(s) else s
     states = lambda level: _states(x, s, level, kind, n_coils)
     probe = draw_probe(x.shape, 1.0, kernel, generator(seed), signs=True)
-    return _rounds(net, states, signal[wide], probe, half)
+    return _rounds(net, states, (signal[wide], shown[wide]), probe, half)
 
 
 def _states(x, s, level, kind, n_coils):
@@ -86,15 +87,15 @@ def _states(x, s, level, kind, n_coils):
     return Standardisation(kind, s * np.float32(level), n_coils).states(x)
 
 
-def _rounds(net, states, where, probe, half):
-    "Level and correlation, from the states at a level"
-    level, first = 1.0, None
+def _rounds(net, states, regions, probe, half):
+    "Level (bright signal) and correlation (any signal), from the states at a level"
+    level, first, where = 1.0, None, regions[0]
     for _ in range(5):
         z = states(level)
         y = apply_net(net, z, half=half, quiet=True)
         moved = apply_net(net, z + np.float32(0.1) * probe, half=half, quiet=True)
         gain, left = float((probe * (moved - y))[where].mean() / 0.1), z - y
-        first = _neighbours(left, where) if first is None else first
+        first = max(_neighbours(left, w) for w in regions) if first is None else first
         if gain > 0.9:  # hardly anything is removed, so that nothing can be said
             return 1.0, first
         step = float(np.sqrt((left[where] ** 2).mean() / (1 - gain)))
