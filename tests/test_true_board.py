@@ -15,8 +15,8 @@ from mri_diffusion.core import InputError, read_json
 from mri_diffusion.judge.leaderboard import _chances, summarise_board, ties
 from mri_diffusion.judge.lesions import lesion_test
 from mri_diffusion.learn.tasks import t1_task
-from mri_diffusion.methods.pretrained import denoise_volume
 from mri_diffusion.methods.shipped import load_shipped, shipped
+from mri_diffusion.methods.unit_scan import denoise_unit
 
 ROOT = Path(__file__).parent.parent
 T1 = dict(  # PSNR of three seeds, 300 steps
@@ -120,7 +120,7 @@ def test_shipped_networks_are_rows_with_lesions_and_seconds(tmp_path):
     for name in names:
         net = load_shipped(name.split(',')[0])[0]
         task = t1_task(10.0, 1001, 'rician', 1, downsample=4)
-        apply = lambda x, n=net, s=task.sigma: denoise_volume(n, x, s)
+        apply = lambda x, n=net, s=task.sigma: denoise_unit(x, s, n, quiet=True)['denoised']
         kind = dict(n=6, radius=1.5, contrast=2.5 * task.sigma, seed=1)
         test = lesion_test(
             apply, task.clean.data, task.sigma, task.mask, 'rician', 1001, **kind

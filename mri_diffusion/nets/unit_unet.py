@@ -57,7 +57,7 @@ class Block(nn.Module):
         self,
         x: torch.Tensor,  # (B, channels, D, H, W)
     ) -> torch.Tensor:  # Same shape
-        return x + self.second(F.relu(self.first(x)))
+        return self.second(F.relu_(self.first(x))).add_(x)
 
 # %% ../../nbs/nets/24_unit_unet.ipynb #2400000e
 class UNet(nn.Module):
@@ -89,7 +89,7 @@ class UNet(nn.Module):
             h = shrink(kept[-1])
         h = self.down[-1](h)
         for block, grow in zip(reversed(self.up), reversed(self.grow)):
-            h = block(grow(h) + kept.pop())
+            h = block(grow(h).add_(kept.pop()))
         return self.last(h)
 
 # %% ../../nbs/nets/24_unit_unet.ipynb #24000010
