@@ -154,9 +154,11 @@ def apply_net(
     level: float = 1.0,  # What the network is told: how much of the noise that was
     voxels: int = _VOXELS,  # Of the largest block: bounds the memory
     half: bool = False,  # Compute in bfloat16
+    strength: float = 1.0,  # What the noise is taken to be, of what it is
     quiet: bool | None = None,  # No progress bar; None: ask the environment
 ) -> np.ndarray:  # (X, Y, Z) float32
     "A network on a volume of any size, block by block"
+    strength = np.float32(check_number('strength', strength, 0.5, 1.5))
     whole, d = np.asarray(z, np.float32), net.divisor
     if whole.ndim != 3 or not whole.size:
         raise InputError(f'array of shape {whole.shape}; give (X, Y, Z) with one voxel or more')
@@ -166,12 +168,12 @@ def apply_net(
     blocks = _blocks(whole.shape, voxels, d)
     for block in progress(blocks, 'denoising', quiet=True if len(blocks) == 1 else quiet):
         seen = whole[tuple(slice(c, e) for _, _, c, e in block)]
-        x = torch.from_numpy(np.ascontiguousarray(seen)).to(device)[None, None]
+        x = torch.from_numpy(np.ascontiguousarray(seen) / strength).to(device)[None, None]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             told = torch.full((1, 1, 1, 1, 1), level, device=device)
             y = net(x.to(memory_format=torch.channels_last_3d), told)[0, 0].cpu().numpy()
         core = tuple(slice(a - c, b - c) for a, b, c, _ in block)
-        out[tuple(slice(a, b) for a, b, _, _ in block)] = y[core]
+        out[tuple(slice(a, b) for a, b, _, _ in block)] = strength * y[core]
     return out[tuple(slice(n) for n in z.shape)]
 
 # %% ../../nbs/methods/41_pretrained.ipynb #41a00011
@@ -222,6 +224,7 @@ def denoise_volume(
     copies: int = 1,  # 1, 2, 4 or 8: mean over mirrored copies
     steps: int = 1,  # Of a walk from the noisy image to the clean one; diffusion networks only
     half: bool = False,  # Compute in bfloat16
+    strength: float = 1.0,  # What the noise is taken to be, of what it is
     quiet: bool | None = None,  # No progress bar; None: ask the environment
 ) -> np.ndarray:  # (X, Y, Z) float32, image units, without the bias of the magnitude
     "Unit scale, network, exact inverse"
@@ -236,9 +239,10 @@ def denoise_volume(
         return x.copy()
     unit = Standardisation(kind, _without_zeros(s), n_coils)
     z, total = unit.states(x), np.zeros(x.shape, np.float32)
+    how = dict(half=half, strength=strength, quiet=quiet)
     for k in _MIRRORED[:copies]:
         f = tuple(slice(None, None, -1 if k >> axis & 1 else 1) for axis in range(3))
-        total += walk(net, np.ascontiguousarray(z[f]), steps, half=half, quiet=quiet)[f]
+        total += walk(net, np.ascontiguousarray(z[f]), steps, **how)[f]
     return np.where(none, x, unit.image(total / copies)).astype(np.float32)
 
 # %% ../../nbs/methods/41_pretrained.ipynb #41a00016

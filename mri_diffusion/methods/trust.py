@@ -106,7 +106,7 @@ def denoise_carefully(
     kind: str = 'magnitude',  # As for `denoise_share`
     n_coils: int = 1,  # As for `denoise_share`
     mask: np.ndarray | None = None,  # As for `denoise_share`
-    **how: object,  # Of `denoise_volume`: copies, steps, half, quiet
+    **how: object,  # Of `denoise_volume`: copies, steps, half, strength, quiet
 ) -> tuple[np.ndarray, float, str]:  # (X, Y, Z) float32; share that was applied; note or ''
     "`denoise_volume`, as far as the scan needs it"
     told = sigma, kind, n_coils, mask
@@ -137,7 +137,7 @@ def volume_std(
     probes: int = 3,  # Random fields; a pass of the network each, and one more
     seed: int = 0,  # Of these
     steps: int = 1,  # As for `denoise_volume`
-    **how: object,  # Of `apply_net`: half, quiet
+    **how: object,  # Of `apply_net`: half, strength, quiet
 ) -> np.ndarray:  # (X, Y, Z) float32, image units
     "Std of the denoised value over repetitions of the noise; it knows nothing of a bias"
     x, s = _checked(noisy, sigma, kind)

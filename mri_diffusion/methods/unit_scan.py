@@ -65,6 +65,7 @@ def denoise_unit(
     net: UnitDenoiser,  # From `load_shipped`, or trained further
     steps: int = 1,  # Diffusion networks: of the walk from noisy to clean
     copies: int = 2,  # 1, 2, 4 or 8: mean over mirrored copies
+    strength: float = 0.91,  # What the noise is taken to be, of what it is
     tune: int = 0,  # Steps of fine-tuning on each volume first; 0: none
     probes: int = 0,  # Random fields for the uncertainty; 0: none
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
@@ -83,7 +84,7 @@ def denoise_unit(
     memory = apply_memory(net, series.shape[:3])
     if memory > _MUCH:
         notes.append(f'needs about {memory / 1e9:.1f} GB of memory')
-    run = dict(half=half, quiet=many or quiet)
+    run = dict(half=half, strength=strength, quiet=many or quiet)
     for v in progress(range(series.shape[3]), 'volumes', quiet=quiet if many else True):
         x, told = series[..., v], (_of_volume(sigma, v), kind, n_coils)
         one, inside = net.eval().to(device), _object(x, mask)
