@@ -79,6 +79,23 @@ def test_mirrored_copies(head, tmp_path, capsys):
     assert not (tmp_path / 'out.nii.gz').exists()
 
 
+def test_strength(head, tmp_path, capsys):
+    clean, noisy, sigma, mask = head
+    by = lambda **how: denoise(noisy, sigma, method='unet', quiet=True, **how).denoised.data
+    most, usual, least = (by(strength=s) for s in (1, 0.91, 0.6))
+    assert np.array_equal(usual, by())
+    far = [np.sqrt(np.mean((x - noisy)[mask] ** 2)) for x in (most, usual, least)]
+    assert far[0] > far[1] > far[2] and psnr(most, clean, mask) > psnr(least, clean, mask)
+    assert psnr(most, clean, mask) - psnr(usual, clean, mask) < 0.3
+    for s in (0.4, 2, True, np.nan):
+        with pytest.raises(InputError, match='strength'):
+            denoise(clean, sigma, method='unet', strength=s, quiet=True)
+    Scan.from_array(noisy).save(tmp_path / 'noisy.nii.gz')
+    words = ['denoise', tmp_path / 'noisy.nii.gz', tmp_path / 'out.nii.gz', '--set', 'strength', 3]
+    assert main(words) == 2 and 'strength' in capsys.readouterr().err
+    assert not (tmp_path / 'out.nii.gz').exists()
+
+
 def test_no_method_named(head, tmp_path, capsys):
     clean, noisy, sigma, mask = head
     Scan.from_array(noisy).save(tmp_path / 'noisy.nii.gz')
