@@ -7,6 +7,7 @@ import torch
 from mri_diffusion.core import InputError, generator
 from mri_diffusion.judge.scores import psnr
 from mri_diffusion.learn.risk import draw_probe
+from mri_diffusion.methods import finetune
 from mri_diffusion.methods.finetune import (
     Tuning,
     _correlation,
@@ -15,6 +16,7 @@ from mri_diffusion.methods.finetune import (
     _sides,
     _slab,
     _true_level,
+    _with_lesions,
     finetune_pairs,
     finetune_scan,
     pair_sigma,
@@ -40,9 +42,23 @@ def same(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
 
 
+def test_lesions_are_put_in_where_the_noise_is_gaussian_and_count_more():
+    z, weight = np.zeros((24, 24, 24), np.float32), np.ones((24, 24, 24), np.float32)
+    weight[:12] = 0  # background
+    many = [_with_lesions(z, weight, 1.0, np.random.default_rng(k)) for k in range(40)]
+    some = [(x, w) for x, w in many if np.any(x)]
+    assert 20 < len(some) < 40 and all(x.dtype == w.dtype == np.float32 for x, w in many)
+    for x, w in some:
+        assert not x[:12].any() and not w[:12].any() and set(np.unique(w[12:])) <= {1, 4}
+        assert np.array_equal(w[12:] == 4, np.abs(x[12:]) > 0.3)
+    assert max(x.max() for x, _ in some) > 2 and min(x.min() for x, _ in some) < -2
+    assert not z.any() and weight.max() == 1  # what was given stays as it was
+
+
 @pytest.mark.parametrize('correlated', [False, True])
-def test_what_is_seen_and_what_is_taught_have_independent_noise(correlated):
+def test_what_is_seen_and_what_is_taught_have_independent_noise(correlated, monkeypatch):
     "And with white noise on a correlated scan they do not: the fault that the kernel mends"
+    monkeypatch.setattr(finetune, '_with_lesions', lambda z, weight, *_: (z, weight))
     kernel = np.zeros((3, 3, 3), np.float32)
     kernel[:, 1, 1] = 0.4, 1, 0.4
     kernel = kernel if correlated else None

@@ -17,7 +17,7 @@ from scipy.ndimage import uniform_filter
 
 from ..checks import check_number, check_seed
 from ..core import InputError, OneLine, generator, progress
-from ..learn.invented import lower_level
+from ..learn.invented import _COUNTS, _MANY, lower_level
 from ..learn.risk import draw_probe
 from .level import _CLEAR, _WHITE, level_seen
 from .pretrained import _checked, _reflected, _without_zeros, apply_net
@@ -26,6 +26,7 @@ from ..noise.correlation import noise_kernel
 from ..noise.rician_bias import expected_state
 from ..noise.standardise import Standardisation
 from ..noise.training_noise import draw_physics, noisy_and_target
+from ..phantoms.anatomy import add_lesions
 
 # %% ../../nbs/methods/41_finetune.ipynb #41f00006
 _SIDE, _BATCH = 32, 2  # Voxels a side of a patch; patches a step
@@ -133,7 +134,7 @@ class _Batch(NamedTuple):
 
     noisy: torch.Tensor  # Noise of std one
     target: torch.Tensor  # On the same scale
-    weight: torch.Tensor  # 1: learn the target; 0: stay with the start
+    weight: torch.Tensor  # 1 or more: learn the target; 0: stay with the start
     level: torch.Tensor  # (B, 1, 1, 1, 1), what the network is told
     scale: float = 1.0  # Of the output
     mean_square: bool = True  # False: the mean of the patches' root mean squares
@@ -146,7 +147,7 @@ def _loss(net, first, b):
     if b.weight.min() < 1:
         with torch.no_grad():
             y0 = b.scale * first(b.noisy, b.level)
-        error = error + (1 - b.weight) * (y - y0) ** 2
+        error = error + (1 - b.weight).clamp(min=0) * (y - y0) ** 2
     if b.mean_square:
         return error.mean()
     return error.mean((1, 2, 3, 4)).add(0.003).sqrt().mean()
@@ -196,6 +197,7 @@ def _tensor(parts):
 
 # %% ../../nbs/methods/41_finetune.ipynb #41f0000d
 _TAU = 0.5  # More noise in, less in the target
+_FAR = 1000  # Above the lowest contrast of a lesion, unit scale
 _LEAST = 3.0  # Signal over sigma from which on the noise of a magnitude is taken as Gaussian
 _BLANK = 0.02  # Share of voxels that are exactly zero: the background was blanked
 
@@ -279,6 +281,16 @@ def _true_level(net, noisy, told, kernel, seed, found):
     return level
 
 # %% ../../nbs/methods/41_finetune.ipynb #41f0000f
+def _with_lesions(z, weight, level, rng):
+    "In four of five patches small lesions, where the noise is Gaussian; an error there counts more"
+    if rng.random() < 0.2:
+        return z, weight
+    x = np.full(z.shape, _FAR, np.float32)  # far from zero, where `add_lesions` stops
+    add_lesions(x, rng, int(np.exp(rng.uniform(*_MANY))), (1.2 * level, 5 * level))
+    x = (x - _FAR) * (weight > 0)
+    return z + x, weight * (1 + np.float32(_COUNTS) * (np.abs(x) > 0.3 * level))
+
+
 def _recorrupted(z, gaussian, signal, held, divisor, kernel, level, seed):
     "step -> batch; noise is drawn on the scan's own grid, then all is flipped and filled up"
     sides, gen = _sides(z.shape, divisor), generator(seed)
@@ -286,7 +298,7 @@ def _recorrupted(z, gaussian, signal, held, divisor, kernel, level, seed):
 
     def patch():
         at = _busy_place(signal, sides, held, rng)
-        x, w = z[at], gaussian[at].astype(np.float32)
+        x, w = _with_lesions(z[at], gaussian[at].astype(np.float32), level, rng)
         n = draw_probe(x.shape, level, kernel, gen)
         parts = [(x + _TAU * n) / c, x - n / _TAU, w]
         flip = tuple(slice(None, None, int(f)) for f in rng.choice([-1, 1], 3))
