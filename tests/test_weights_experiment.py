@@ -176,6 +176,17 @@ def test_a_run_that_was_interrupted_goes_on(ran, made):
     pd.testing.assert_series_equal(*both)
 
 
+def test_a_network_that_learns_from_each_scan_is_a_row_of_its_own(made):
+    how = dict(nets=f'{made}/plain/20', cases='t1,hard', filters='', steps='1')
+    ran, t = run(tune=3, **how), t1_task(10.0, 1000, 'rician', downsample=4)
+    net, _ = load_net(made / 'plain/20')
+    x = denoise_unit(t.noisy.data, t.sigma, net, tune=3, quiet=True)['denoised']
+    found = values(ran, '20, tuned', 't1', 'psnr')['judged half'][0]
+    assert found == pytest.approx(psnr(x, t.clean.data, t.mask), abs=1e-4)
+    assert not values(ran, '20, tuned', 'hard', 'psnr') and values(ran, '20', 'hard', 'psnr')
+    assert list(ran['targets'][ran['targets'].method == '20, tuned'].target) == ['T1, SNR 10']
+
+
 def test_the_clock_stands_beside_that_of_dipy(made):
     ran = run(nets=str(made / 'walks'), cases='seconds', filters='')
     r = {k: values(ran, 'walks', 'seconds', k)['two threads'][0]
@@ -196,6 +207,8 @@ def test_the_clock_stands_beside_that_of_dipy(made):
         (dict(steps='0'), "steps '0': give whole numbers"),
         (dict(curve='nowhere'), 'curve nowhere: no folders of networks in it'),
         (dict(seeds=-1), 'seeds'),
+        (dict(tune=-1), 'tune'),
+        (dict(strength=3.0, cases='t1'), 'strength'),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(params, said):
