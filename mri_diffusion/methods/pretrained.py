@@ -193,9 +193,11 @@ def walk(
     net: UnitDenoiser,  # Trained at all levels, if there is more than one step
     z: np.ndarray,  # (X, Y, Z), noise of std one
     steps: int = 1,  # Levels one, then evenly down to none
+    strength: float = 1.0,  # As for `apply_net`, of all steps together
     **how: object,  # Of `apply_net`
 ) -> np.ndarray:  # (X, Y, Z) float32
     "From the noisy image to the clean one"
+    how['strength'] = check_number('strength', strength, 0.5, 1.5) ** (1 / steps)
     for k in range(steps, 0, -1):
         level = k / steps
         clean = level * apply_net(net, z / level, level, **how)
