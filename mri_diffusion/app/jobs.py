@@ -454,7 +454,7 @@ def _beginning(method, preset, settings, begin):
     fits = method.start is not None and 'begin' in method.presets[next(iter(method.presets))]
     if begin == 'shipped' and not fits:
         raise InputError(f'{method.name}: no weights in the package; use --from scratch')
-    free = {*_TUNING, 'flips', 'copies', 'strength', 'inference_steps', 'begin'}
+    free = {*_TUNING, 'flips', 'copies', 'strength', 'bands', 'inference_steps', 'begin'}
     if begin is None:
         begin = 'shipped' if fits and preset == 'laptop' and set(settings) <= free else 'scratch'
     if not fits:

@@ -229,6 +229,7 @@ _APPLYING = dict(
     flips=_yes('average each prediction over flips'),
     copies=_whole('mirrored copies to average: 1, 2, 4 or 8', 1, 8),
     strength=_real('what the noise is taken to be, of what it is; less keeps more', 0.5, 1.5),
+    bands=_yes('add to each band of frequency what the estimated risk says it lacks'),
     passes=_real('passes over the scan that the last training makes at most', 0, 1e6),
     step=_real('std of the change of the random code', 0, 100, above=True),
     look=_whole('optimizer steps between two looks at the risk', *_STEPS),

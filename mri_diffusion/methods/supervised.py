@@ -478,7 +478,7 @@ _PAPER = dict(precision='bf16', ema=0.999, acquisition=0.25)
 _PRESETS = {p: v | _COMMON | (_PAPER if p == 'paper' else {}) for p, v in _BLOCKS.items()}
 _NAFNET_PRESETS = {p: v | _SLICES[p] for p, v in _PRESETS.items()}
 _UNIT = dict(
-    copies=2, strength=0.91, tune=0, probes=0, n_coils=1, check_sigma=True
+    copies=2, strength=0.91, bands=True, tune=0, probes=0, n_coils=1, check_sigma=True
 )  # Of a network on the unit scale
 _UNIT_PRESETS = {p: v | _UNIT | dict(begin='scratch') for p, v in _PRESETS.items()}
 

@@ -6,6 +6,8 @@
 __all__ = ['denoise_share', 'denoise_carefully', 'volume_std', 'disagreement']
 
 # %% ../../nbs/methods/41_trust.ipynb #41c00003
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
@@ -137,6 +139,8 @@ def volume_std(
     probes: int = 3,  # Random fields; a pass of the network each, and one more
     seed: int = 0,  # Of these
     steps: int = 1,  # As for `denoise_volume`
+    # (image, removed) -> what is added, unit scale, linear; from `correct_bands`; None: nothing
+    bands: Callable | None = None,
     **how: object,  # Of `apply_net`: half, strength, quiet
 ) -> np.ndarray:  # (X, Y, Z) float32, image units
     "Std of the denoised value over repetitions of the noise; it knows nothing of a bias"
@@ -157,6 +161,7 @@ def volume_std(
     for _ in range(probes):
         b = _probe(at.shape, kernel, gen)
         change = (walk(net, at + np.float32(_EPS) * b, steps, **how) - base) / _EPS
+        change = change if bands is None else change + bands(change, b - change)
         total = total + (share * change + (1 - share) * b) ** 2
     spread = np.sqrt(gaussian_filter(total / probes, _SMOOTH))
     return np.where(none, 0, unit.std(clean, spread)).astype(np.float32)

