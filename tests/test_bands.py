@@ -112,6 +112,15 @@ def test_signed_data_and_a_map_of_the_noise():
     assert change is not None and psnr(after, truth) > psnr(y, truth) - 0.01
 
 
+def test_where_sigma_is_zero_nothing_changes():
+    s = np.full(X.shape, SIGMA, np.float32)
+    s[20:28, 20:28, 15:25] = 0
+    y = denoise_volume(NET, X, s, half=True)
+    after, change = correct_bands(NET, X, y, s, half=True)
+    assert change is not None and not np.array_equal(after, y)
+    assert np.array_equal(after[s == 0], X[s == 0])
+
+
 def test_gains_are_bounded_and_only_add_what_was_removed():
     rng = np.random.default_rng(0)
     yy, rr = rng.gamma(1, 1, (2, 500))

@@ -57,7 +57,7 @@ def _sums(pairs, shape, counts):
 
 # %% ../../nbs/methods/41_bands.ipynb #41ba000b
 _LEAST_A = 0.2  # A smaller change of the network's image is left
-_SURE = 1.5  # Standard errors below which a gain of what was removed is chance
+_CLEAR = 1.5  # Standard errors below which a gain of what was removed is chance
 _SMALL = 1e-6  # Of the power: keeps empty bands finite
 
 
@@ -71,7 +71,7 @@ def _best(yy, yr, rr, passed, noise, free):
     a = np.where(b < 0, for_y / yy, a)
     alone = np.abs(a) < _LEAST_A
     b = np.maximum(np.where(alone, for_r / rr, b), 0)
-    a, chance = np.where(alone, 0, a), _SURE * np.sqrt(2 / free)
+    a, chance = np.where(alone, 0, a), _CLEAR * np.sqrt(2 / free)
     b = b * np.maximum(1 - (chance / np.maximum(b, 1e-9)) ** 2, 0)
     return np.stack([a.clip(-1, 0.5), b.clip(0, 1)]).astype(np.float32)
 
@@ -123,10 +123,8 @@ def _part(where, most):
     return tuple(cut), window
 
 
-def _passed(f, z, where, counts, seed):
-    "Share of white noise that f lets pass, by band and at the top"
-    cut, window = _part(where, _BOX)
-    inner, window = np.ascontiguousarray(z[cut]), window * where[cut]
+def _passed(f, inner, window, counts, seed):
+    "Share of white noise that f lets pass within the window, by band and at the top"
     probe = draw_probe(inner.shape, 1.0, None, generator(seed), signs=True)
     change = (f(inner + _STEP * probe) - f(inner)) / _STEP
     spectra = [fft.rfftn(window * v) for v in (probe, change)]
@@ -146,9 +144,10 @@ def find_bands(
     if where.sum() < _FEW:
         return None
     each = int(np.clip((where.sum() / _EACH) ** (1 / 3), 1, _BANDS))
-    cut, _ = _part(where, _BOX)
+    cut, window = _part(where, _BOX)
     counts = [min(each, max((c.stop - c.start) // 2, 1)) for c in cut]
-    passed, at_top = _passed(f, z, where, counts, seed)
+    inner = np.ascontiguousarray(z[cut])
+    passed, at_top = _passed(f, inner, window * where[cut], counts, seed)
     spectra = [fft.rfftn(where * v) for v in (y, z - y)]
     pairs = [(p, q) for i, p in enumerate(spectra) for q in spectra[i:]]
     (yy, yr, rr, many), top = _sums(pairs, z.shape, counts)
@@ -177,7 +176,7 @@ def correct_bands(
     x, s = _checked(noisy, sigma, kind)
     if not (s > 0).any() or x.min() == x.max():
         return denoised, None
-    s, least = _without_zeros(s), _SIGNAL
+    some, s, least = s > 0, _without_zeros(s), _SIGNAL
     if kind == 'magnitude':
         least = float(expected_state(np.array([_SIGNAL]), n_coils)[0])
     unit = Standardisation(kind, s, n_coils)
@@ -186,4 +185,5 @@ def correct_bands(
     if found is None:
         return denoised, None
     changed = unit.image(y + found(y, z - y))
-    return np.where(found.where > 1e-3, changed, denoised).astype(np.float32), found
+    acts = (found.where > 1e-3) & some
+    return np.where(acts, changed, denoised).astype(np.float32), found

@@ -17,11 +17,11 @@ _KNEE = 3.0  # Noise std above which features grow as a logarithm
 
 
 def _compressed(h):
-    "knee * asinh(h / knee); in place and three times as fast where no gradient is asked for"
+    "knee * asinh(h / knee); in place, by operations on vectors, where no gradient is asked for"
     h = h.div_(_KNEE)
     if h.requires_grad:
         return torch.asinh(h).mul_(_KNEE)
-    size = (h * h).add_(1).sqrt_().add_(h.abs()).log_()  # asinh |h|, of operations on vectors
+    size = (h * h).add_(1).clamp_(max=3e38).sqrt_().add_(h.abs()).log_()  # asinh of |h|
     return size.copysign_(h).mul_(_KNEE)
 
 
