@@ -10,19 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import fft
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from ..core import OneLine, generator
 from ..learn.risk import draw_probe
-from .pretrained import _checked, _without_zeros, walk
+from .pretrained import _checked, _without_zeros, strength_map, walk
 from .trust import _clean_state
 from ..nets.unit_unet import UnitDenoiser
 from ..noise.rician_bias import expected_state
 from ..noise.standardise import Standardisation
 
 # %% ../../nbs/methods/41_bands.ipynb #41ba0008
-_SIGNAL, _SOFT = 3.5, 1.0  # Signal over sigma; std of the Gaussian that smooths, voxels
+_SIGNAL = dict(magnitude=3.5, additive=2.0)  # Over sigma; weaker magnitudes are not Gaussian
+_SOFT = 1.0  # Std of the Gaussian that smooths, voxels
 _TOP = 0.7  # Of the largest frequency: beyond, there is hardly any signal
 
 
@@ -30,6 +32,11 @@ def _object(y, least):
     "0 to 1 (X, Y, Z): where there is signal"
     smooth = np.abs(gaussian_filter(y, _SOFT))
     return gaussian_filter((smooth > least).astype(np.float32), _SOFT)
+
+
+def _spectrum(v):
+    "Of a real field; by as many threads as the networks use"
+    return fft.rfftn(v, workers=torch.get_num_threads())
 
 
 def _bands_of(shape, counts):
@@ -56,7 +63,7 @@ def _sums(pairs, shape, counts):
     return sums.reshape(-1, *counts), top
 
 # %% ../../nbs/methods/41_bands.ipynb #41ba000b
-_LEAST_A = 0.2  # A smaller change of the network's image is left
+_LEAST_A = 0.15  # A smaller change of the network's image is left
 _CLEAR = 1.5  # Standard errors below which a gain of what was removed is chance
 _SMALL = 1e-6  # Of the power: keeps empty bands finite
 
@@ -91,15 +98,17 @@ class BandChange(OneLine):
         total, shape = 0, self.where.shape
         (i, j, k), _ = _bands_of(shape, self.gains.shape[1:])
         for gain, v in zip(self.gains, (image, removed)):
-            spectrum = fft.rfftn(self.where * np.asarray(v, np.float32))
+            spectrum = _spectrum(self.where * np.asarray(v, np.float32))
             for x in range(shape[0]):
                 spectrum[x] *= gain[i[x]][np.ix_(j, k)]
             total = total + spectrum
-        return self.where * fft.irfftn(total, shape).astype(np.float32)
+        back = fft.irfftn(total, shape, workers=torch.get_num_threads())
+        return self.where * back.astype(np.float32)
 
 # %% ../../nbs/methods/41_bands.ipynb #41ba000d
 _FEW = 20_000  # Voxels of signal below which nothing is changed
-_EACH, _BANDS = 1500, 12  # Voxels of signal a band; bands along an axis at most
+_EACH, _BANDS = 1000, 12  # Voxels of signal a band; bands along an axis at most
+_NARROW = 8  # Bands along an axis from which on neighbours are alike
 _BOX = 1_000_000  # Voxels of the part on which the share that passes is measured
 _STEP = np.float32(0.1)  # Length of the step of the derivative, in units of sigma
 _WHITE = 0.85  # Of the power of white noise, that must be there
@@ -127,8 +136,10 @@ def _passed(f, inner, window, counts, seed):
     "Share of white noise that f lets pass within the window, by band and at the top"
     probe = draw_probe(inner.shape, 1.0, None, generator(seed), signs=True)
     change = (f(inner + _STEP * probe) - f(inner)) / _STEP
-    spectra = [fft.rfftn(window * v) for v in (probe, change)]
+    spectra = [_spectrum(window * v) for v in (probe, change)]
     (cross, power, _), top = _sums([spectra, spectra[:1] * 2], inner.shape, counts)
+    side = [3 if n >= _NARROW else 1 for n in counts]
+    cross, power = (uniform_filter(v, side, mode='nearest') for v in (cross, power))
     return cross / power, top[0] / top[1]
 
 
@@ -136,7 +147,7 @@ def find_bands(
     f: Callable,  # (X, Y, Z) of any size to denoised: the network, as it was applied
     z: np.ndarray,  # (X, Y, Z), noise of std one
     y: np.ndarray,  # (X, Y, Z) denoised
-    least: float = _SIGNAL,  # Where y is larger there is signal, and the noise is Gaussian
+    least: float = _SIGNAL['additive'],  # Where y is larger there is signal and Gaussian noise
     seed: int = 0,  # Of the random field
 ) -> BandChange | None:  # None: too small, or the noise is not white
     "What lowers Stein's estimate of the error in each band of spatial frequency"
@@ -148,7 +159,7 @@ def find_bands(
     counts = [min(each, max((c.stop - c.start) // 2, 1)) for c in cut]
     inner = np.ascontiguousarray(z[cut])
     passed, at_top = _passed(f, inner, window * where[cut], counts, seed)
-    spectra = [fft.rfftn(where * v) for v in (y, z - y)]
+    spectra = [_spectrum(where * v) for v in (y, z - y)]
     pairs = [(p, q) for i, p in enumerate(spectra) for q in spectra[i:]]
     (yy, yr, rr, many), top = _sums(pairs, z.shape, counts)
     square = where.astype(float) ** 2
@@ -169,19 +180,25 @@ def correct_bands(
     kind: str = 'magnitude',  # Rician or noncentral chi; 'additive': Gaussian
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
     steps: int = 1,  # As for `denoise_volume`
+    strength: float = 1.0,  # As for `denoise_volume`
     seed: int = 0,  # Of the random field
-    **how: object,  # Of `apply_net`: half, strength, quiet
+    **how: object,  # Of `apply_net`: half, quiet
 ) -> tuple[np.ndarray, BandChange | None]:  # (X, Y, Z) float32; None: nothing was changed
     "The denoised image with what Stein's estimate adds to each band"
     x, s = _checked(noisy, sigma, kind)
     if not (s > 0).any() or x.min() == x.max():
         return denoised, None
-    some, s, least = s > 0, _without_zeros(s), _SIGNAL
+    some, s, least = s > 0, _without_zeros(s), _SIGNAL[kind]
     if kind == 'magnitude':
-        least = float(expected_state(np.array([_SIGNAL]), n_coils)[0])
+        least = float(expected_state(np.array([least]), n_coils)[0])
     unit = Standardisation(kind, s, n_coils)
     z, y = unit.states(x), np.asarray(_clean_state(denoised, s, kind, n_coils), np.float32)
-    found = find_bands(lambda v: walk(net, v, steps, **how), z, y, least, seed)
+
+    def f(v):
+        by = strength_map(v, strength, kind, n_coils)
+        return walk(net, v, steps, strength=by, **how)
+
+    found = find_bands(f, z, y, least, seed)
     if found is None:
         return denoised, None
     changed = unit.image(y + found(y, z - y))

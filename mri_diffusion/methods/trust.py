@@ -14,7 +14,13 @@ from scipy.ndimage import gaussian_filter
 
 from ..checks import check_number
 from ..core import InputError, generator
-from .pretrained import _checked, _without_zeros, denoise_volume, walk
+from mri_diffusion.methods.pretrained import (
+    _checked,
+    _without_zeros,
+    denoise_volume,
+    strength_map,
+    walk,
+)
 from ..nets.unit_unet import UnitDenoiser
 from ..noise.components import draw_noise
 from ..noise.correlation import flat_noise
@@ -141,7 +147,8 @@ def volume_std(
     steps: int = 1,  # As for `denoise_volume`
     # (image, removed) -> what is added, unit scale, linear; from `correct_bands`; None: nothing
     bands: Callable | None = None,
-    **how: object,  # Of `apply_net`: half, strength, quiet
+    strength: float = 1.0,  # As for `denoise_volume`
+    **how: object,  # Of `apply_net`: half, quiet
 ) -> np.ndarray:  # (X, Y, Z) float32, image units
     "Std of the denoised value over repetitions of the noise; it knows nothing of a bias"
     x, s = _checked(noisy, sigma, kind)
@@ -149,7 +156,8 @@ def volume_std(
     if none.all() or x.min() == x.max():
         return np.zeros_like(x)
     if denoised is None and share > 0:
-        denoised = denoise_volume(net, x, s, kind, n_coils, steps=steps, **how)
+        more = dict(steps=steps, strength=strength)
+        denoised = denoise_volume(net, x, s, kind, n_coils, **more, **how)
     s = _without_zeros(s)
     unit = Standardisation(kind, s, n_coils)
     z = unit.states(x)
@@ -157,6 +165,7 @@ def volume_std(
         return np.where(none, 0, unit.std(z, 1.0)).astype(np.float32)
     clean = _clean_state(denoised, s, kind, n_coils)
     at = (clean + _LEFT * (z - clean)).astype(np.float32)
+    how['strength'] = strength_map(z, strength, kind, n_coils)
     base, total, gen = walk(net, at, steps, **how), 0.0, generator(seed)
     for _ in range(probes):
         b = _probe(at.shape, kernel, gen)

@@ -17,12 +17,14 @@ _KNEE = 3.0  # Noise std above which features grow as a logarithm
 
 
 def _compressed(h):
-    "knee * asinh(h / knee); in place, by operations on vectors, where no gradient is asked for"
+    "knee * asinh(h / knee); in place, plane by plane, where no gradient is asked for"
     h = h.div_(_KNEE)
     if h.requires_grad:
         return torch.asinh(h).mul_(_KNEE)
-    size = (h * h).add_(1).clamp_(max=3e38).sqrt_().add_(h.abs()).log_()  # asinh of |h|
-    return size.copysign_(h).mul_(_KNEE)
+    for part in h.unbind(2):  # a plane fits the cache of a processor
+        size = (part * part).add_(1).clamp_(max=3e38).sqrt_().add_(part.abs()).log_()
+        part.copy_(size.copysign_(part).mul_(_KNEE))  # asinh of |h|, with its sign
+    return h
 
 
 class Stem(nn.Module):

@@ -36,13 +36,17 @@ def _mean_table(n):
 def _read_backwards(v, theta, curve, n):
     "SNR at which the increasing `curve` over `theta` reaches `v`"
     far = lambda a: np.sqrt(np.maximum(a**2 - (2 * n - 1), 0))
-    return np.where(v > curve[-1], far(v) + theta[-1] - far(curve[-1]), np.interp(v, curve, theta))
+    out, over = np.asarray(np.interp(v, curve, theta)), np.asarray(v > curve[-1])
+    out[over] = far(v[over]) + theta[-1] - far(curve[-1])
+    return out
 
 
 def _read_forwards(x, theta, curve, n):
     "`curve` over `theta` at the SNR `x`; beyond the table the root of the second moment, shifted"
     far = lambda a: np.sqrt(a**2 + (2 * n - 1))
-    return np.where(x > theta[-1], curve[-1] + far(x) - far(theta[-1]), np.interp(x, theta, curve))
+    out, over = np.asarray(np.interp(x, theta, curve)), np.asarray(x > theta[-1])
+    out[over] = curve[-1] + far(x[over]) - far(theta[-1])
+    return out
 
 
 def correct_bias(
@@ -65,6 +69,9 @@ def correct_bias(
     return _back(np.where(s > 0, signal, m), noisy)
 
 # %% ../../nbs/noise/10_rician_bias.ipynb #e2c3352f
+_FAR = 1e200  # A magnitude beyond all others, in units of sigma
+
+
 @lru_cache(16)
 def _stabiliser(n, rounds=8):
     "Tables for sigma = 1: SNR, mean, f(mean), E[f]; f(m) = m from the last mean on"
@@ -83,10 +90,9 @@ def _stabiliser(n, rounds=8):
 
 
 def _transform(m, mean, f):
-    "Piecewise linear f, continued by straight lines"
-    slope = (f[1] - f[0]) / (mean[1] - mean[0])
-    above = np.where(m > mean[-1], m, np.interp(m, mean, f))
-    return np.where(m < mean[0], f[0] + slope * (m - mean[0]), above)
+    "Piecewise linear f of m >= 0, continued by straight lines"
+    at_zero = f[0] - (f[1] - f[0]) / (mean[1] - mean[0]) * mean[0]
+    return np.interp(m, [0.0, *mean, _FAR], [at_zero, *f, _FAR])
 
 # %% ../../nbs/noise/10_rician_bias.ipynb #9db10a43
 def stabilise(
