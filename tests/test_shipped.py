@@ -10,7 +10,7 @@ from mri_diffusion import Denoiser, InputError, denoise
 from mri_diffusion.app.cli import main
 from mri_diffusion.core import generator, read_json
 from mri_diffusion.judge.scores import psnr
-from mri_diffusion.methods.pretrained import denoise_volume
+from mri_diffusion.methods.pretrained import apply_net, denoise_volume, strength_map, walk
 from mri_diffusion.methods.shipped import load_shipped, shipped
 from mri_diffusion.nets.unet import count_parameters
 from mri_diffusion.noise.models import add_noise
@@ -94,6 +94,38 @@ def test_strength(head, tmp_path, capsys):
     words = ['denoise', tmp_path / 'noisy.nii.gz', tmp_path / 'out.nii.gz', '--set', 'strength', 3]
     assert main(words) == 2 and 'strength' in capsys.readouterr().err
     assert not (tmp_path / 'out.nii.gz').exists()
+
+
+def test_strength_is_one_in_air():
+    "Nothing can be lost there; near the object the network sees both"
+    rng = np.random.default_rng(0)
+    x = np.zeros((72, 40, 40), np.float32)
+    x[:20, 8:32, 8:32] = 60.0
+    net, _ = load_shipped('unet')
+    for kind in ('magnitude', 'additive'):
+        signed = (x + rng.normal(size=x.shape)).astype(np.float32)
+        y = signed if kind == 'additive' else np.hypot(signed, rng.normal(size=x.shape))
+        apply = lambda s, y=y, kind=kind: denoise_volume(net, y, 1.0, kind, strength=s)
+        full, less = apply(1.0), apply(0.6)
+        assert np.abs(full - less)[44:].mean() < 5e-3  # in air, beyond what the network sees
+        block = np.s_[:20, 10:30, 10:30]
+        assert np.std((less - x)[block]) > 1.5 * np.std((full - x)[block])
+
+
+def test_a_map_of_strength_by_blocks_mirrored_and_in_steps():
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(33, 30, 45)).astype(np.float32)
+    z[:, :, :20] += 20
+    by, (net, _) = strength_map(z, 0.8, 'additive'), load_shipped('unet')
+    whole, pieces = (apply_net(net, z, strength=by, voxels=v, quiet=True) for v in (10**6, 30_000))
+    assert np.abs(whole - pieces).max() < 1e-3 and by.min() < 0.81 and by.max() == 1
+    other = apply_net(net, z[::-1].copy(), strength=by[::-1], quiet=True)[::-1]
+    assert np.corrcoef((whole - z).ravel(), (other - z).ravel())[0, 1] > 0.9
+    assert np.array_equal(walk(net, z, 1, by), whole)
+    assert np.isfinite(walk(load_shipped('diffusion')[0], z, 3, by)).all()
+    for wrong in (by[1:], np.full(z.shape, 0.3), np.full(z.shape, np.nan), by[..., None]):
+        with pytest.raises(InputError, match='strength of shape'):
+            apply_net(net, z, strength=wrong)
 
 
 def test_no_method_named(head, tmp_path, capsys):
