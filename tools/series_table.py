@@ -17,7 +17,7 @@ from mri_diffusion.judge.truth import crop_scan, known_truth, make_truth, score_
 from mri_diffusion.scans.nifti import Scan
 
 CROP = '16:112,8:120,20:36'
-METHODS = dict(mppca=dict(remove_bias=True), wiener={})
+METHODS = dict(mppca=dict(remove_bias=True), wiener={}, unet_pca={})
 
 
 def one(truth, about):

@@ -10,7 +10,7 @@ from ..scans.nifti import Scan
 from ..scans.tables import is_b0
 
 # %% ../../nbs/methods/46_default.ipynb #46d00005
-FIRST = dict(volume='unet', diffusion='wiener', series='mppca')  # Of what kind of scan -> method
+FIRST = dict(volume='unet', diffusion='unet_pca', series='mppca')  # Of what kind of scan -> method
 _FEW = 6  # Volumes; with fewer there is little to tell noise from signal by
 
 

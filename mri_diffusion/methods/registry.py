@@ -23,6 +23,7 @@ _OURS = {  # name -> module below mri_diffusion.methods, and what holds the Meth
     'ddm2': 'ddm2:DDM2',
     'r2r': 'r2r:R2R',
     'wiener': 'wiener:WIENER',
+    'unet_pca': 'unet_pca:UNET_PCA',
     'diffdenoise': 'diffdenoise_scan:DIFFDENOISE',
     'n2n': 'selfsup:SELFSUP',
     'noise2score': 'selfsup:SELFSUP',

@@ -1,0 +1,136 @@
+"The network of the package on a series: what it must give, leave alone and refuse"
+
+import numpy as np
+import pytest
+
+from mri_diffusion.app.denoiser import Denoiser, denoise
+from mri_diffusion.core import InputError, generator
+from mri_diffusion.judge.scores import psnr
+from mri_diffusion.methods.unet_pca import clean_scores, denoise_unet_pca
+from mri_diffusion.methods.wiener import denoise_wiener
+from mri_diffusion.noise.models import add_noise, add_rician_noise
+from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
+
+
+@pytest.fixture(scope='module')
+def made():
+    "Clean scan, noisy series, sigma"
+    scan, _ = simulate_dmri(*make_gradients({1000: 12}, n_b0=2), shape=(32, 36, 8))
+    return scan, add_rician_noise(scan.data, 60.0, generator(0)), 60.0
+
+
+def run(*args, **how):
+    return denoise_unet_pca(*args, quiet=True, **how)
+
+
+def test_told_or_not_it_is_ahead_of_the_filter(made):
+    scan, noisy, sigma = made
+    for s in (None, sigma):
+        found, by = (f(noisy, s, scan.mask, scan.bvals) for f in (run, denoise_wiener))
+        ahead = psnr(found['denoised'], scan.data, scan.mask)
+        assert ahead > psnr(by['denoised'], scan.data, scan.mask) + 0.5
+        assert found['std'].shape == noisy.shape and (found['std'] >= 0).all()
+        assert np.median(found['sigma_found'][scan.mask]) == pytest.approx(sigma, rel=0.1)
+
+
+def test_the_stated_std_is_that_of_the_error(made):
+    scan, noisy, sigma = made
+    for width in (0.0, (0.6, 0.6, 0.0)):  # white, and correlated as by interpolation
+        x = add_noise(scan.data, sigma, correlation=width, gen=generator(2))
+        found = run(x, sigma, scan.mask, scan.bvals)
+        error = np.abs(found['denoised'] - scan.data)[scan.mask]
+        assert 0.45 < (error < found['std'][scan.mask]).mean() < 0.88
+        assert psnr(found['denoised'], scan.data, scan.mask) > psnr(x, scan.data, scan.mask) + 4
+
+
+def test_the_same_seed_the_same_result(made):
+    scan, noisy, sigma = made
+    one, two = (run(noisy, sigma, scan.mask, scan.bvals, seed=1, copies=1) for _ in range(2))
+    assert np.array_equal(one['denoised'], two['denoised']) and np.array_equal(
+        one['std'], two['std']
+    )
+    other = run(noisy, sigma, scan.mask, scan.bvals, seed=2, copies=1)
+    assert np.array_equal(one['denoised'], other['denoised'])  # The seed is that of the std alone
+    assert not np.array_equal(one['std'], other['std'])
+
+
+def test_real_channels_keep_their_sign():
+    rng = np.random.default_rng(0)
+    clean = np.linspace(-4, 4, 16)[:, None, None, None] * np.ones((1, 20, 8, 14))
+    clean = clean * np.cos(np.arange(14))
+    noisy = clean + rng.normal(size=clean.shape)
+    found = run(noisy.astype(np.float32), 1.0)['denoised']
+    assert np.corrcoef(found.ravel(), clean.ravel())[0, 1] > 0.98
+    assert abs(np.mean(found - clean)) < 0.03
+
+
+def test_eight_coils_are_told(made):
+    scan, _, sigma = made
+    noisy = add_noise(scan.data, sigma, 'ncchi', 8, gen=generator(1))
+    found = run(noisy, sigma, scan.mask, scan.bvals, n_coils=8)['denoised']
+    bias = lambda x: abs((x - scan.data)[scan.mask].mean()) / sigma
+    assert bias(found) < 0.25 * bias(noisy)
+
+
+def test_constant_volumes_and_the_outside_come_back_as_they_were(made):
+    scan, noisy, sigma = made
+    x = noisy.copy()
+    x[..., 3] = 7.0
+    mask = scan.mask.copy()
+    mask[:8] = False
+    found = run(x, sigma, mask, scan.bvals)
+    assert (found['denoised'][..., 3] == 7).all() and (found['std'][..., 3] == 0).all()
+    assert (found['denoised'][~mask] == x[~mask]).all()
+    assert any('constant' in n for n in found['notes'])
+
+
+@pytest.mark.parametrize('volumes', [2, 6, 11])
+def test_few_volumes(made, volumes):
+    scan, noisy, sigma = made
+    found = run(noisy[..., :volumes], sigma, scan.mask)['denoised']
+    clean = scan.data[..., :volumes]
+    assert psnr(found, clean, scan.mask) > psnr(noisy[..., :volumes], clean, scan.mask) + 3
+
+
+def test_a_series_without_noise_stays_nearly(made):
+    scan = made[0]
+    x = add_rician_noise(scan.data, 1.0, generator(3))
+    found = run(x, 1.0, scan.mask)['denoised']
+    assert np.sqrt(np.square(found - scan.data)[scan.mask].mean()) < 1.0
+
+
+def test_refused_in_one_line(made):
+    scan, noisy, _ = made
+    tries = {
+        'every volume of the series is constant': lambda: run(0 * noisy),
+        'unet_pca: sigma of shape': lambda: run(noisy, np.ones(14)),
+        'the mask holds': lambda: run(noisy, 1.0, 0 * scan.mask),
+        'modes of 14 volumes': lambda: run(noisy, 60.0, scan.mask, modes=15),
+        'copies=3': lambda: run(noisy, 60.0, scan.mask, copies=3),
+        'strength': lambda: run(noisy, 60.0, scan.mask, strength=3),
+        'probes': lambda: run(noisy, 60.0, scan.mask, probes=-1),
+        'unet_pca: scan of shape': lambda: denoise(noisy[..., 0], method='unet_pca'),
+    }
+    for said, call in tries.items():
+        with pytest.raises(InputError, match=said) as e:
+            call()
+        assert '\n' not in str(e.value)
+
+
+def test_as_a_method_it_gives_an_uncertainty(made):
+    scan, noisy, _ = made
+    found = Denoiser('unet_pca', quiet=True).denoise(scan.with_data(noisy), needs_std=True)
+    assert found.std.shape == noisy.shape and found.sigma is not None
+    bare = Denoiser('unet_pca', quiet=True, probes=0)
+    with pytest.raises(InputError, match='probes'):
+        bare.denoise(scan.with_data(noisy), needs_std=True)
+    assert bare.denoise(scan.with_data(noisy)).std is None
+
+
+def test_a_score_by_itself():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(24, 24, 24, 2)).astype(np.float32)
+    out, var = clean_scores(noise, quiet=True)
+    assert out.std() < 0.4 and var.mean() < 0.15  # Nothing but noise
+    bright = 100 * np.linspace(-1, 1, 24, dtype=np.float32)[:, None, None, None] + noise
+    assert np.abs(clean_scores(bright, quiet=True)[0] - bright).mean() < 1.2
