@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from mri_diffusion.app.cli import main
 from mri_diffusion.app.denoiser import Denoiser, denoise
-from mri_diffusion.core import InputError, generator
+from mri_diffusion.core import InputError, generator, read_json
 from mri_diffusion.judge.scores import psnr
 from mri_diffusion.methods.unet_pca import clean_scores, denoise_unet_pca
 from mri_diffusion.methods.wiener import denoise_wiener
@@ -20,7 +21,7 @@ def made():
 
 
 def run(*args, **how):
-    return denoise_unet_pca(*args, quiet=True, **how)
+    return denoise_unet_pca(*args, **dict(probes=1, quiet=True) | how)
 
 
 def test_told_or_not_it_is_ahead_of_the_filter(made):
@@ -119,18 +120,31 @@ def test_refused_in_one_line(made):
 
 def test_as_a_method_it_gives_an_uncertainty(made):
     scan, noisy, _ = made
-    found = Denoiser('unet_pca', quiet=True).denoise(scan.with_data(noisy), needs_std=True)
+    ready = Denoiser('unet_pca', quiet=True, probes=1)
+    found = ready.denoise(scan.with_data(noisy), needs_std=True)
     assert found.std.shape == noisy.shape and found.sigma is not None
-    bare = Denoiser('unet_pca', quiet=True, probes=0)
+    bare = Denoiser('unet_pca', quiet=True)
     with pytest.raises(InputError, match='probes'):
         bare.denoise(scan.with_data(noisy), needs_std=True)
     assert bare.denoise(scan.with_data(noisy)).std is None
 
 
+def test_the_command_gives_the_uncertainty_that_is_asked_for(made, tmp_path, capsys):
+    scan, noisy, _ = made
+    scan.with_data(noisy).save(tmp_path / 'dwi.nii.gz')
+    out, std = tmp_path / 'out.nii.gz', tmp_path / 'std.nii.gz'
+    assert main(['denoise', str(tmp_path / 'dwi.nii.gz'), str(out), '--std', str(std)]) == 0
+    assert read_json(tmp_path / 'out.json')['Parameters']['probes'] == 3 and std.exists()
+    assert 'method: unet_pca' in capsys.readouterr().err
+    words = ['denoise', tmp_path / 'dwi.nii.gz', tmp_path / 'o.nii.gz', '--std', tmp_path / 's.nii']
+    assert main([*map(str, words), '--set', 'probes', '0']) == 2  # named by the user: refused
+    assert 'probes' in capsys.readouterr().err and not (tmp_path / 'o.nii.gz').exists()
+
+
 def test_a_score_by_itself():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(24, 24, 24, 2)).astype(np.float32)
-    out, var = clean_scores(noise, quiet=True)
+    out, var = clean_scores(noise, probes=1, quiet=True)
     assert out.std() < 0.4 and var.mean() < 0.15  # Nothing but noise
     bright = 100 * np.linspace(-1, 1, 24, dtype=np.float32)[:, None, None, None] + noise
     assert np.abs(clean_scores(bright, quiet=True)[0] - bright).mean() < 1.2

@@ -544,6 +544,9 @@ def denoise_scan(
     scan = _load_described(path, bval, bvec, mask, notes)
     method = method or (None if model else _by_default(scan))
     denoiser = _open_denoiser(method, model, preset, seed, device, settings)
+    if std is not None and denoiser.config.get('probes') == 0 and 'probes' not in (settings or {}):
+        settings = (settings or {}) | dict(probes=_PROBES)
+        denoiser = _open_denoiser(method, model, preset, seed, device, settings)
     coils = coils or denoiser.config.get('n_coils') or 1
     told = dict(noise_coils=coils) if noise_scan is not None and coils > 1 else {}
     given = dict(bias_field=bias_field, choose=choices, noise_scan=noise_scan is not None, **told)
@@ -571,6 +574,9 @@ def denoise_scan(
     return _note_done(denoiser, asked, outputs, result)
 
 # %% ../../nbs/app/62_jobs.ipynb #a947c46f
+_PROBES = 3  # Random fields where an uncertainty map is asked for and none were named
+
+
 def _by_default(scan):
     "The method for a scan where none is named; a note says which and why"
     from mri_diffusion.methods.default import default_method

@@ -31,7 +31,7 @@ def clean_scores(
     scores: np.ndarray,  # (X, Y, Z, K) with noise of std one
     copies: int = 2,  # 1, 2, 4 or 8: mean over mirrored copies
     strength: float = 0.91,  # What the noise is taken to be, of what it is
-    probes: int = 1,  # Random fields for the variance; 0: none
+    probes: int = 0,  # Random fields for the variance; 0: none
     # Autocorrelation of the noise, odd sides (k, k, k), 1 in the middle; None: white
     kernel: np.ndarray | None = None,
     seed: int = 0,  # Of the random fields
@@ -74,7 +74,7 @@ def denoise_unet_pca(
     copies: int = 2,  # As for `clean_scores`
     strength: float = 0.91,  # As for `clean_scores`
     modes: int = 0,  # Components kept; 0: those above the noise
-    probes: int = 1,  # As for `clean_scores`
+    probes: int = 0,  # As for `clean_scores`
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
     **run: object,  # seed, device, quiet of `clean_scores`
 ) -> dict:  # denoised, std (None without probes), sigma_found, notes
@@ -101,7 +101,7 @@ def _denoise(data, sigma, config, mask=None, bvals=None, seed=0, device='cpu', q
     return denoise_unet_pca(data, sigma, mask, bvals, **config, **run)
 
 
-_SETTINGS = dict(copies=2, strength=0.91, modes=0, probes=1, n_coils=1)
+_SETTINGS = dict(copies=2, strength=0.91, modes=0, probes=0, n_coils=1)
 UNET_PCA = Method(
     'unet_pca',
     'A diffusion series of 6 volumes or more: no training, an uncertainty map, 2 to 3 dB above '
