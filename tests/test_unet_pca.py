@@ -102,6 +102,8 @@ def test_a_series_without_noise_stays_nearly(made):
 
 def test_refused_in_one_line(made):
     scan, noisy, _ = made
+    few = np.zeros(scan.mask.shape, bool)
+    few[14:16, 16:19, 4] = True
     tries = {
         'every volume of the series is constant': lambda: run(0 * noisy),
         'unet_pca: sigma of shape': lambda: run(noisy, np.ones(14)),
@@ -110,7 +112,16 @@ def test_refused_in_one_line(made):
         'copies=3': lambda: run(noisy, 60.0, scan.mask, copies=3),
         'strength': lambda: run(noisy, 60.0, scan.mask, strength=3),
         'probes': lambda: run(noisy, 60.0, scan.mask, probes=-1),
-        'unet_pca: scan of shape': lambda: denoise(noisy[..., 0], method='unet_pca'),
+        'probes 1.5': lambda: run(noisy, 60.0, scan.mask, probes=1.5),
+        'values are not finite': lambda: run(noisy * np.where(noisy == noisy.max(), np.nan, 1)),
+        'unet_pca: mask of shape': lambda: run(noisy, 60.0, scan.mask[1:]),
+        'unet_pca: b-values of shape': lambda: run(noisy, 60.0, scan.mask, scan.bvals[1:]),
+        'n_coils 1.5': lambda: run(noisy, 60.0, scan.mask, n_coils=1.5),
+        'n_coils': lambda: run(noisy, 60.0, scan.mask, n_coils=0),
+        'modes 1.5': lambda: run(noisy, 60.0, scan.mask, modes=1.5),
+        'too few to find': lambda: run(noisy, None, few),
+        'unet_pca: scan of shape': lambda: run(noisy[..., 0], 60.0),
+        'unet_pca: scan of': lambda: denoise(noisy[..., 0], method='unet_pca'),
     }
     for said, call in tries.items():
         with pytest.raises(InputError, match=said) as e:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..checks import check_number
 from ..core import InputError, generator, progress
 from ..learn.infer import sliding_window, with_flips
 from ..learn.schedule import make_schedule, time_of
@@ -67,6 +68,25 @@ def _voxel_weights(
     return np.where(inside, 1, np.where(there, background, 0)).astype(np.float32), inside
 
 # %% ../../nbs/methods/42_r2r.ipynb #070c7da7
+def _checked_series(series, bvals, mask, n_coils, K, name):
+    "The series as float32, or what is wrong with it and what was told of it"
+    x = np.asarray(series)
+    if x.ndim != 4 or not x.size or x.dtype.kind not in 'fiub':
+        raise InputError(f'{name}: scan of shape {x.shape}, {x.dtype}; give real (X, Y, Z, V)')
+    x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        many = int((~np.isfinite(x)).sum())
+        raise InputError(f'{name}: {many} values are not finite; replace them before denoising')
+    if mask is not None and np.shape(mask) != x.shape[:3]:
+        raise InputError(f'{name}: mask of shape {np.shape(mask)}; give {x.shape[:3]}')
+    if bvals is not None and np.shape(bvals) != x.shape[3:]:
+        raise InputError(f'{name}: b-values of shape {np.shape(bvals)}; give {x.shape[3:]}')
+    for what, v, low, high in (('n_coils', n_coils, 1, 1024), ('modes', K or 0, 0, 10_000)):
+        if check_number(what, v, low, high) != int(v):
+            raise InputError(f'{what} {v}: give a whole number')
+    return x
+
+
 def decompose_series(
     series: np.ndarray,  # (X, Y, Z, V) image units
     bvals: np.ndarray | None = None,  # (V,) s/mm2; helps to estimate sigma in short series
@@ -79,7 +99,7 @@ def decompose_series(
     name: str = 'r2r',  # Of the method, for errors
 ) -> dict:  # use, weights, mask, sigma, states, modes, amplitudes, notes, magnitude
     "Bring a series to principal components with noise of std one"
-    x = np.asarray(series, np.float32)
+    x = _checked_series(series, bvals, mask, n_coils, K, name)
     use, (weights, inside) = _usable_volumes(x, name), _voxel_weights(x, mask)
     notes = _constant_notes(use)
     x, b = x[..., use], None if bvals is None else np.asarray(bvals)[use]
@@ -151,6 +171,8 @@ def _level_notes(
     use,  # (V,) volumes of the scan that `levels` speaks of
 ):  # Lines; none if all is as it should be
     "What the noise found says against sigma, or against a slice"
+    if np.isnan(levels).all():
+        return []  # no slice holds enough of the object
     m = float(np.nanmedian(levels))
     notes = [f'the noise found is {m:.2f} times what sigma says'] if abs(m - 1) > 0.2 else []
     odd = np.argwhere(np.nan_to_num(levels) > 1.5 * m)

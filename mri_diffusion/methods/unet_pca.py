@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..checks import check_number
-from ..core import generator, progress
+from ..core import InputError, generator, progress
 from .method import PRESET_NAMES, Method
 from .pretrained import apply_net, check_copies, mirrored_mean
 from mri_diffusion.methods.r2r import (
@@ -39,11 +39,11 @@ def clean_scores(
     quiet: bool | None = None,  # No progress bar
 ) -> tuple[np.ndarray, np.ndarray | None]:  # (X, Y, Z, K); their variance, None without probes
     "Every score as an image, by the network of the package"
-    check_copies(copies)
-    probes, gen = int(check_number('probes', probes, 0, 1000)), generator(seed)
+    probes, gen = _checked(copies, strength, probes), generator(seed)
     net = load_shipped('unet')[0].eval().to(device)
     how = dict(strength=strength, half=_has_bfloat16(device), quiet=True)
-    out, var = np.empty_like(scores, np.float32), np.zeros_like(scores, np.float32)
+    out = np.empty_like(scores, np.float32)
+    var = np.zeros_like(out) if probes else None
     for k in progress(range(scores.shape[-1]), 'components', quiet=quiet):
         z = np.ascontiguousarray(scores[..., k], np.float32)
         y = out[..., k] = mirrored_mean(net, z, copies, **how)
@@ -52,8 +52,18 @@ def clean_scores(
         for _ in range(probes):
             moved = apply_net(net, at + np.float32(_EPS) * _probe(at.shape, kernel, gen), **how)
             var[..., k] += ((moved - base) / _EPS) ** 2 / probes
-        var[..., k] = gaussian_filter(var[..., k], _SMOOTH)
-    return out, var if probes else None
+        if probes:
+            var[..., k] = gaussian_filter(var[..., k], _SMOOTH)
+    return out, var
+
+
+def _checked(copies, strength, probes):
+    "The number of probes; the three are refused before anything is computed"
+    check_copies(copies)
+    check_number('strength', strength, 0.5, 1.5)
+    if check_number('probes', probes, 0, 1000) != int(probes):
+        raise InputError(f'probes {probes}: give a whole number')
+    return int(probes)
 
 # %% ../../nbs/methods/42_unet_pca.ipynb #42e0000a
 def _noise_kernel(ready):
@@ -68,7 +78,8 @@ def _noise_kernel(ready):
 
 def denoise_unet_pca(
     data: np.ndarray,  # (X, Y, Z, V) image units
-    sigma: float | np.ndarray | None = None,  # Noise std, number or map (X, Y, Z); None: mapped
+    # Noise std, number or map (X, Y, Z), its median where it is 0; None: mapped
+    sigma: float | np.ndarray | None = None,
     mask: np.ndarray | None = None,  # (X, Y, Z) where to denoise; None: wherever it is not zero
     bvals: np.ndarray | None = None,  # (V,) s/mm2; helps to find sigma in short series
     copies: int = 2,  # As for `clean_scores`
@@ -79,6 +90,7 @@ def denoise_unet_pca(
     **run: object,  # seed, device, quiet of `clean_scores`
 ) -> dict:  # denoised, std (None without probes), sigma_found, notes
     "The network of the package on the principal components of a series"
+    _checked(copies, strength, probes)
     ready = decompose_series(data, bvals, mask, sigma, n_coils, K=modes, name='unet_pca')
     found, notes = ready['modes'], list(ready['notes'])
     kernel = _noise_kernel(ready) if probes else None

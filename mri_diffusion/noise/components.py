@@ -132,6 +132,8 @@ def series_sigma(
         return _filled(np.broadcast_to(level, x.shape[:3]), mask), notes
     # the seven components of a tensor never count as noise
     half = max(x.shape[3] // 2, min(8, x.shape[3] - 4))
+    if mask.sum() < 4 * x.shape[3]:
+        raise InputError(_too_few(mask, x.shape[3]))
     raw = find_components(x, mask, K=half)
     if not np.median(raw.power[half:]) > 0:
         raise InputError(
@@ -148,16 +150,21 @@ def series_sigma(
     ]
 
 # %% ../../nbs/noise/16_components.ipynb #57f48ebf
+def _too_few(mask, V):
+    "What is said of an object that is too small"
+    return (
+        f'noise level: {mask.sum()} voxels in the mask are too few to find the noise of {V} '
+        f'volumes; give a larger mask, or --sigma'
+    )
+
+
 def _empty_modes(states, mask, K, edge=4):
     "Noise scores of every voxel, on axes found in the other colour of a chessboard of cubes"
     colour = (np.indices(mask.shape) // edge).sum(0) % 2 == 1
     parts = [mask & (colour == c) for c in (False, True)]
     few, V = min(p.sum() for p in parts), states.shape[-1]
     if few < 2 * V:
-        raise InputError(
-            f'noise level: {mask.sum()} voxels in the mask are too few to find the noise of {V} '
-            f'volumes; give a larger mask, or --sigma'
-        )
+        raise InputError(_too_few(mask, V))
     seen = [find_components(states, p, K=K).noise(states) for p in parts]
     return np.where(colour[..., None], seen[0], seen[1])
 
@@ -188,7 +195,8 @@ def autocorrelation(
     "Correlation of noise with itself for all shifts up to `reach`, within the mask"
     w = mask.astype(np.float64)
     pad = [int(n) + reach for n in mask.shape]
-    power = lambda a: np.fft.irfftn(np.abs(np.fft.rfftn(a, pad)) ** 2, pad)
+    axes = dict(axes=(0, 1, 2))
+    power = lambda a: np.fft.irfftn(np.abs(np.fft.rfftn(a, pad, **axes)) ** 2, pad, **axes)
     count = power(w)
     M = noise.shape[-1]
     total = sum(power(np.where(mask, noise[..., m], 0.0)) for m in range(M)) / M
