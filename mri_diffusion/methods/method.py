@@ -75,6 +75,7 @@ class Method(OneLine):
     # config -> names of the settings that count its optimizer steps; None: all named steps, steps1,
     # steps2, …
     stages: Callable | None = None
+    parameters: Callable | None = None  # () -> trained numbers of a method that fits nothing itself
 
     def __post_init__(self):
         _check_method(self)

@@ -24,6 +24,7 @@ from .shipped import load_shipped
 from .trust import _EPS, _LEFT, _SMOOTH, _probe
 from .unit_scan import _has_bfloat16
 from .wiener import _shrink_rest
+from ..nets.unet import count_parameters
 from ..noise.components import autocorrelation, white_if_small
 
 # %% ../../nbs/methods/42_unet_pca.ipynb #42e00008
@@ -126,4 +127,5 @@ UNET_PCA = Method(
     std_needs=lambda config: '' if config['probes'] else '--set probes 1 or more',
     presets={p: dict(_SETTINGS) for p in PRESET_NAMES},
     assumes=('volumes',),
+    parameters=lambda: count_parameters(load_shipped('unet')[0]),
 )
