@@ -543,10 +543,7 @@ def denoise_scan(
     _check_report(report, report_notebook)
     scan = _load_described(path, bval, bvec, mask, notes)
     method = method or (None if model else _by_default(scan))
-    denoiser = _open_denoiser(method, model, preset, seed, device, settings)
-    if std is not None and denoiser.config.get('probes') == 0 and 'probes' not in (settings or {}):
-        settings = (settings or {}) | dict(probes=_PROBES)
-        denoiser = _open_denoiser(method, model, preset, seed, device, settings)
+    denoiser = _open_with_probes(std, method, model, preset, seed, device, settings or {})
     coils = coils or denoiser.config.get('n_coils') or 1
     told = dict(noise_coils=coils) if noise_scan is not None and coils > 1 else {}
     given = dict(bias_field=bias_field, choose=choices, noise_scan=noise_scan is not None, **told)
@@ -575,6 +572,14 @@ def denoise_scan(
 
 # %% ../../nbs/app/62_jobs.ipynb #a947c46f
 _PROBES = 3  # Random fields where an uncertainty map is asked for and none were named
+
+
+def _open_with_probes(std, method, model, preset, seed, device, settings):
+    "The denoiser, which gives an uncertainty map if one is asked for and it can"
+    denoiser = _open_denoiser(method, model, preset, seed, device, settings)
+    if std is None or denoiser.config.get('probes') != 0 or 'probes' in settings:
+        return denoiser
+    return _open_denoiser(method, model, preset, seed, device, settings | dict(probes=_PROBES))
 
 
 def _by_default(scan):
