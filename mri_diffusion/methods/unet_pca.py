@@ -13,17 +13,11 @@ from ..checks import check_number
 from ..core import InputError, generator, progress
 from .method import PRESET_NAMES, Method
 from .pretrained import apply_net, check_copies, mirrored_mean
-from mri_diffusion.methods.r2r import (
-    _level_notes,
-    _outlier_notes,
-    _to_image,
-    decompose_series,
-    slice_levels,
-)
+from .r2r import _to_image, decompose_series
 from .shipped import load_shipped
 from .trust import _EPS, _LEFT, _SMOOTH, _probe
 from .unit_scan import _has_bfloat16
-from .wiener import _shrink_rest
+from .wiener import _modes_notes, _shrink_rest
 from ..nets.unet import count_parameters
 from ..noise.components import autocorrelation, white_if_small
 
@@ -101,10 +95,7 @@ def denoise_unet_pca(
     rest, spread = _shrink_rest(ready['states'], found, spread)
     spread = spread if probes else None
     denoised, std = _to_image(data, ready, found.states(scores) + rest, spread, 1.0, n_coils)
-    V, use = len(found.mean), ready['use']
-    if found.K < V:
-        notes += _level_notes(slice_levels(ready), use) + _outlier_notes(found, use, bvals)
-    notes.append(f'{found.K} of {V} modes hold signal')
+    notes += _modes_notes(ready, bvals)
     return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes)
 
 

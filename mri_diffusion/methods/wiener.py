@@ -57,6 +57,15 @@ def _shrink_rest(states, found, spread):
     return rest, np.sqrt(spread**2 + axes**2 @ gain).astype(np.float32)
 
 
+def _modes_notes(ready, bvals):
+    "What the components say of the scan"
+    found, use, V = ready['modes'], ready['use'], len(ready['modes'].mean)
+    said = [f'{found.K} of {V} modes hold signal']
+    if found.K == V:
+        return said
+    return _level_notes(slice_levels(ready), use) + _outlier_notes(found, use, bvals) + said
+
+
 def denoise_wiener(
     data: np.ndarray,  # (X, Y, Z, V) image units
     sigma: float | np.ndarray | None = None,  # Noise std, number or map (X, Y, Z); None: mapped
@@ -72,10 +81,7 @@ def denoise_wiener(
     scores, spread = shrink_scores(ready['amplitudes'], ready['weights'], found.basis, width)
     rest, spread = _shrink_rest(ready['states'], found, spread)
     denoised, std = _to_image(data, ready, found.states(scores) + rest, spread, 1.0, n_coils)
-    V, use = len(found.mean), ready['use']
-    if found.K < V:
-        notes += _level_notes(slice_levels(ready), use) + _outlier_notes(found, use, bvals)
-    notes.append(f'{found.K} of {V} modes hold signal')
+    notes += _modes_notes(ready, bvals)
     return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes)
 
 
