@@ -34,6 +34,7 @@ from mri_diffusion.noise.components import (
     to_states,
     white_if_small,
     wiener,
+    with_smooth_components,
 )
 from ..scans.kind import is_signed
 from ..scans.nifti import auto_mask
@@ -96,6 +97,7 @@ def decompose_series(
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
     modes: Components | None = None,  # Components of an earlier training; None: found here
     K: int = 0,  # Components kept; 0: those above the noise
+    smooth: bool = False,  # Of those, too, that are above it after smoothing
     name: str = 'r2r',  # Of the method, for errors
 ) -> dict:  # use, weights, mask, sigma, states, modes, amplitudes, notes, magnitude
     "Bring a series to principal components with noise of std one"
@@ -112,6 +114,8 @@ def decompose_series(
     magnitude = not is_signed(x)
     states = to_states(x, sigma, n_coils, magnitude)
     modes = modes or find_components(states, inside, K or None)
+    if smooth and not K:
+        modes = with_smooth_components(modes, states, inside)
     return dict(
         use=use,
         weights=weights,

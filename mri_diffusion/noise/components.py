@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW', 'to_states', 'from_states', 'Components', 'find_components', 'series_sigma', 'autocorrelation',
-           'white_if_small', 'draw_noise', 'wiener', 'local_gain', 'local_wiener']
+           'white_if_small', 'draw_noise', 'with_smooth_components', 'wiener', 'local_gain', 'local_wiener']
 
 # %% ../../nbs/noise/16_components.ipynb #05f17c12
 from collections.abc import Sequence
@@ -236,6 +236,43 @@ def draw_noise(
     space = (-3, -2, -1)
     noise = torch.fft.irfftn(torch.fft.rfftn(white, dim=space) * root, s=size, dim=space)
     return noise / torch.fft.irfftn(root**2, s=size)[0, 0, 0].sqrt()
+
+# %% ../../nbs/noise/16_components.ipynb #16c00002
+def with_smooth_components(
+    found: Components,  # From `find_components`
+    states: np.ndarray,  # (X, Y, Z, V) it came from
+    mask: np.ndarray,  # (X, Y, Z) as given to it
+    width: float = 1.5,  # Std of the Gaussian mean over neighbours, voxels
+    most: int = 32,  # Upper limit of all components kept
+    margin: float = 0.05,  # An eigenvalue must exceed the edge of smoothed noise by this fraction
+) -> Components:  # The first `found.K` axes as before, the others turned
+    "Keep also what is too weak for the edge but smooth in space"
+    K, n = found.K, len(found.mean) - found.K
+    if n < 4 or most <= K:  # Too few to know noise by
+        return found
+    score = lambda m: states @ found.axes[:, m] - found.mean @ found.axes[:, m]
+    empty = np.stack([score(m) for m in range(K + n - min(n // 2, 8), K + n)], -1)
+    seen = white_if_small(autocorrelation(empty, mask), mask.sum() * empty.shape[-1])
+    gen, shape = torch.Generator().manual_seed(0), mask.shape
+    edge = _smooth_axes((draw_noise(shape, seen, gen).numpy() for _ in range(n)), mask, width)[0]
+    power, turn = _smooth_axes((score(m) for m in range(K, K + n)), mask, width)
+    above = power > edge[0] / np.median(edge) * np.median(power) * (1 + margin)
+    axes, powers = found.axes.copy(), found.power.copy()
+    axes[:, K:] = found.axes[:, K:] @ turn
+    powers[K:] = (turn**2 * found.power[K:, None]).sum(0)
+    return Components(found.mean, axes, powers, min(K + int(above.sum()), most))
+
+
+def _smooth_axes(scores, mask, width):
+    "Variances, largest first, and axes (columns) of scores (X, Y, Z) after smoothing in the mask"
+    w = mask.astype(np.float32)
+    every = tuple(
+        slice(None, None, 2 if n >= 24 else 1) for n in mask.shape
+    )  # Neighbours are alike
+    share = np.maximum(gaussian_filter(w, width), 1e-3)[every]
+    smooth = [gaussian_filter(w * s, width)[every] / share for s in scores]
+    power, axes = np.linalg.eigh(np.cov([s[mask[every]] for s in smooth]))
+    return power[::-1], axes[:, ::-1].astype(np.float32)
 
 # %% ../../nbs/noise/16_components.ipynb #4a03c749
 def wiener(

@@ -273,10 +273,14 @@ def _wavelet(x, mask, n_coils, bvals):
 
 # %% ../../nbs/noise/12_sigma.ipynb #e12a0001
 def _residual(x, inside):
-    "Scaled difference of the two most similar volumes, and one of them; a volume as it is"
+    "What the volumes do not share, with their noise, and one of them; a volume as it is"
     if x.ndim == 3 or x.shape[-1] == 1:
         one = x.reshape(x.shape[:3])
         return one, one
+    if x.shape[-1] < 12:  # The combination of all that varies least; constants and copies left out
+        power, axes = np.linalg.eigh(np.cov(x[inside].astype(float).T))
+        least = axes[:, np.argmax(power > 1e-9 * power[-1])]
+        return x @ least, x[..., np.argmax(np.abs(least))]
     rows = x[inside][:: max(1, int(inside.sum()) // 5000)].astype(float).T
     like = np.corrcoef(rows + 1e-12 * np.arange(rows.shape[1])) - 2 * np.eye(len(rows))
     i, j = np.unravel_index(np.nanargmax(like), like.shape)
