@@ -7,8 +7,9 @@ from mri_diffusion.app.cli import main
 from mri_diffusion.app.denoiser import Denoiser, denoise
 from mri_diffusion.core import InputError, generator, read_json
 from mri_diffusion.judge.scores import psnr
-from mri_diffusion.methods.unet_pca import clean_scores, denoise_unet_pca
+from mri_diffusion.methods.unet_pca import clean_scores, denoise_unet_pca, simple_axes
 from mri_diffusion.methods.wiener import denoise_wiener
+from mri_diffusion.noise.components import find_components, to_states
 from mri_diffusion.noise.models import add_noise, add_rician_noise
 from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
 
@@ -135,3 +136,32 @@ def test_a_score_by_itself():
     assert out.std() < 0.4 and var.mean() < 0.15  # Nothing but noise
     bright = 100 * np.linspace(-1, 1, 24, dtype=np.float32)[:, None, None, None] + noise
     assert np.abs(clean_scores(bright, quiet=True)[0] - bright).mean() < 1.2
+
+
+def test_simple_axes_are_a_rotation_to_the_volumes_themselves():
+    rng = np.random.default_rng(0)
+    whole = np.linalg.qr(rng.normal(size=(7, 7)))[0]
+    turn = simple_axes(whole, np.full(7, 5.0))
+    assert np.allclose(turn.T @ turn, np.eye(7), atol=1e-5)
+    assert np.allclose(np.abs(whole @ turn).max(0), 1, atol=1e-3)  # All axes kept: one volume each
+    part = np.linalg.qr(rng.normal(size=(30, 5)))[0]
+    sharp = lambda basis: (basis**4).sum()
+    assert sharp(part @ simple_axes(part, np.full(5, 5.0))) > 1.1 * sharp(part)
+
+
+def test_a_response_of_a_few_voxels_is_kept():
+    "One per cent of the signal in a block design, below the edge of the noise"
+    head = simulate_dmri(*make_gradients({1000: 6}, n_b0=1), shape=(40, 44, 12))[0]
+    base, at, task = head.data[..., 0], np.indices(head.data.shape[:3]), np.arange(40) // 10 % 2
+    ball = sum((at[i] - c) ** 2 for i, c in enumerate((14, 18, 6))) < 16
+    ball &= head.mask & (base > np.median(base[head.mask]))
+    clean = base[..., None] * (1 + 0.01 * ball[..., None] * task)
+    sigma = float(np.median(base[head.mask]) / 50)
+    noisy = add_rician_noise(clean.astype(np.float32), sigma, generator(0))
+    found = run(noisy, sigma, head.mask, probes=0)['denoised']
+    few = find_components(to_states(noisy, sigma), head.mask).K
+    bare = run(noisy, sigma, head.mask, probes=0, modes=few)['denoised']
+    response = lambda x: (x[..., task == 1].mean(-1) - x[..., task == 0].mean(-1))[ball].mean()
+    left = [float(response(x) / response(clean)) for x in (found, bare)]
+    assert 0.6 < left[0] < 1 and left[1] < 0.3, left
+    assert psnr(found, clean, head.mask) > psnr(noisy, clean, head.mask) + 10
