@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .cluster import check_cluster, submit_options
 from .denoiser import check_dims
-from .experiments import Interrupted, check_cluster, run_all
+from .experiments import Interrupted, run_all
 from .jobs import denoise_scan, is_quiet, train_method
 from .noise_checks import read_noise_scan
 from .result import BIAS_FIELD, without_field
@@ -268,7 +269,7 @@ def _read_record(path):
 # %% ../../nbs/app/62_batch.ipynb #503b22f1
 def _run_jobs(
     jobs: Sequence[_BatchJob],  # Those that have not finished
-    n: int = 1,  # At a time on this machine
+    n: int | None = None,  # At a time; None: one here, as many as Slurm starts there
     cluster: str = 'local',  # local, slurm, or debug (submitit on this machine)
     folder: Path | str | None = None,  # Where submitit keeps its files
     options: dict | None = None,  # For submitit
@@ -276,7 +277,7 @@ def _run_jobs(
     "Run them all; one at a time stays in this process"
     if not jobs:
         return
-    alone = cluster == 'local' and n == 1
+    alone = cluster == 'local' and n in (None, 1)
     for j in jobs:
         j.quiet = not alone
     try:
@@ -310,18 +311,19 @@ def run_batch(
     suffix: str | None = None,  # See `_find_scans`
     per_field: bool = False,  # See `_model_folders`
     cluster: str = 'local',  # local, slurm, debug
-    jobs: int = 1,  # At a time on this machine
+    jobs: int | None = None,  # At a time; None: one here, as many as Slurm starts there
     # Further keywords of `denoise`; part of what must be the same
     options: dict | None = None,
     # train(method, scans, out): trains a shared model on ScanFiles
     train: Callable | None = None,
     force: bool = False,  # Do it again
-    submit: dict | None = None,  # For submitit: slurm_partition, gpus_per_node, timeout_min, ...
+    submit: dict | None = None,  # For submitit, as from `cluster.submit_options`
     # One a scan: participant, session, scan, field, group, status, seconds, code, message, out
 ) -> list[dict]:
     "Denoise the scans of a BIDS folder; the table of it is written however they end"
     bids, out, m = Path(bids).resolve(), Path(out).resolve(), get_method(method)
-    _check_place(cluster, jobs, bids, out)
+    check_cluster(cluster, jobs, submit)
+    _check_place(bids, out)
     scans, others = _find_scans(bids, m, suffix, participants)
     scans = [_with_table(s) for s in scans]
     folders, shared = _model_folders(m, scans, out, model, per_field)
@@ -345,11 +347,8 @@ def run_batch(
     return rows
 
 
-def _check_place(cluster, jobs, bids, out):
-    "Refuse a cluster that is not there and results among the scans"
-    check_cluster(cluster)
-    if jobs < 1:
-        raise InputError(f'jobs = {jobs}: at least one at a time')
+def _check_place(bids, out):
+    "Refuse results among the scans"
     if bids == out:
         raise InputError(
             f'{out}: is the folder of the scans; give the results a folder of their own'
@@ -619,8 +618,9 @@ def batch_scans(
     seed: int | None = None,  # Fixes what is random
     device: str = 'auto',  # auto, cpu, cuda, mps
     cluster: str = 'local',  # local, slurm, debug
-    jobs: int = 1,  # At a time on this machine
+    jobs: int | None = None,  # At a time; None: one here, as many as Slurm starts there
     force: bool = False,  # Do it again
+    submit: dict | None = None,  # Options for Slurm, named as for sbatch
 ) -> list[dict]:  # From `run_batch`
     "Denoise every scan of a BIDS folder, and write the table of it"
     settings = settings or {}
@@ -637,4 +637,5 @@ def batch_scans(
     )
     denoise = functools.partial(batch_denoise, device=device)
     which, where = (labels, suffix, per_field), (cluster, jobs)
-    return run_batch(denoise, bids, out, method, model, *which, *where, options, train, force)
+    last = (options, train, force, submit_options(submit))
+    return run_batch(denoise, bids, out, method, model, *which, *where, *last)

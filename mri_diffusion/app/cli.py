@@ -40,7 +40,7 @@ from mri_diffusion.app.texts import (
 )
 
 # %% ../../nbs/app/62_cli.ipynb #e4f60aa7
-_PAIRS = '-p', '--set', '--choose'
+_PAIRS = '-p', '--set', '--choose', '--submit'
 _SEVERAL = dict(train=['--clean'], batch=['--participant-label', '--also'])
 
 
@@ -481,6 +481,13 @@ def _evaluate(
     _echo(evaluation_text(evaluate_scan(*files, force)))
 
 # %% ../../nbs/app/62_cli.ipynb #6db1ca3a
+_Submit = _opt(
+    list[str] | None,
+    '--submit',
+    'Option for Slurm, named as for sbatch: partition, time, mem, cpus, gpus, account, qos, ...; '
+    'may be repeated.',
+    'NAME VALUE',
+)
 _Experiment = _arg(
     str | None,
     'EXPERIMENT',
@@ -502,12 +509,16 @@ def _run(
     out: _Run = None,
     sweep: _file('--sweep', 'A .csv or .json file with settings: one run each.') = None,
     cluster: _opt(str, '--cluster', 'Where the runs of a sweep go.', 'local|slurm') = 'local',
-    jobs: _opt(int, '--jobs', 'Runs of a sweep at a time on this machine.') = 1,
+    jobs: _opt(
+        int | None, '--jobs', 'Runs of a sweep at a time; without it 1, on Slurm all.'
+    ) = None,
+    submit: _Submit = None,
     list: _opt(bool, '--list', 'List the experiments and their parameters.') = False,
     quiet: _Quiet = False,
 ):
     "Run an experiment, or a sweep of it."
     from mri_diffusion.app import experiments
+    from mri_diffusion.app.cluster import submit_options
     from mri_diffusion.core import InputError
 
     if list or experiment is None:
@@ -520,7 +531,8 @@ def _run(
     if sweep is None:
         said = result_text(experiments.run_experiment(experiment, out, params))
     else:
-        said = sweep_text(experiments.sweep(experiment, sweep, out, params, jobs, cluster), out)
+        how = (params, jobs, cluster, submit_options(_pairs(submit, '--submit')))
+        said = sweep_text(experiments.sweep(experiment, sweep, out, *how), out)
     _echo(f'{said}\nrun directory: {out}')
 
 # %% ../../nbs/app/62_cli.ipynb #8f1c72fd
@@ -575,7 +587,8 @@ def _batch(
     seed: _OwnSeed = None,
     device: _Device = 'auto',
     cluster: _opt(str, '--cluster', 'Where the scans go.', 'local|slurm') = 'local',
-    jobs: _opt(int, '--jobs', 'Scans at a time on this machine.') = 1,
+    jobs: _opt(int | None, '--jobs', 'Scans at a time; without it 1, on Slurm all.') = None,
+    submit: _Submit = None,
     force: _Force = False,
     json: _Json = False,
     quiet: _Quiet = False,
@@ -586,6 +599,7 @@ def _batch(
     which = dict(labels=participant_label or (), suffix=suffix, per_field=per_field)
     how = dict(preset=preset, settings=_pairs(set, '--set'), bias_field=bias_field, seed=seed)
     where = dict(device=device, cluster=cluster, jobs=jobs, force=force)
+    where['submit'] = _pairs(submit, '--submit')
     rows = batch_scans(
         bids, out, level, method, model, **which, also=sorted(also or ()), **how, **where
     )
@@ -593,6 +607,37 @@ def _batch(
     for said in dict.fromkeys(r['message'] for r in rows if r['message']):
         _echo(f'mri-diffusion: error: {said}', err=True)
     raise typer.Exit(batch_code(rows))
+
+# %% ../../nbs/app/62_cli.ipynb #62c80002
+_PARTS = 'volume, precision, series, training, memory; without any, all.'
+_LENGTH = 'Tiny scans (a trial of the command), or five rounds; without it three rounds.'
+_EVERY = 'Also write every single time, the settings and the environment.'
+_OLDER = 'File of an earlier bench with the same sizes and threads: print new over old.'
+
+
+@_command('bench')
+def _bench(
+    parts: _arg(list[str] | None, 'PART...', _PARTS) = None,
+    full: _opt(bool | None, '--full/--quick', _LENGTH) = None,
+    repeats: _opt(int | None, '--repeats', 'Rounds, in which all run in turns.') = None,
+    threads: _opt(int | None, '--threads', 'Threads; without it as torch has them.') = None,
+    device: _Device = 'auto',
+    json: _file('--json', _EVERY) = None,
+    compare: _file('--compare', _OLDER) = None,
+    seed: _Seed = 0,
+    force: _Force = False,
+    quiet: _Quiet = False,
+):
+    "Time the methods beside DIPY's and a bare loop; two minutes on two cores."
+    from mri_diffusion.app.bench import bench_machine
+    from mri_diffusion.app.texts import bench_text, compare_text
+
+    size = {None: 'default', True: 'full', False: 'quick'}[full]
+    how = repeats, threads, device, json, compare, force, seed
+    found, changes = bench_machine(parts or (), size, *how)
+    _echo(bench_text(found))
+    if compare is not None:
+        _echo('\n' + compare_text(changes))
 
 # %% ../../nbs/app/62_cli.ipynb #0be2d8ef
 def _error_line(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['experiments_folder', 'list_experiments', 'experiment_parameters', 'experiment_promise', 'RunDir', 'Interrupted',
-           'run_experiment', 'grid', 'run_all', 'check_cluster', 'sweep', 'collect', 'summarise']
+           'run_experiment', 'grid', 'run_all', 'sweep', 'collect', 'summarise']
 
 # %% ../../nbs/app/61_experiments.ipynb #af9f3122
 import ast
@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import sys
 import tempfile
 import tokenize
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mri_diffusion
+from .cluster import check_cluster, run_cluster
 from ..checks import SEED_MAX, short
 from mri_diffusion.core import (
     LOCK,
@@ -431,6 +431,16 @@ def _claim(out, params):
     return None
 
 # %% ../../nbs/app/61_experiments.ipynb #d8a1296a
+def _alone_only(label):
+    "Refuse to run in several processes, each of which would do all of the work"
+    world = os.environ.get('WORLD_SIZE', '1')
+    if world not in ('', '1'):
+        raise InputError(
+            f'{label}: an experiment runs in one process, not in {world} (WORLD_SIZE); start it '
+            f'without accelerate launch'
+        )
+
+
 @alone_in('out')
 def run_experiment(
     name: Path | str,  # Experiment (see `list_experiments`), or path of a notebook
@@ -441,6 +451,7 @@ def run_experiment(
 ) -> dict:  # What the notebook put into result.json
     "Run an experiment in `out` by papermill"
     source, out = _notebook(name), Path(out).expanduser().resolve()
+    _alone_only(source.stem)
     params = plain(_check_parameters(name, params))
     if quiet is None:
         quiet = bool(os.environ.get('MRI_DIFFUSION_QUIET'))
@@ -528,11 +539,11 @@ class _Job:
     "One run of a sweep, as a call that can be sent to another process and queued again"
 
     def __init__(self, name, out, params):
-        self.name, self.out, self.params = str(name), str(out), params
+        self.name, self.out, self.settings = str(name), str(out), params
 
     def __call__(self):
         try:
-            run_experiment(self.name, self.out, self.params, quiet=True)
+            run_experiment(self.name, self.out, self.settings, quiet=True)
         except MriDiffusionError as e:
             return str(e)
         return None
@@ -593,38 +604,10 @@ def _run_pool(left, n, said, bar):
                 running.pop(f)
     return lost
 
-
-def _run_submitit(jobs, cluster, folder, options, quiet):
-    "Run by submitit and wait; a job still in the queue from an earlier start is joined"
-    submitit = needs_extra('submitit', 'cluster', 'a cluster')
-    executor = submitit.AutoExecutor(folder, cluster='local' if cluster == 'debug' else cluster)
-    common = dict(name='mri-diffusion', timeout_min=24 * 60, cpus_per_task=4)
-    executor.update_parameters(**(common | (options or {})))
-    record = folder / 'jobs.json'
-    sent = read_json(record) if record.exists() else {}
-    known = sent if cluster == 'slurm' else {}
-    handles = [_rejoin(submitit, folder, known.get(j.out)) or executor.submit(j) for j in jobs]
-    write_json(record, {j.out: h.job_id for j, h in zip(jobs, handles)})
-    return [_outcome(h) for h in progress(handles, 'sweep', quiet=quiet)]
-
 # %% ../../nbs/app/61_experiments.ipynb #dc24eeca
-def _rejoin(submitit, folder, job_id):
-    "The Slurm job of that id if it still waits or runs, else None"
-    job = job_id and submitit.SlurmJob(folder, job_id)
-    return job if job and job.state in ('PENDING', 'RUNNING', 'REQUEUED', 'CONFIGURING') else None
-
-
-def _outcome(handle):
-    "A submitit job's message or None; a job that was lost is a failure of one line"
-    try:
-        return handle.result()
-    except Exception as e:
-        return f'job {handle.job_id}: {(str(e).strip().splitlines() or [type(e).__name__])[-1]}'
-
-
 def run_all(
-    todo: Sequence,  # Calls that return a message or None
-    jobs: int,  # At a time on this machine
+    todo: Sequence,  # Calls that return a message or None; for a cluster as in `run_cluster`
+    jobs: int | None,  # At a time; None: one here, as many as Slurm starts there
     cluster: str,  # local, slurm, debug
     folder: Path,  # Where submitit keeps its files
     options: dict | None,  # For submitit
@@ -632,24 +615,8 @@ def run_all(
 ) -> list:
     "One message or None for each job, wherever it runs"
     if cluster == 'local':
-        return _run_local(todo, min(jobs, len(todo)), quiet)
-    return _run_submitit(todo, cluster, folder, options, quiet)
-
-
-def check_cluster(
-    cluster: str,  # local, slurm, or debug (submitit on this machine)
-) -> None:
-    "Refuse, before any work, a cluster that is unknown or cannot be reached from here"
-    if cluster not in ('local', 'slurm', 'debug'):
-        raise InputError(f'cluster {cluster}: unknown; there are local, slurm')
-    if cluster != 'local':
-        needs_extra('submitit', 'cluster', 'a cluster')
-    missing = [w for w in ('sbatch', 'srun') if shutil.which(w) is None]
-    if cluster == 'slurm' and missing:
-        raise InputError(
-            f'cluster slurm: no {" and no ".join(missing)} on this machine; start it where Slurm '
-            f'is, or leave --cluster out'
-        )
+        return _run_local(todo, min(jobs or 1, len(todo)), quiet)
+    return run_cluster(todo, cluster, folder, options, jobs, quiet)
 
 # %% ../../nbs/app/61_experiments.ipynb #d862f057
 @alone_in('out')
@@ -659,16 +626,15 @@ def sweep(
     settings: Sequence[dict] | Path | str,
     out: Path | str,  # Folder; each setting gets a folder in it
     params: dict | None = None,  # Values common to all settings
-    jobs: int = 1,  # Runs at a time on this machine
+    # Runs at a time; None: one on this machine, as many as Slurm starts on a cluster
+    jobs: int | None = None,
     cluster: str = 'local',  # local, slurm, or debug (submitit on this machine)
-    # For submitit: slurm_partition, gpus_per_node, timeout_min, ...
+    # For submitit, as from `cluster.submit_options`
     options: dict | None = None,
     quiet: bool | None = None,  # True: no bar
 ) -> 'pd.DataFrame':  # `collect(out)`
     "Run an experiment once per setting; a second start skips what is finished"
-    check_cluster(cluster)
-    if jobs < 1:
-        raise InputError(f'jobs = {jobs}: at least one run at a time')
+    check_cluster(cluster, jobs, options)
     if isinstance(settings, (str, Path)):
         settings = _read_settings(settings)
     if len(settings) == 0:
@@ -677,12 +643,15 @@ def sweep(
     full = [plain(_check_parameters(name, {**(params or {}), **s})) for s in settings]
     todo = [_Job(_notebook(name), out / f, p) for f, p in zip(_folder_names(full), full)]
     for j in todo:
-        _claim(Path(j.out), j.params)
+        _claim(Path(j.out), j.settings)
     todo = [j for j in todo if not (Path(j.out) / 'result.json').exists()]
+    if not todo and not quiet and not os.environ.get('MRI_DIFFUSION_QUIET'):
+        print(f'{out}: all runs have finished before; their results are used', file=sys.stderr)
     try:
         said = run_all(todo, jobs, cluster, out / '.submitit', options, quiet) if todo else []
-    except KeyboardInterrupt:
-        raise Interrupted(f'{out}: interrupted; run the same command again to continue') from None
+    except KeyboardInterrupt as e:
+        why = str(e) or 'interrupted'
+        raise Interrupted(f'{out}: {why}; run the same command again to continue') from None
     failed = [f'{Path(j.out).name}: {m}' for j, m in zip(todo, said) if m]
     if any('interrupted; run' in m for m in failed):
         raise Interrupted(f'{out}: interrupted; run the same command again to continue')

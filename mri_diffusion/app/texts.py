@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['columns', 'noise_text', 'settings_text', 'evaluation_text', 'batch_text', 'sweep_text', 'experiments_text',
-           'result_text']
+           'result_text', 'bench_text', 'compare_text']
 
 # %% ../../nbs/app/62_texts.ipynb #62100003
 from collections.abc import Sequence
@@ -251,3 +251,96 @@ def _short(value):
     if isinstance(value, list):
         return ', '.join(map(_short, value))
     return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+# %% ../../nbs/app/62_texts.ipynb #c2ceb38b
+_BENCH = (
+    'part',
+    'row',
+    'seconds',
+    'range',
+    'a second',
+    'times reference',
+    'range',
+    'GFLOP/s',
+    'of peak',
+    'MB',
+    'bytes/voxel',
+    'PSNR, dB',
+)
+
+
+def bench_text(
+    found: dict,  # From `run_bench`
+) -> str:
+    "A bench as a table, with its sizes, the machine and what the columns mean"
+    s, e, shape = found['settings'], found['environment'], lambda k: ' x '.join(map(str, s[k]))
+    about = [
+        f'{e["cpu"] or e["system"]}, {s["threads"]} threads, {s["device"]}; torch {e["torch"]}, '
+        f'dipy {e["dipy"]}, {found["seconds"]:.0f} s in all',
+        f'head {shape("volume")}, series {shape("series")}, Rician noise of std {s["sigma"]:g}; '
+        f'{s["rounds"]} rounds in turns, preset {s["preset"]}, {_pairs_text(s)} a round',
+    ]
+    table = columns([_BENCH, *map(_bench_row, found['rows'])])
+    return '\n'.join([*about, '', table, '', _MEANING, *_unsteady(found['rows'])])
+
+
+def _unsteady(rows):
+    "A line where times differ so much that something else must have used the processors"
+    odd = [r['name'] for r in rows if 'times' in r and r['high'] > 2 * r['low']]
+    help = 'run it again, with fewer --threads, or with OMP_WAIT_POLICY=passive'
+    said = f'not steady, slowest more than twice the fastest: {", ".join(odd)}'
+    return [f'{said}; others use the processors? {help}'] * bool(odd)
+
+
+def _pairs_text(s):
+    return ', '.join(f'{n} steps of {k}' for k, n in s['pairs'].items())
+
+
+_MEANING = (
+    'seconds: median over the rounds of a call, or of a step of a training; a second: its inverse. '
+    'times reference: median over the rounds of the ratio to the first row of the part, in a '
+    'training to the bare loop. of peak: against the product of matrices. MB: peak of a process of '
+    'its own above its imports and its scan.'
+)
+
+# %% ../../nbs/app/62_texts.ipynb #f8df9778
+def _bench_row(r):
+    "The words of a row"
+    first = (r['part'], r['name'])
+    if 'median' not in r and 'peak_memory' not in r:
+        return (*first, r['note'], *[''] * 9)
+    say = lambda form, *keys: '-'.join(form.format(r[k]) for k in keys) if keys[0] in r else ''
+    itself = r.get('reference') == r['name']
+    memory = ('', '')
+    if 'peak_memory' in r:
+        memory = (f'{r["peak_memory"] / 1e6:.0f}', f'{r["bytes_per_voxel"]:.0f}')
+    return (
+        *first,
+        say('{:.3g}', 'median'),
+        say('{:.3g}', 'low', 'high'),
+        f'{1 / r["median"]:.3g}' if 'median' in r else '',
+        '1' if itself else say('{:.3f}', 'ratio'),
+        '' if itself else say('{:.3f}', 'ratio_low', 'ratio_high'),
+        say('{:.0f}', 'gflops'),
+        say('{:.0%}', 'share'),
+        *memory,
+        say('{:.2f}', 'psnr'),
+    )
+
+
+def compare_text(
+    rows: Sequence[dict],  # From `compare_benches`
+) -> str:
+    "New over old as a table; marked where the medians differ by more than either range"
+    head = ('part', 'row', 'of', 'old', 'new', 'new/old', 'range', '')
+    each = [
+        (
+            *(r[k] for k in ('part', 'name', 'what')),
+            *(f'{r[k]:.4g}' for k in ('old', 'new')),
+            f'{r["ratio"]:.3f}',
+            '' if r['low'] is None else f'{r["low"]:.3f}-{r["high"]:.3f}',
+            'differs' if r['differs'] else '',
+        )
+        for r in rows
+    ]
+    return columns([head, *each]) if rows else 'no row in common'

@@ -255,18 +255,23 @@ def _read_train(path):
 # %% ../../nbs/learn/30_train.ipynb #7fce957a
 @contextmanager
 def _noted_interrupt():
-    "Yields a function: has Ctrl-C (or SIGTERM) come? Inside the block it has no other effect"
+    "Yields a function: has Ctrl-C (SIGTERM, a cluster's signal) come? Inside that is all it does"
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     seen = []
     note = lambda number, frame: seen.append(number)
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    mine = [signal.SIGINT, signal.SIGTERM]
+    if callable(signal.getsignal(signal.SIGUSR2)):  # a cluster's job is queued again by it
+        mine.append(signal.SIGUSR2)
+    before = {s: signal.signal(s, note) for s in mine}
     try:
         yield lambda: bool(seen)
     finally:
         for s, h in before.items():
             signal.signal(s, h)
+        if signal.SIGUSR2 in seen:  # now that the state is saved
+            signal.raise_signal(signal.SIGUSR2)
 
 # %% ../../nbs/learn/30_train.ipynb #30e14001
 _PRECISIONS = dict(no='float32', bf16='bfloat16', fp16='float16')
@@ -345,9 +350,11 @@ def _to(batch, device):
 # %% ../../nbs/learn/30_train.ipynb #408ffaca
 def _optimise(acc, model, opt, objective, batches, rate, clip):
     "One optimizer step on `accumulate` batches; (mean loss, norm of the gradient)"
-    model.train()
+    if not model.training:  # the walk through all modules takes time
+        model.train()
     for group in opt.param_groups:
         group['lr'] = rate
+    weights = [p for group in opt.param_groups for p in group['params']]
     losses, norm = [], 0.0
     for batch in batches:
         with acc.accumulate(model):
@@ -355,7 +362,7 @@ def _optimise(acc, model, opt, objective, batches, rate, clip):
                 loss = objective(model, _to(batch, acc.device))
             acc.backward(loss)
             if acc.sync_gradients:
-                norm = acc.clip_grad_norm_(model.parameters(), clip if clip else math.inf)
+                norm = acc.clip_grad_norm_(weights, clip if clip else math.inf)
             opt.step()
             opt.zero_grad()
         losses.append(loss.detach())
@@ -439,7 +446,8 @@ def fit(
     acc = _accelerator(s, folder)
     torch.manual_seed(s.seed)
     net = model.to(acc.device)
-    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=s.weight_decay)
+    each = dict(foreach=True) if acc.device.type == 'cpu' else {}  # to the bit as one by one
+    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=s.weight_decay, **each)
     model, opt = acc.prepare(net, opt)
     average = Average(net, s.ema)
     facts = _run_facts(net, steps, lr, s)
