@@ -9,6 +9,7 @@ import pytest
 
 from mri_diffusion.app import bench
 from mri_diffusion.app.bench import (
+    FORMAT,
     PARTS,
     SIZES,
     Case,
@@ -148,7 +149,7 @@ def test_the_bare_loop_trains_on_the_batches_of_fit(data):
         iter(torch.utils.data.DataLoader(task['data'], batch_sampler=order)),
         1e-3,
     )
-    losses = [float(x) for x in loop]
+    losses = [float(x.detach()) for x in loop]
     plain = dict(clip=0, ema=0, warmup=0, decay='constant', weight_decay=0.01, batch=2, seed=0)
     found = fit(own, task['objective'], task['data'], 5, 1e-3, device='cpu', quiet=True, **plain)
     assert found['loss'].tolist() == losses
@@ -227,7 +228,7 @@ def test_what_is_not_installed_is_a_line(monkeypatch, data, tmp_path):
 def made_up(seconds, reference=(1.0, 1.0, 1.0), name='unet', **more):
     settings = bench_settings(['volume'], 'quick', threads=1, device='cpu')
     row = dict(part='volume', name=name, reference='nlmeans', note='') | more
-    about = dict(kind='mri_diffusion bench', format=1, environment={}, settings=settings)
+    about = dict(kind='mri_diffusion bench', format=FORMAT, environment={}, settings=settings)
     return about | dict(seconds=1.0, rows=[row | summary(seconds, reference)])
 
 
@@ -280,7 +281,7 @@ def test_a_bench_comes_back_from_its_file(tmp_path, whole):
     'change, said',
     [
         (dict(kind='scan'), 'no bench'),
-        (dict(format=2), 'a bench of format 2, not 1'),
+        (dict(format=FORMAT + 1), f'a bench of format {FORMAT + 1}, not {FORMAT}'),
         (dict(rows=[dict(part='volume')]), 'rows.0.name'),
         (dict(settings=None), 'settings'),
     ],

@@ -259,7 +259,7 @@ def _dwidenoise(data, how):
     words = [found, '{noisy}', '{out}', '-nthreads', '{threads}', '-force', '-quiet']
     return _command(words, _saved(data['series'], 'series', how), how['threads'], 'dwidenoise')
 
-
+# %% ../../nbs/app/62_bench.ipynb #62b00023
 def _ants(data, how):
     "ANTs: its command, or its Python package"
     found = shutil.which('DenoiseImage')
@@ -273,7 +273,7 @@ def _ants(data, how):
 
     return Case(lambda x: ants.denoise_image(ants.from_numpy(x), noise_model='Rician').numpy())
 
-# %% ../../nbs/app/62_bench.ipynb #62b00024
+# %% ../../nbs/app/62_bench.ipynb #62b00025
 _NO_UNITS = 'the processor has no units for bfloat16'
 
 
@@ -315,7 +315,7 @@ _CASES = dict(  # part -> name -> how its case is made; the first of a part is i
     },
 )
 
-# %% ../../nbs/app/62_bench.ipynb #62b00026
+# %% ../../nbs/app/62_bench.ipynb #62b00027
 def _digest(x):
     return hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
 
@@ -340,7 +340,7 @@ def _first_calls(cases, noisy):
         found[name] = seen['flop'] if case.precision else 0
     return found
 
-
+# %% ../../nbs/app/62_bench.ipynb #62b00028
 def _time_part(part, data, how):
     "Rows of a part, and the times of the products that ran in turns with it"
     from mri_diffusion.judge.scores import psnr
@@ -368,7 +368,7 @@ def _time_part(part, data, how):
         rows.append(row)
     return rows, {k: times[k] for k in products}
 
-# %% ../../nbs/app/62_bench.ipynb #62b00030
+# %% ../../nbs/app/62_bench.ipynb #62b00032
 def bare_loop(
     net: Any,  # A torch module, trained in place
     objective: Callable,  # `objective(net, batch) -> loss`
@@ -386,7 +386,7 @@ def bare_loop(
         opt.zero_grad()
         yield loss
 
-# %% ../../nbs/app/62_bench.ipynb #62b00032
+# %% ../../nbs/app/62_bench.ipynb #62b00034
 class _Handed(Exception):
     "Carries what a method hands to `fit`"
 
@@ -420,7 +420,7 @@ def _task(name, data, how):
     run = dict(config=m.presets[how['preset']], seed=how['seed'], device=how['device'])
     return _handed(own[name], lambda: m.fit(*given, **run, **more))
 
-# %% ../../nbs/app/62_bench.ipynb #62b00034
+# %% ../../nbs/app/62_bench.ipynb #62b00036
 class _Turns:
     "Callback of `fit`: times its steps, and after each one step of the bare loop"
 
@@ -454,7 +454,7 @@ class _Turns:
                 self.peak.append(self.now() - end)
         self.mark = self.now()
 
-# %% ../../nbs/app/62_bench.ipynb #62b00035
+# %% ../../nbs/app/62_bench.ipynb #62b00037
 def _time_training(name, data, how):
     "Rows of a training, by `fit` and by the bare loop, and the times of the products"
     from mri_diffusion.learn.train import fit
@@ -480,19 +480,19 @@ def _time_training(name, data, how):
 
 def _step_flop(task, device):
     "Operations of the objective and its gradient on one batch"
+    from torch.utils.data import default_collate
+
     from mri_diffusion.learn.train import _to
 
     s = task['settings']
     net = copy.deepcopy(task['net']).to(device).train()
     items = [task['data'][i] for i in range(s['batch'])]
-    import torch
-
-    batch = _to(torch.utils.data.default_collate(items), device)
+    batch = _to(default_collate(items), device)
     with _counted() as seen:
         task['objective'](net, batch).backward()
     return seen['flop']
 
-# %% ../../nbs/app/62_bench.ipynb #62b00039
+# %% ../../nbs/app/62_bench.ipynb #62b00041
 def peak_memory() -> int:  # Bytes
     "The most memory that this process has had"
     try:
@@ -524,7 +524,7 @@ def _child(folder, part, name):
     call()
     print(json.dumps(dict(before=before, after=peak_memory())))
 
-# %% ../../nbs/app/62_bench.ipynb #62b00040
+# %% ../../nbs/app/62_bench.ipynb #62b00042
 _CODE = 'import sys; from mri_diffusion.app.bench import _child; _child(*sys.argv[1:])'
 
 
@@ -570,7 +570,7 @@ def measure_memory(
             found[key] = dict(peak=a['after'] - a['before'], before=a['before'])
     return found
 
-# %% ../../nbs/app/62_bench.ipynb #62b00044
+# %% ../../nbs/app/62_bench.ipynb #62b00046
 def bench_settings(
     parts: Sequence[str] = (),  # Of `PARTS`; none: all
     size: str = 'default',  # quick, default or full
@@ -598,7 +598,7 @@ def bench_settings(
     own = dict(parts=chosen, threads=int(threads), device=choose_device(device))
     return plain(SIZES[size] | own | dict(rounds=int(rounds), seed=check_seed(seed), sigma=_SIGMA))
 
-# %% ../../nbs/app/62_bench.ipynb #62b00045
+# %% ../../nbs/app/62_bench.ipynb #62b00047
 def _voxels(part, name, how):
     "Numbers of the scan that a case reads"
     kind = 'volume' if part in ('volume', 'precision') or name == 'unet' else 'series'
@@ -638,7 +638,7 @@ def _machine(peaks, how):
     none = dict(part='machine', name=names['bf16'], note=_NO_UNITS, reference=None)
     return rows + [none] * lacking
 
-# %% ../../nbs/app/62_bench.ipynb #62b00046
+# %% ../../nbs/app/62_bench.ipynb #62b00048
 def run_bench(
     settings: dict,  # From `bench_settings`
     quiet: bool | None = None,  # No progress bars; None: ask the environment
@@ -676,7 +676,7 @@ def _environment():
     capability = torch.backends.cpu.get_cpu_capability()
     return environment() | dict(cpu=models[0] if models else '', capability=capability, load=load)
 
-# %% ../../nbs/app/62_bench.ipynb #62b00050
+# %% ../../nbs/app/62_bench.ipynb #62b00052
 class _Row(BaseModel):
     "What a comparison reads of a row"
 
@@ -724,7 +724,7 @@ def check_comparable(
             said = short(was), short(now)
             raise InputError(f'{path}: {k} was {said[0]}, is {said[1]}; compare the same')
 
-# %% ../../nbs/app/62_bench.ipynb #62b00051
+# %% ../../nbs/app/62_bench.ipynb #62b00053
 def _change(new, old, keys):
     "Ratio of two medians, its range, and whether they differ by more than either range"
     (a, a_low, a_high), (b, b_low, b_high) = ([r[k] for k in keys] for r in (new, old))
@@ -752,7 +752,7 @@ def compare_benches(
             found.append(line | dict(ratio=a / b, low=None, high=None, differs=False))
     return found
 
-# %% ../../nbs/app/62_bench.ipynb #62b00054
+# %% ../../nbs/app/62_bench.ipynb #62b00056
 def bench_machine(
     parts: Sequence[str] = (),  # Of `PARTS`; none: all
     size: str = 'default',  # quick, default or full
