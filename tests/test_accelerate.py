@@ -5,7 +5,11 @@ import socket
 import subprocess
 import sys
 
+import pytest
 import torch
+
+from mri_diffusion.app.experiments import run_experiment
+from mri_diffusion.core import InputError
 
 SCRIPT = """import os, sys
 import numpy as np, torch
@@ -66,3 +70,11 @@ def test_two_processes_train_as_one(tmp_path):
     )
     for name, w in found['one']['net'].items():
         torch.testing.assert_close(found['two']['net'][name], w, rtol=0, atol=1e-5)
+
+
+def test_an_experiment_runs_in_one_process(tmp_path, monkeypatch):
+    "Two would do the same work and write the same files"
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(InputError, match='pretrain: an experiment runs in one process, not in 2'):
+        run_experiment('pretrain', tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()

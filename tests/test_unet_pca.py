@@ -9,8 +9,8 @@ from mri_diffusion.core import InputError, generator, read_json
 from mri_diffusion.judge.scores import psnr
 from mri_diffusion.methods.unet_pca import clean_scores, denoise_unet_pca, simple_axes
 from mri_diffusion.methods.wiener import denoise_wiener
-from mri_diffusion.noise.components import find_components, to_states
-from mri_diffusion.noise.models import add_noise, add_rician_noise
+from mri_diffusion.noise.components import find_components, to_states, with_smooth_components
+from mri_diffusion.noise.models import add_noise, add_rician_noise, correlated_noise
 from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
 
 
@@ -165,3 +165,28 @@ def test_a_response_of_a_few_voxels_is_kept():
     left = [float(response(x) / response(clean)) for x in (found, bare)]
     assert 0.6 < left[0] < 1 and left[1] < 0.3, left
     assert psnr(found, clean, head.mask) > psnr(noisy, clean, head.mask) + 10
+
+
+@pytest.mark.parametrize('width', [0.0, 0.7])
+@pytest.mark.parametrize('slices', [6, 30])
+def test_noise_has_no_smooth_components(width, slices):
+    "Also when it is correlated between voxels: the edge is that of such noise"
+    gen, shape = generator(1), (26, 26, slices)
+    noise = np.stack([correlated_noise(shape, width, gen) for _ in range(24)], -1)
+    inside = np.zeros(shape, bool)
+    inside[2:-2, 2:-2] = True
+    alone = find_components(noise, inside, 1)
+    assert with_smooth_components(alone, noise, inside).K == 1
+
+
+def test_smooth_components_of_thin_masks_and_of_no_noise():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(26, 26, 26, 16)).astype(np.float32)
+    thin = np.zeros(x.shape[:3], bool)
+    thin[:, :, 13] = True  # One slice, an odd one
+    for inside in (thin, thin & (np.arange(26) < 2)[:, None, None]):
+        bare = find_components(x, inside, 1)
+        assert with_smooth_components(bare, x, inside).K == 1
+    still = np.repeat(x[..., :1], 16, -1)
+    bare = find_components(still, thin)
+    assert with_smooth_components(bare, still, thin).axes.shape == (16, 16)

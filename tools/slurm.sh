@@ -23,6 +23,7 @@ write_configuration() {
     [ -f "$folder/munge/key" ] || head -c 128 /dev/urandom > "$folder/munge/key"
     chmod 400 "$folder/munge/key"
     memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)
+    # a job that is queued again waits for cred_expire seconds (120 where it is not given)
     cat > "$SLURM_CONF" <<END
 ClusterName=one
 SlurmctldHost=$host
@@ -30,7 +31,7 @@ SlurmctldPort=${ONE_SLURM_PORT:-16817}
 SlurmdPort=$((${ONE_SLURM_PORT:-16817} + 1))
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge/socket
+AuthInfo=socket=$folder/munge/socket,cred_expire=10
 CryptoType=crypto/munge
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
@@ -48,7 +49,7 @@ MpiDefault=none
 ReturnToService=2
 MinJobAge=300
 KillWait=10
-NodeName=$host CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+NodeName=$host CPUs=$(getconf _NPROCESSORS_ONLN) RealMemory=$memory State=UNKNOWN
 PartitionName=short Nodes=$host Default=YES MaxTime=INFINITE State=UP
 END
 }

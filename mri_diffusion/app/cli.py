@@ -628,7 +628,7 @@ def _bench(
     force: _Force = False,
     quiet: _Quiet = False,
 ):
-    "Time the methods beside DIPY's and a bare loop; two minutes on two cores."
+    "Time the methods beside DIPY's and a bare loop: some minutes."
     from mri_diffusion.app.bench import bench_machine
     from mri_diffusion.app.texts import bench_text, compare_text
 

@@ -114,7 +114,9 @@ def denoise_unet_pca(
 ) -> dict:  # denoised, std (None without probes), sigma_found, notes
     "The network of the package on the principal components of a series"
     _checked(copies, strength, probes)
-    ready = decompose_series(data, bvals, mask, sigma, n_coils, None, modes, True, 'unet_pca')
+    ready = decompose_series(
+        data, bvals, mask, sigma, n_coils, K=modes, smooth=True, name='unet_pca'
+    )
     found, notes = ready['modes'], list(ready['notes'])
     kernel = _noise_kernel(ready) if probes else None
     how = dict(copies=copies, strength=strength, probes=probes, kernel=kernel, **run)

@@ -191,7 +191,7 @@ def autocorrelation(
     noise: np.ndarray,  # (X, Y, Z, M) noise, such as from `Components.noise`
     mask: np.ndarray,  # (X, Y, Z)
     reach: int = 3,  # Largest shift, voxels
-) -> np.ndarray:  # (2 reach + 1,)*3, one at the centre; shifts longer than an axis are 0
+) -> np.ndarray:  # (2 reach + 1,)*3, 1 at the centre (0: no noise); shifts beyond an axis 0
     "Correlation of noise with itself for all shifts up to `reach`, within the mask"
     w = mask.astype(np.float64)
     pad = [int(n) + reach for n in mask.shape]
@@ -202,7 +202,8 @@ def autocorrelation(
     total = sum(power(np.where(mask, noise[..., m], 0.0)) for m in range(M)) / M
     near = np.ix_(*[np.arange(-reach, reach + 1)] * 3)
     c = np.where(count[near] > 0.5, total[near] / np.maximum(count[near], 0.5), 0)
-    return (c / c[reach, reach, reach]).astype(np.float32)
+    middle = c[reach, reach, reach]
+    return (c / middle if middle > 0 else c).astype(np.float32)
 
 
 def white_if_small(
@@ -248,15 +249,18 @@ def with_smooth_components(
 ) -> Components:  # The first `found.K` axes as before, the others turned
     "Keep also what is too weak for the edge but smooth in space"
     K, n = found.K, len(found.mean) - found.K
-    if n < 4 or most <= K:  # Too few to know noise by
+    if n < 4 or most <= K or mask.sum() < 4 * n:  # Too few to know noise by
         return found
     score = lambda m: states @ found.axes[:, m] - found.mean @ found.axes[:, m]
     empty = np.stack([score(m) for m in range(K + n - min(n // 2, 8), K + n)], -1)
     seen = white_if_small(autocorrelation(empty, mask), mask.sum() * empty.shape[-1])
     gen, shape = torch.Generator().manual_seed(0), mask.shape
-    edge = _smooth_axes((draw_noise(shape, seen, gen).numpy() for _ in range(n)), mask, width)[0]
+    draw = lambda: (draw_noise(shape, seen, gen).numpy() for _ in range(n))
+    tries = 1 if mask.sum() > 10_000 else 8  # Few voxels leave more to chance
+    drawn = [_smooth_axes(draw(), mask, width)[0] for _ in range(tries)]
+    edge = max(p[0] / np.median(p) for p in drawn) * (1 + margin)
     power, turn = _smooth_axes((score(m) for m in range(K, K + n)), mask, width)
-    above = power > edge[0] / np.median(edge) * np.median(power) * (1 + margin)
+    above = power > edge * np.median(power)
     axes, powers = found.axes.copy(), found.power.copy()
     axes[:, K:] = found.axes[:, K:] @ turn
     powers[K:] = (turn**2 * found.power[K:, None]).sum(0)
@@ -266,12 +270,13 @@ def with_smooth_components(
 def _smooth_axes(scores, mask, width):
     "Variances, largest first, and axes (columns) of scores (X, Y, Z) after smoothing in the mask"
     w = mask.astype(np.float32)
-    every = tuple(
-        slice(None, None, 2 if n >= 24 else 1) for n in mask.shape
-    )  # Neighbours are alike
-    share = np.maximum(gaussian_filter(w, width), 1e-3)[every]
-    smooth = [gaussian_filter(w * s, width)[every] / share for s in scores]
-    power, axes = np.linalg.eigh(np.cov([s[mask[every]] for s in smooth]))
+    at, other = np.zeros_like(mask), np.s_[::2, ::2, ::2]  # Neighbours are alike after smoothing
+    at[other] = mask[other]
+    at = at if 32 * at.sum() > mask.sum() > 10_000 else mask
+    share = np.maximum(gaussian_filter(w, width), 1e-3)[at]
+    power, axes = np.linalg.eigh(
+        np.cov([gaussian_filter(w * s, width)[at] / share for s in scores])
+    )
     return power[::-1], axes[:, ::-1].astype(np.float32)
 
 # %% ../../nbs/noise/16_components.ipynb #4a03c749
