@@ -170,7 +170,7 @@ class Average:
         "For a checkpoint"
         from safetensors.torch import save_file
 
-        save_file({str(k): p.contiguous() for k, p in enumerate(self.params)}, path)
+        save_file({str(k): p.cpu().contiguous() for k, p in enumerate(self.params)}, path)
 
     def load(
         self,
