@@ -44,7 +44,8 @@ class Result:
     @property
     def residual(self) -> Scan:
         "noisy - denoised, as a Scan"
-        return self.noisy.with_data(self.noisy.data - self.denoised.data)
+        difference = np.subtract(self.noisy.data, self.denoised.data, order='C')
+        return self.noisy.with_data(difference)
 
     def noise_map(self) -> Scan:
         "(X, Y, Z) or (X, Y, Z, V) noise std at every voxel, as a Scan"
@@ -127,17 +128,17 @@ def _save_result(
         noise_map: (result.noise_map, 'noise_map'),
         std: (lambda: result.noisy.with_data(result.std), 'std'),
     }
-    maps = {Path(p): (make(), kind) for p, (make, kind) in makers.items() if p is not None}
-    for p, (scan, _) in maps.items():
+    maps = {Path(p): made for p, made in makers.items() if p is not None}
+    for p, (make, _) in maps.items():  # One at a time: each may be as large as the scan
         check_output(p, force)
         check_output(p.parent / f'{stem(p)}.json', force)
-        bad = int((~np.isfinite(scan.data)).sum())
+        bad = int((~np.isfinite(make().data)).sum())
         if bad:
             raise MriDiffusionError(f'{p}: {bad} values are not finite; nothing is written')
     record = _result_record(result, path)
     result.denoised.save(path, force, record)
-    for p, (scan, kind) in maps.items():
-        scan.save(p, force, record | _map_record(result, record, kind, path, p))
+    for p, (make, kind) in maps.items():
+        make().save(p, force, record | _map_record(result, record, kind, path, p))
     return Path(path)
 
 
@@ -195,8 +196,9 @@ def inside_mask(
             f'{name}: returned an array of shape {x.shape} for a scan of {shapes[0]}'
         )
     if mask is not None:
-        x = np.where(mask if x.ndim == 3 else mask[..., None], x, np.float32(outside))
-    if not np.isfinite(x).all():
+        x = x if x.flags.writeable and not np.may_share_memory(x, outside) else x.copy()
+        np.copyto(x, outside, where=~(mask if x.ndim == 3 else mask[..., None]))
+    if not np.isfinite(x.sum(dtype=np.float64)):
         raise MriDiffusionError(f'{name}: the result is not finite; nothing is returned')
     return x
 

@@ -30,6 +30,7 @@ from mri_diffusion.noise.components import (
     find_components,
     from_states,
     local_wiener,
+    row_blocks,
     series_sigma,
     to_states,
     white_if_small,
@@ -47,8 +48,7 @@ def _usable_volumes(
     name='r2r',  # Of the method, for errors
 ):  # (V,) bool
     "Volumes that are not constant"
-    flat = np.asarray(series).reshape(-1, np.shape(series)[-1])
-    use = flat.max(0) > flat.min(0)
+    use = np.max(series, (0, 1, 2)) > np.min(series, (0, 1, 2))
     if not use.any():
         raise InputError(f'{name}: every volume of the series is constant')
     return use
@@ -60,8 +60,9 @@ def _voxel_weights(
     background=0.1,  # Weight of voxels outside the object
 ):  # (X, Y, Z) weights: 1 object, `background` outside, 0 not wanted; and the object's mask
     "Which voxels count, and how much"
-    x = np.asarray(series)
-    there = (x != 0).any(-1)
+    x, there = np.asarray(series), np.zeros(np.shape(series)[:3], bool)
+    for v in range(x.shape[3]):
+        there |= x[..., v] != 0
     if mask is not None:
         wanted = there & np.asarray(mask, bool)
         return wanted.astype(np.float32), wanted
@@ -74,8 +75,8 @@ def _checked_series(series, bvals, mask, n_coils, K, name):
     x = np.asarray(series)
     if x.ndim != 4 or not x.size or x.dtype.kind not in 'fiub':
         raise InputError(f'{name}: scan of shape {x.shape}, {x.dtype}; give real (X, Y, Z, V)')
-    x = x.astype(np.float32)
-    if not np.isfinite(x).all():
+    x = np.asarray(x, np.float32)
+    if not np.isfinite(x.sum(dtype=np.float64)):
         many = int((~np.isfinite(x)).sum())
         raise InputError(f'{name}: {many} values are not finite; replace them before denoising')
     if mask is not None and np.shape(mask) != x.shape[:3]:
@@ -104,7 +105,7 @@ def decompose_series(
     x = _checked_series(series, bvals, mask, n_coils, K, name)
     use, (weights, inside) = _usable_volumes(x, name), _voxel_weights(x, mask)
     notes = _constant_notes(use)
-    x, b = x[..., use], None if bvals is None else np.asarray(bvals)[use]
+    x, b = x if use.all() else x[..., use], None if bvals is None else np.asarray(bvals)[use]
     if not inside.sum() > 1:
         raise InputError(f'{name}: the mask holds {inside.sum()} voxel; at least two are needed')
     if sigma is None:
@@ -116,6 +117,8 @@ def decompose_series(
     modes = modes or find_components(states, inside, K or None)
     if smooth and not K:
         modes = with_smooth_components(modes, states, inside)
+    amplitudes = modes.amplitudes(states)
+    amplitudes *= (weights > 0)[..., None]
     return dict(
         use=use,
         weights=weights,
@@ -123,7 +126,7 @@ def decompose_series(
         sigma=sigma,
         states=states,
         modes=modes,
-        amplitudes=modes.amplitudes(states) * (weights > 0)[..., None],
+        amplitudes=amplitudes,
         notes=notes,
         magnitude=magnitude,
     )
@@ -152,12 +155,15 @@ def slice_levels(
     ready: dict,  # From `decompose_series`
 ) -> np.ndarray:  # (V, Z) in units of sigma; NaN where a slice has no object
     "Root mean square of the noise that the kept components leave, in every slice of every volume"
-    modes, inside = ready['modes'], ready['mask'][..., None]
-    rest = ready['states'] - modes.states(modes.amplitudes(ready['states']))
+    modes, inside, total = ready['modes'], ready['mask'][..., None], 0
+    for rows in row_blocks(ready['states'].shape):
+        x = ready['states'][rows]
+        rest = x - modes.states(modes.amplitudes(x))
+        total = total + ((rest**2) * inside[rows]).sum((0, 1), dtype=float).T
     n = inside.sum((0, 1)).astype(float)
     left = np.maximum(1 - (modes.basis**2).sum(1), 1e-6)[:, None]
     with np.errstate(all='ignore'):
-        return np.sqrt(((rest**2) * inside).sum((0, 1)).T / np.where(n > 20, n, np.nan).T / left)
+        return np.sqrt(total / np.where(n > 20, n, np.nan).T / left).astype(np.float32)
 
 
 def matched_time(
@@ -388,9 +394,9 @@ def _noise_kernel(ready):
     modes, one = ready['modes'], np.ones((1, 1, 1), np.float32)
     if len(modes.mean) == modes.K:
         return one
-    noise = modes.noise(ready['states'])
-    seen = ready['mask'].sum() * noise.shape[-1]
-    return white_if_small(autocorrelation(noise, ready['mask']), seen)
+    empty = range(modes.K, len(modes.mean))
+    noise = (modes.score(ready['states'], m) for m in empty)
+    return white_if_small(autocorrelation(noise, ready['mask']), ready['mask'].sum() * len(empty))
 
 
 def _signal_level(ready):
@@ -452,22 +458,33 @@ def posterior_std(
     "Std of the truth given the scan: root of the diagonal of dF/dz times the noise covariance"
     from scipy.ndimage import gaussian_filter
 
-    rng, gen, total = np.random.default_rng(seed), generator(seed), 0.0
-    denoised, shape = predict(amplitudes), (*amplitudes.shape[:3], len(modes.mean))
+    rng, gen, denoised = np.random.default_rng(seed), generator(seed), predict(amplitudes)
+    total = np.zeros((*amplitudes.shape[:3], len(modes.mean)), np.float32)
+    blocks = row_blocks(total.shape)
     for _ in range(probes):
-        b = _probe(shape, kernel, rng, gen)
-        change = (predict(amplitudes + eps * b @ modes.basis) - denoised) @ modes.basis.T
-        total = total + b * change / eps
-    variance = gaussian_filter(total / probes, [width] * 3 + [0])
-    return np.sqrt(np.clip(variance, 0, None)).astype(np.float32)
+        b, moved = _probe(total.shape, kernel, rng, gen), amplitudes.copy()
+        for rows in blocks:
+            moved[rows] += eps * b[rows].astype(np.float32) @ modes.basis
+        change = predict(moved) - denoised
+        for rows in blocks:
+            total[rows] += b[rows] * (change[rows] @ modes.basis.T) / eps
+    for v in range(total.shape[3]):
+        variance = gaussian_filter(total[..., v] / probes, width)
+        total[..., v] = np.sqrt(np.clip(variance, 0, None))
+    return total
 
 
 def _probe(shape, kernel, rng, gen):
     "A random series (X, Y, Z, V) with the covariance of the noise; signs where it is white"
     if kernel is None or np.size(kernel) == 1:
-        return rng.choice(np.float32([-1, 1]), shape)
-    b = draw_noise((shape[3], *shape[:3]), np.asarray(kernel, np.float32), gen)
-    return b.movedim(0, -1).numpy()
+        b = np.empty(shape, np.int8)
+        for rows in row_blocks(shape):
+            b[rows] = rng.choice(np.int8([-1, 1]), b[rows].shape)
+        return b
+    b, kernel = np.empty(shape, np.float32), np.asarray(kernel, np.float32)
+    for v in range(shape[3]):
+        b[..., v] = draw_noise(shape[:3], kernel, gen).numpy()
+    return b
 
 # %% ../../nbs/methods/42_r2r.ipynb #e137d375
 def _scores_as_trained(ready, trained_signal, reach, notes):
@@ -514,10 +531,11 @@ def denoise_series(
         )
     notes = list(ready['notes'])
     known = _scores_as_trained(ready, learned['signal'], config['reach_later'], notes)
+    said, pictures = _findings(ready, learned, bvals)
     out, spread = _mean_and_std(net, ready, known, config, learned, seed, device, quiet)
     level, modes = known[:2]
-    denoised, std = _to_image(data, ready, modes.states(out), spread, level, config['n_coils'])
-    said, pictures = _findings(ready, learned, bvals)
+    answer = lambda rows: (modes.states(out[rows]), None if spread is None else spread[rows])
+    denoised, std = _to_image(data, ready, answer, level, config['n_coils'], spread)
     return dict(
         denoised=denoised,
         std=std,
@@ -542,23 +560,32 @@ def _mean_and_std(net, ready, known, config, learned, seed, device, quiet):
         if not probes:
             return out, None
         kernel, eps = learned['kernel'], 0.1 * level
-        return out, level * posterior_std(predict, scores, modes, probes, seed, kernel, eps=eps)
+        spread = posterior_std(predict, scores, modes, probes, seed, kernel, eps=eps)
+        spread *= level
+        return out, spread
 
 
-def _to_image(data, ready, states, spread, level, n_coils):
+def _to_image(
+    data,  # (X, Y, Z, V)
+    ready,  # From `decompose_series`; its states are given away: the result takes their place
+    answer,  # A block of the first axis -> its denoised states, and their std or None
+    level,  # Std of the noise in the states
+    n_coils,
+    spread=None,  # (X, Y, Z, V) whose place the std may take, if `answer` reads a block just once
+):
     "Denoised series and its std (or None) in image units; what takes no part stays as it was"
-
-    def back(s):
-        return from_states(s / level, ready['sigma'], n_coils, ready['magnitude'])
-
-    use, keep = ready['use'], (ready['weights'] > 0)[..., None]
-    x, std = np.asarray(data, np.float32), None
-    denoised = x.copy()
-    denoised[..., use] = np.where(keep, back(states), x[..., use])
-    if spread is not None:
-        std = np.zeros_like(x)
-        std[..., use] = np.where(keep, (back(states + spread) - back(states - spread)) / 2, 0)
-    return denoised, std
+    x, use, states = np.asarray(data, np.float32), ready['use'], ready.pop('states')
+    out, std = (states, spread) if use.all() else (np.array(x, order='C'), None)
+    for rows in row_blocks(x.shape):
+        keep, sigma = (ready['weights'][rows] > 0)[..., None], ready['sigma'][rows]
+        how = dict(sigma=sigma, n_coils=n_coils, magnitude=ready['magnitude'])
+        y, each = answer(rows)
+        out[rows][..., use] = np.where(keep, from_states(y / level, **how), x[rows][..., use])
+        if each is not None:
+            std = np.zeros(x.shape, np.float32) if std is None else std
+            high, low = (from_states(s / level, **how) for s in (y + each, y - each))
+            std[rows][..., use] = np.where(keep, (high - low) / 2, 0)
+    return out, std
 
 # %% ../../nbs/methods/42_r2r.ipynb #02b47321
 def _findings(ready, learned, bvals):

@@ -92,10 +92,11 @@ def _checked(copies, strength, probes):
 def _noise_kernel(ready):
     "Autocorrelation of the noise from the components without signal; None: white or not known"
     found, inside = ready['modes'], ready['mask']
-    empty = found.noise(ready['states'])
-    if empty.shape[-1] == 0:
+    empty = range(found.K, len(found.mean))
+    if not empty:
         return None
-    seen = white_if_small(autocorrelation(empty, inside), inside.sum() * empty.shape[-1])
+    noise = (found.score(ready['states'], m) for m in empty)
+    seen = white_if_small(autocorrelation(noise, inside), inside.sum() * len(empty))
     return None if np.count_nonzero(seen) == 1 else seen
 
 
@@ -122,11 +123,15 @@ def denoise_unet_pca(
     how = dict(copies=copies, strength=strength, probes=probes, kernel=kernel, **run)
     turn = simple_axes(found.basis, found.power[: found.K])
     scores, var = clean_scores(ready['amplitudes'], turn, **how)
-    spread = np.float32(0) if var is None else np.sqrt(var @ (found.basis**2).T)
-    rest, spread = _shrink_rest(ready['states'], found, spread)
-    spread = spread if probes else None
-    denoised, std = _to_image(data, ready, found.states(scores) + rest, spread, 1.0, n_coils)
     notes += _modes_notes(ready, bvals)
+    states = ready['states']
+
+    def answer(rows):
+        spread = np.float32(0) if var is None else np.sqrt(var[rows] @ (found.basis**2).T)
+        rest, spread = _shrink_rest(states[rows], found, spread)
+        return found.states(scores[rows]) + rest, spread if probes else None
+
+    denoised, std = _to_image(data, ready, answer, 1.0, n_coils)
     return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes)
 
 

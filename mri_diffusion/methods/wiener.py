@@ -16,16 +16,16 @@ from mri_diffusion.methods.r2r import (
     decompose_series,
     slice_levels,
 )
-from ..noise.components import local_gain
+from ..noise.components import local_gain, row_blocks
 
 # %% ../../nbs/methods/42_wiener.ipynb #42d00008
-_MOST = 3e8  # Bytes of one array of a slab
+_MOST = 1e8  # Bytes of one array of a slab
 
 
 def _slabs(shape, n, width):
     "Slices of the third axis: (first, end) with their neighbours, (first, end) of their own"
     reach = int(4 * width + 0.5)
-    thick = max(int(_MOST / (4.0 * shape[0] * shape[1] * n)) - 2 * reach, 1)
+    thick = max(int(_MOST / (4.0 * shape[0] * shape[1] * n)), 1)
     for a in range(0, shape[2], thick):
         b = min(a + thick, shape[2])
         yield max(a - reach, 0), min(b + reach, shape[2]), a, b
@@ -38,14 +38,17 @@ def shrink_scores(
     width: float = 1.2,  # Std of the Gaussian that weights the neighbours, voxels
 ) -> tuple[np.ndarray, np.ndarray]:  # (X, Y, Z, K); std (X, Y, Z, V) in units of sigma
     "Posterior mean of the scores and posterior std of the volumes"
-    out, V = np.zeros_like(scores), len(basis)
+    out, (V, K) = np.zeros_like(scores), basis.shape
     std = np.zeros((*scores.shape[:3], V), np.float32)
-    for low, high, a, b in _slabs(scores.shape, V * basis.shape[1], width):
+    for low, high, a, b in _slabs(scores.shape, K**2, width):
         near, own = np.s_[:, :, low:high], np.s_[:, :, a - low : b - low]
         inside, mean, axes, gain = local_gain(scores[near], weights[near], width, own)
         turned = np.einsum('nji,nj->ni', axes, scores[:, :, a:b][inside] - mean)
         out[:, :, a:b][inside] = np.einsum('nij,nj->ni', axes, gain * turned) + mean
-        std[:, :, a:b][inside] = np.sqrt(((basis @ axes) ** 2 @ gain[..., None])[..., 0])
+        var = np.empty((len(gain), V), np.float32)
+        for some in row_blocks((len(gain), V, K)):
+            var[some] = ((basis @ axes[some]) ** 2 @ gain[some][..., None])[..., 0]
+        std[:, :, a:b][inside] = np.sqrt(var)
     return out, std
 
 # %% ../../nbs/methods/42_wiener.ipynb #42d00011
@@ -53,7 +56,7 @@ def _shrink_rest(states, found, spread):
     "What the components that were not kept still hold of signal, by one gain each; the whole std"
     axes = found.axes[:, found.K :]
     gain = np.clip(1 - 1 / np.maximum(found.power[found.K :], 1), 0, 1)
-    rest = ((found.noise(states) * gain) @ axes.T).astype(np.float32)
+    rest = (found.noise(states) * gain) @ axes.T
     return rest, np.sqrt(spread**2 + axes**2 @ gain).astype(np.float32)
 
 
@@ -79,9 +82,14 @@ def denoise_wiener(
     ready = decompose_series(data, bvals, mask, sigma, n_coils, K=modes, name='wiener')
     found, notes = ready['modes'], list(ready['notes'])
     scores, spread = shrink_scores(ready['amplitudes'], ready['weights'], found.basis, width)
-    rest, spread = _shrink_rest(ready['states'], found, spread)
-    denoised, std = _to_image(data, ready, found.states(scores) + rest, spread, 1.0, n_coils)
     notes += _modes_notes(ready, bvals)
+    states = ready['states']
+
+    def answer(rows):
+        rest, std = _shrink_rest(states[rows], found, spread[rows])
+        return found.states(scores[rows]) + rest, std
+
+    denoised, std = _to_image(data, ready, answer, 1.0, n_coils, spread)
     return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes)
 
 

@@ -239,18 +239,20 @@ def _series_kernel(x, inside, bvals, dims, reach):
     "Correlation of a series' noise, and its source"
     same = [] if bvals is None else repeats_of(x.shape[3], bvals)
     if len(same) >= 2:
-        noise = np.diff(x[..., same].astype(float), axis=-1)[..., ::2] / 2**0.5
-        source = 'difference of repeats'
+        pairs = list(zip(same[::2], same[1::2]))
+        noise = ((x[..., b].astype(float) - x[..., a]) / 2**0.5 for a, b in pairs)
+        n, source = len(pairs), 'difference of repeats'
     elif x.shape[3] >= FEW:
-        components = find_components(x.astype(np.float32), inside, K=x.shape[3] // 2)
-        noise, source = components.noise(x), 'modes of the series without signal'
+        found = find_components(np.asarray(x, np.float32), inside, K=x.shape[3] // 2)
+        noise = (found.score(x, m) for m in range(found.K, x.shape[3]))
+        n, source = x.shape[3] - found.K, 'modes of the series without signal'
     else:
         total = sum(_image_kernel(x[..., v], inside, dims, reach)[0] for v in range(x.shape[3]))
         return _valid(total, 1e9), 'mean over volumes, each by itself'
     # slow drifts are no noise
-    noise = np.stack([n - _local(n, inside) for n in np.moveaxis(noise, 3, 0)], 3)
-    kernel = _plane(autocorrelation(noise, inside, reach), dims)
-    return _valid(kernel, inside.sum() * noise.shape[3]), source
+    still = (image - _local(image, inside) for image in noise)
+    kernel = _plane(autocorrelation(still, inside, reach), dims)
+    return _valid(kernel, inside.sum() * n), source
 
 # %% ../../nbs/noise/17_correlation.ipynb #680d9147
 def _kurtosis(e):

@@ -118,7 +118,7 @@ def _name_of(path):
 
 def _fills(data):
     "Do the values fill their range up to both ends?"
-    v = np.asarray(data).ravel()
+    v = np.asarray(data).ravel('K')
     v = v[:: max(1, v.size // 1_000_000)]
     low, high = v.min(), v.max()
     cut_off = min((v == low).mean(), (v == high).mean()) > 0.005

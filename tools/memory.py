@@ -1,0 +1,131 @@
+"""Peak memory of every command and method: `python tools/memory.py OUT.csv [SIZE ...]`.
+
+Each command runs as a user runs it, in a process of its own, on a head that the phantom gives. Its
+peak is what the system counted (`ru_maxrss`); this process stays small, since a child begins with
+the count of its parent. Each runs on the whole scan and on a slab of it, too: `times` is how many more
+bytes the whole takes than the slab, for each byte that it has more as float32, and `constant_MiB`
+what is left then of the peak: Python, torch, imports, one window of a network. Rows are written as
+they come; those that OUT.csv holds are not run again, unless `--again`.
+"""
+
+import argparse
+import csv
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SIZES = dict(
+    slab=(128, 128, 12, 33),
+    series=(128, 128, 60, 33),
+    hcp_slab=(145, 174, 12, 288),
+    hcp=(145, 174, 145, 288),
+    slices=(256, 256, 40),
+    volume=(256, 256, 256),
+)
+SLAB = dict(series='slab', hcp='hcp_slab', volume='slices')
+COLUMNS = 'size shape command method preset MiB constant_MiB times seconds said'.split()
+
+
+def make(folder, size):
+    "A noisy scan and its clean partner, int16 as scanners write it, with a gradient table"
+    code = Path(__file__).with_name('memory_scan.py')
+    subprocess.run([sys.executable, code, folder, *map(str, SIZES[size])], check=True)
+
+
+def commands(size):
+    "(command, method, preset) -> what follows `mri-diffusion`"
+    series = len(SIZES[size]) == 4
+    scan, clean, both = 'noisy.nii', 'clean.nii', ['--residual', 'res.nii', '--report', 'r.html']
+    yield ('noise', '', ''), ['noise', scan]
+    yield ('simulate', '', ''), ['simulate', clean, 'out.nii', '--snr', '20']
+    yield ('evaluate', '', ''), ['evaluate', scan, '--clean', clean, '--mask', 'mask.nii']
+    default = ['denoise', scan, 'out.nii', *both]
+    yield ('denoise, residual, report', 'default', ''), default
+    own = 'unet_pca wiener mppca patch2self' if series else 'unet diffusion'
+    for method in f'{own} nlmeans blur identity'.split():
+        told = ['--sigma', '20'] if method == 'nlmeans' else []
+        yield ('denoise', method, ''), ['denoise', scan, 'out.nii', '--method', method, *told]
+    learn = 'r2r ddm2' if series else 'diffdenoise noise2score'
+    for method in learn.split():
+        how = ['--method', method, '--preset', 'tiny']
+        yield ('denoise', method, 'tiny'), ['denoise', scan, 'out.nii', *how]
+
+
+def measure(arguments, folder):
+    "Peak in MiB, seconds, and the last line of a command that failed"
+    command = [Path(sys.executable).with_name('mri-diffusion'), *arguments, '--force', '-q']
+    start = time.perf_counter()
+    with open(folder / 'stderr', 'w') as err:
+        child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err)
+        _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    said = (folder / 'stderr').read_text().strip().splitlines() if child.returncode else []
+    said = said[-1] if said else f'exit code {child.returncode}' * (child.returncode != 0)
+    unit = 2**20 if sys.platform == 'darwin' else 2**10
+    return used.ru_maxrss / unit, time.perf_counter() - start, said
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('out', type=Path)
+    parser.add_argument('sizes', nargs='*', default=['series', 'volume'], metavar='SIZE')
+    parser.add_argument('--only', nargs='*', help='methods or commands', default=None)
+    parser.add_argument('--again', action='store_true', help='run also what OUT.csv holds')
+    asked = parser.parse_args()
+    rows = []
+    if asked.out.exists():
+        rows = list(csv.DictReader(asked.out.open()))
+    for size in asked.sizes:
+        for scan in (SLAB[size], size):
+            run(asked, rows, scan, size)
+    write(asked.out, rows)
+
+
+def run(asked, rows, size, of):
+    "Rows of one size"
+    held = {(r['size'], r['command'], r['method']) for r in rows}
+    want = [(k, a) for k, a in commands(of) if not asked.only or {*k[:2]} & {*asked.only}]
+    if not asked.again:
+        want = [(k, a) for k, a in want if (size, *k[:2]) not in held]
+    if not want:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make(folder, size)
+        for (command, method, preset), arguments in want:
+            peak, seconds, said = measure(arguments, Path(folder))
+            row = dict(size=size, shape='x'.join(map(str, SIZES[size])), command=command)
+            row |= dict(method=method, preset=preset, MiB=round(peak), seconds=round(seconds, 1))
+            rows[:] = [
+                r for r in rows if (r['size'], r['command'], r['method']) != (size, command, method)
+            ]
+            rows.append(row | dict(said=said))
+            write(asked.out, rows)
+            print(*rows[-1].values(), flush=True)
+
+
+def mib(size):
+    "MiB of a scan as float32"
+    return 4 * math.prod(SIZES[size]) / 2**20
+
+
+def write(out, rows):
+    "The rows, those of whole scans beside their slabs"
+    peaks = {(r['size'], r['command'], r['method']): float(r['MiB']) for r in rows}
+    for r in rows:
+        slab = SLAB.get(r['size'])
+        less, peak = peaks.get((slab, r['command'], r['method'])), float(r['MiB'])
+        if less is not None and not r['said']:
+            times = (peak - less) / (mib(r['size']) - mib(slab))
+            r |= dict(times=f'{times:.2f}', constant_MiB=round(peak - times * mib(r['size'])))
+    with out.open('w', newline='') as f:
+        table = csv.DictWriter(f, COLUMNS, restval='', lineterminator='\n')
+        table.writeheader()
+        table.writerows(rows)
+
+
+if __name__ == '__main__':
+    main()
