@@ -532,6 +532,7 @@ def denoise_series(
     notes = list(ready['notes'])
     known = _scores_as_trained(ready, learned['signal'], config['reach_later'], notes)
     said, pictures = _findings(ready, learned, bvals)
+    del ready['states']
     out, spread = _mean_and_std(net, ready, known, config, learned, seed, device, quiet)
     level, modes = known[:2]
     answer = lambda rows: (modes.states(out[rows]), None if spread is None else spread[rows])
@@ -567,15 +568,16 @@ def _mean_and_std(net, ready, known, config, learned, seed, device, quiet):
 
 def _to_image(
     data,  # (X, Y, Z, V)
-    ready,  # From `decompose_series`; its states are given away: the result takes their place
+    ready,  # From `decompose_series`; where it still has its states the result takes their place
     answer,  # A block of the first axis -> its denoised states, and their std or None
     level,  # Std of the noise in the states
     n_coils,
     spread=None,  # (X, Y, Z, V) whose place the std may take, if `answer` reads a block just once
 ):
     "Denoised series and its std (or None) in image units; what takes no part stays as it was"
-    x, use, states = np.asarray(data, np.float32), ready['use'], ready.pop('states')
-    out, std = (states, spread) if use.all() else (np.array(x, order='C'), None)
+    x, use, states = np.asarray(data, np.float32), ready['use'], ready.pop('states', None)
+    out, std = (states, spread) if use.all() else (None, None)
+    out = np.array(x, order='C') if out is None else out
     for rows in row_blocks(x.shape):
         keep, sigma = (ready['weights'][rows] > 0)[..., None], ready['sigma'][rows]
         how = dict(sigma=sigma, n_coils=n_coils, magnitude=ready['magnitude'])
