@@ -4,10 +4,17 @@ The names below are the public surface, written by hand: they stay, or are depre
 version first. Each is imported when it is first used, so that `import mri_diffusion` is fast.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# A thread of libgomp (OpenMP of GNU) that waits for the others looks 300,000 times before it lets
+# others use its core; beside busy processes a training is slower by up to a hundred then, and with
+# 1000 looks it is no slower alone (tools/load.py). It is read when torch is imported.
+if not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'} & set(os.environ):
+    os.environ['GOMP_SPINCOUNT'] = '1000'
 
 _HOME = {  # name -> module that defines it
     'MriDiffusionError': 'core',

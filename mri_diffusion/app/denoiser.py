@@ -34,6 +34,7 @@ from ..core import InputError, MriDiffusionError, environment, plain
 from ..methods.default import default_method
 from ..methods.method import GIVES, Method, make_config
 from ..methods.registry import get_method
+from ..once import keep_answers
 from ..scans.nifti import Scan
 
 # %% ../../nbs/app/60_denoiser.ipynb #f71737e9
@@ -280,6 +281,7 @@ def _note_precision(d):
     return d
 
 # %% ../../nbs/app/60_denoiser.ipynb #f5768ade
+@keep_answers()
 def _denoise(d, scan, sigma, model, reuse, force, bias_field, choose, needs_std, needs_level):
     "The steps of `Denoiser.denoise`"
     finished = bool(model) and reuse and has_finished(model)
@@ -288,8 +290,8 @@ def _denoise(d, scan, sigma, model, reuse, force, bias_field, choose, needs_std,
     if bias_field != 'keep':
         flat, level, field = without_field(scan, level)
     noise = ScanNoise(flat)
+    elsewhere = _learned_elsewhere(d, scan, flat) if d.net is not None else []
     _learn(d, flat, level, model, finished, force)
-    elsewhere = _learned_elsewhere(d, scan, flat)
     if needs_std:
         d.method.check_std(d.config)
     ready, known, told, said = _chosen(d, flat, level, choose, noise)
@@ -358,8 +360,8 @@ def _chosen(d, scan, level, choose, noise):
 # %% ../../nbs/app/60_denoiser.ipynb #60e14001
 def _learned_elsewhere(d, *scans):
     "A line if the network learned from another scan than these forms of one, or none"
-    here = {_digest(s.data) for s in scans} if d._source else set()
-    if not d._source or here & {digest for digest, _ in d._source}:
+    theirs = {digest for digest, _ in d._source}
+    if not theirs or any(_digest(s.data) in theirs for s in scans):
         return []
     names = ', '.join(name for _, name in d._source)
     return [

@@ -287,7 +287,7 @@ def bench_text(
 def _unsteady(rows):
     "A line where times differ so much that something else must have used the processors"
     odd = [r['name'] for r in rows if 'times' in r and r['high'] > 2 * r['low']]
-    help = 'run it again, with fewer --threads, or with OMP_WAIT_POLICY=passive'
+    help = 'run it again, with fewer --threads'
     said = f'not steady, slowest more than twice the fastest: {", ".join(odd)}'
     return [f'{said}; others use the processors? {help}'] * bool(odd)
 

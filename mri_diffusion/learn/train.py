@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
@@ -393,6 +392,8 @@ def _log(acc, rows, row, s):
 
 def _write_metrics(folder, rows):
     "metrics.csv, whole or not at all"
+    import pandas as pd
+
     with atomic_path(Path(folder) / 'metrics.csv', force=True) as p:
         pd.DataFrame(rows).to_csv(p, index=False)
 
@@ -438,8 +439,10 @@ def fit(
     # Functions `cb(state)` called after each step; see `validation` and `preview`
     callbacks: Sequence[Callable] = (),
     **settings: Any,  # Fields of `Settings`
-) -> pd.DataFrame:  # A row a logged step: step, loss, lr, grad_norm, seconds, callbacks' numbers
+) -> 'pd.DataFrame':  # A row a logged step: step, loss, lr, grad_norm, seconds, callbacks' numbers
     "Train `model` on `objective`; the only training loop of the library"
+    import pandas as pd
+
     s = _make_settings(**settings)
     if len(data) == 0:
         raise InputError('training: the data set is empty')

@@ -29,7 +29,6 @@ from mri_diffusion.methods.ddm2_stage1 import (
 from .ddm2_stage2 import States, match_states, show_states
 from mri_diffusion.methods.ddm2_stage3 import (
     apply_stage3,
-    denoise_stage3,
     fit_stage3,
     predict_from,
     walk_back,

@@ -29,12 +29,10 @@ from mri_diffusion.noise.components import (
     draw_noise,
     find_components,
     from_states,
-    local_wiener,
     row_blocks,
     series_sigma,
     to_states,
     white_if_small,
-    wiener,
     with_smooth_components,
 )
 from ..scans.kind import is_signed

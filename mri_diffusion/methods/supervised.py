@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from ..core import InputError
@@ -425,6 +424,8 @@ def _each(a):
 
 def _fit_shipped(noisy, clean, config, kind, seed=0, callbacks=(), device='cpu', quiet=None, **_):
     "The network of the package, trained further on pairs or on clean scans"
+    import pandas as pd
+
     if not clean:
         return fit_supervised(noisy, clean, config, kind)  # says what is missing
     volumes = lambda scans: [v for a in scans for v in _each(a)]

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from ..core import InputError, OneLine
 from .rician_bias import stabilise, unstabilise
 from .sigma import estimate_sigma
+from ..once import asked_once
 from ..scans.kind import is_signed
 from ..scans.nifti import auto_mask
 
@@ -158,6 +159,7 @@ def _moments(states, mask):
     return mean, sum(d.T @ d for d in away) / (np.count_nonzero(mask) - 1)
 
 # %% ../../nbs/noise/16_components.ipynb #aa291108
+@asked_once
 def series_sigma(
     series: np.ndarray,  # (X, Y, Z, V) image units
     mask: np.ndarray | None = None,  # (X, Y, Z) object; None: Otsu's

@@ -14,6 +14,7 @@ from scipy import ndimage, special
 from ..core import InputError
 from .correlation import kernel_lags, noise_correlation, noise_kernel
 from .sigma import _choose, estimate_sigma, find_background
+from ..once import keep_answers
 from ..scans.kind import is_signed
 from ..scans.nifti import Scan, auto_mask
 
@@ -154,6 +155,7 @@ def _coil_notes(coils, given, n, how):
     return notes
 
 # %% ../../nbs/noise/18_describe.ipynb #e604cc52
+@keep_answers()
 def describe_noise(
     noisy: np.ndarray | Scan,  # Image (X, Y, Z) or series (X, Y, Z, V), or a `Scan`
     mask: np.ndarray | None = None,  # Object (X, Y, Z); None: the scan's own, then Otsu's

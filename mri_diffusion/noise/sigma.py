@@ -21,6 +21,7 @@ from mri_diffusion.noise.evidence import (
     weigh,
 )
 from .models import ncchi_mean, ncchi_var
+from ..once import asked_once
 from ..scans.kind import is_signed, magnitude_of
 from ..scans.nifti import auto_mask
 from ..scans.tables import repeat_groups_of
@@ -81,6 +82,7 @@ def channel_sigma(
     return std / np.interp(ratio, m / s, s)
 
 # %% ../../nbs/noise/12_sigma.ipynb #f37efa7c
+@asked_once
 def find_background(
     noisy: np.ndarray,  # Image (X, Y, Z) or series (X, Y, Z, V)
     mask: np.ndarray | None = None,  # Object (X, Y, Z); None: Otsu's
@@ -420,6 +422,7 @@ def _together(found, w, signed):
     return found
 
 # %% ../../nbs/noise/12_sigma.ipynb #9de56bc7
+@asked_once
 def estimate_sigma(
     noisy: np.ndarray,  # Image (X, Y, Z) or series (X, Y, Z, V)
     how: str = 'auto',  # 'auto', or a key of `ESTIMATORS`

@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 
 from ..core import InputError, atomic_path, check_output, plain, read_json, write_json
+from ..once import asked_once
 from .axes import affine_mm, length_unit, plain_shape
 from .dicom import read_images
 from .headers import open_nifti
@@ -188,6 +189,7 @@ def fit_scaling(
     return Scaling(0.0, scale)
 
 # %% ../../nbs/scans/01_nifti.ipynb #4f98efde
+@asked_once
 def auto_mask(
     data: np.ndarray,  # (X, Y, Z), or (X, Y, Z, V): their mean; absolute where negative
     width: float = 1.0,  # Std of the Gaussian that smooths before the threshold, voxels
