@@ -194,7 +194,8 @@ def simulate_scan(
     g = 1.0 if gfactor is None else g_factor_map(scan.shape[:3], gfactor)
     relative = sigma / level * g
     kind = noise, coils, correlation, generator(seed), scan.voxel_size
-    noisy = level * add_noise(scan.data / np.float32(level), relative, *kind)
+    np.divide(scan.data, np.float32(level), out=scan.data)
+    scan = scan.with_data(level * add_noise(scan.data, relative, *kind))
     snr = level / sigma if snr is None else snr
     facts = dict(noise=noise, snr=snr, coils=coils, correlation_mm=correlation)
     record = make_sidecar(
@@ -202,7 +203,7 @@ def simulate_scan(
     )
     if scan.images:
         record['Notes'] = scan.notes
-    scan.with_data(noisy).save(out, force, record)
+    scan.save(out, force, record)
     if sigma_map is not None:
         there = np.broadcast_to(np.float32(level * relative), scan.shape[:3])
         scan.with_data(there).save(sigma_map, force)
@@ -739,8 +740,9 @@ def evaluate_scan(
     if repeats is not None:
         found |= _scores_by_repeats(scan, denoised, before, repeats)
     if before is not None:
-        known = scan if clean is None else scan.with_data(truth)
-        found['residual'] = _residual(scan, before, known.foreground())
+        inside = (scan if clean is None else scan.with_data(truth)).foreground()
+        truth = None  # frees it
+        found['residual'] = _residual(scan, before, inside)
     if json is not None:
         write_json(json, found, force)
     return found
@@ -788,15 +790,18 @@ def _without_direction(scan):
 
 
 def _residual(scan, noisy, inside):
-    "Mean, std, correlations of what was removed, in units of the noise level"
+    "Mean, std, correlations of what was removed, in units of the noise level; `noisy` becomes it"
+    import numpy as np
+
     from mri_diffusion.judge.scores import residual_stats
     from mri_diffusion.noise.sigma import estimate_sigma
 
     estimate = estimate_sigma(noisy, mask=scan.mask, bvals=scan.bvals)
+    removed = np.subtract(noisy, scan.data, out=noisy)
     return dict(
         sigma=estimate.number,
         estimator=estimate.how,
-        **residual_stats(noisy - scan.data, estimate.number, inside, scan.data),
+        **residual_stats(removed, estimate.number, inside, scan.data),
     )
 
 # %% ../../nbs/app/62_jobs.ipynb #62000013

@@ -8,23 +8,28 @@ __all__ = ['SSIM_BORDER', 'psnr', 'nmse', 'ssim_map', 'ssim', 'structural_error_
 
 # %% ../../nbs/judge/50_scores.ipynb #f89c59ed
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_laplace
 
 from ..core import InputError
+from ..slabs import SLAB, runs, slabs
 
 # %% ../../nbs/judge/50_scores.ipynb #f3cdac54
+def _numpy(x):
+    "Numpy array of an array or a tensor, of its own type"
+    return np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
+
+
 def _array(x):
-    "float64 numpy array of an array or a tensor"
-    if hasattr(x, 'detach'):
-        x = x.detach().cpu().numpy()
-    return np.asarray(x, dtype=np.float64)
+    "The same in float64"
+    return np.asarray(_numpy(x), dtype=np.float64)
 
 
 def _pair(denoised, clean, mask):
-    "Two float64 arrays of one shape and a boolean mask that fits them"
-    d, c = _array(denoised), _array(clean)
+    "Two arrays of one shape and a boolean mask that fits them"
+    d, c = _numpy(denoised), _numpy(clean)
     if d.shape != c.shape:
         raise InputError(f'denoised has shape {d.shape}, clean {c.shape}; they must agree')
     return d, c, _mask(mask, c.shape)
@@ -34,7 +39,7 @@ def _mask(mask, shape):
     "A boolean mask of `shape`; None is everywhere; (X, Y, Z) serves (X, Y, Z, V)"
     if mask is None:
         return np.ones(shape, dtype=bool)
-    m = _array(mask) > 0
+    m = _numpy(mask) > 0
     if m.shape not in (shape, shape[:-1]):
         raise InputError(f'mask has shape {m.shape}, the image {shape}; they must agree')
     if not m.any():
@@ -46,11 +51,33 @@ def _range(clean, mask, data_range):
     "The data range as given; None: the largest clean value inside the mask"
     if data_range is not None:
         return float(data_range)
-    c = _array(clean)
-    r = float(c[_mask(mask, c.shape)].max())
+    c = _numpy(clean)
+    m = _mask(mask, c.shape)
+    r = max(float(c[at][m[at]].max(initial=0)) for _, _, at in slabs(c.shape))
     if not r > 0:
         raise InputError('clean has no positive value inside the mask; give data_range')
     return r
+
+
+def _sums(value, masks, shape, reach=0):
+    "(masks, 2): the sum over each mask of the float64 slab `value(near)`, and its voxels"
+    total = np.zeros((len(masks), 2))
+    for near, own, at in slabs(shape, reach):
+        inside = [m[at] for m in masks]
+        if any(m.any() for m in inside):
+            values = value(near)[own]
+            total += [(values[m].sum(), m.sum()) for m in inside]
+    return total
+
+
+def _squares(x, mask):
+    "Sum of the squares of an array in a mask, and its voxels"
+    return _sums(lambda at: _array(x[at]) ** 2, [mask], x.shape)[0]
+
+
+def _squared_error(d, c, mask):
+    "The same of the difference of two arrays"
+    return _sums(lambda at: (_array(d[at]) - _array(c[at])) ** 2, [mask], c.shape)[0]
 
 # %% ../../nbs/judge/50_scores.ipynb #cc1b9abc
 def _decibels(mse, r):
@@ -66,7 +93,8 @@ def psnr(
 ) -> float:  # dB; inf for identical images
     "Peak signal-to-noise ratio, 20 log10(range/RMSE)"
     d, c, m = _pair(denoised, clean, mask)
-    return _decibels(np.mean((d - c)[m] ** 2), _range(c, m, data_range))
+    total, n = _squared_error(d, c, m)
+    return _decibels(total / n, _range(c, m, data_range))
 
 
 def nmse(
@@ -76,7 +104,7 @@ def nmse(
 ) -> float:  # 0 for identical images, 1 for an image of zeros
     "Squared error over squared signal"
     d, c, m = _pair(denoised, clean, mask)
-    return float(np.sum((d - c)[m] ** 2) / np.sum(c[m] ** 2))
+    return float(_squared_error(d, c, m)[0] / _squares(c, m)[0])
 
 # %% ../../nbs/judge/50_scores.ipynb #cb1f5c30
 SSIM_BORDER = (
@@ -92,7 +120,7 @@ def ssim_map(
     width: float = 1.5,  # Std of the window, voxels
 ) -> np.ndarray:  # SSIM around each voxel, same shape
     "Structural similarity around each voxel (doi:10.1109/TIP.2003.819861)"
-    d, c, _ = _pair(denoised, clean, None)
+    d, c = (_array(x) for x in _pair(denoised, clean, None)[:2])
     widths = [width] * min(d.ndim, 3) + [0] * (d.ndim - 3)
 
     def local(x):
@@ -104,6 +132,12 @@ def ssim_map(
     return (2 * md * mc + c1) * (2 * cov + c2) / ((md**2 + mc**2 + c1) * (vd + vc + c2))
 
 
+def _mean_ssim(d, c, masks, r):
+    "Mean of the map over each mask, slab by slab; the window reaches 5 voxels far"
+    total = _sums(lambda near: ssim_map(d[near], c[near], r), masks, c.shape, 5)
+    return total[:, 0] / total[:, 1]
+
+
 def ssim(
     denoised: np.ndarray,  # (X, Y[, Z[, V]])
     clean: np.ndarray,  # Reference, same shape
@@ -112,7 +146,7 @@ def ssim(
 ) -> float:  # 1 for identical images
     "Mean structural similarity, 3-D Gaussian window over volumes; the border counts"
     d, c, m = _pair(denoised, clean, mask)
-    return float(ssim_map(d, c, _range(c, m, data_range))[m].mean())
+    return float(_mean_ssim(d, c, [m], _range(c, m, data_range))[0])
 
 # %% ../../nbs/judge/50_scores.ipynb #b6bf78ff
 def structural_error_reduction(
@@ -129,6 +163,16 @@ def structural_error_reduction(
     return 1 - (1 - ssim(denoised, clean, mask, data_range)) / before
 
 # %% ../../nbs/judge/50_scores.ipynb #4157e95e
+def _edge_errors(d, c, masks, width=1.5):
+    "HFEN over each mask; None where the reference has no edges"
+    edges = lambda x: gaussian_laplace(x, width, truncate=6.0) ** 2
+    sums = lambda value: _sums(value, masks, c.shape, int(6 * width + 0.5))[:, 0] ** 0.5
+    reference = sums(lambda near: edges(_array(c[near])))
+    error = sums(lambda near: edges(_array(d[near]) - _array(c[near])))
+    least = [1e-6 * _squares(c, m)[0] ** 0.5 for m in masks]  # what rounding leaves of a constant
+    return [float(e / r) if r > s else None for e, r, s in zip(error, reference, least)]
+
+
 def hfen(
     denoised: np.ndarray,  # (X, Y[, Z[, V]])
     clean: np.ndarray,  # Reference, same shape
@@ -137,19 +181,13 @@ def hfen(
 ) -> float:  # 0 for identical images
     "High-frequency error norm, ||LoG(d) - LoG(c)|| / ||LoG(c)|| (doi:10.1109/TMI.2010.2090538)"
     d, c, m = _pair(denoised, clean, mask)
-
-    def edges(x):
-        if x.ndim == 4:
-            return np.stack([edges(v) for v in np.moveaxis(x, 3, 0)], 3)
-        return gaussian_laplace(x, width, truncate=6.0)
-
-    reference = np.linalg.norm(edges(c)[m])
-    if not reference > 1e-6 * np.linalg.norm(c[m]):  # what rounding leaves of a constant
+    (found,) = _edge_errors(d, c, [m], width)
+    if found is None:
         raise InputError(
             'clean is constant inside the mask: HFEN has no edges to compare; give a mask that '
             'reaches over an edge'
         )
-    return float(np.linalg.norm(edges(d - c)[m]) / reference)
+    return found
 
 # %% ../../nbs/judge/50_scores.ipynb #2d84691e
 def band_errors(
@@ -166,17 +204,19 @@ def band_errors(
     "Squared error per band of spatial frequency"
     d, c, m = _pair(denoised, clean, mask)
     axes = tuple(range(min(d.ndim, 3)))
+    volumes = [(..., v) for v in range(c.shape[3])] if c.ndim == 4 else [...]
     sizes = np.broadcast_to(voxel_size, len(axes))
     along = [np.fft.fftfreq(c.shape[a], sizes[a]) for a in axes]
     f = np.sqrt(sum(k**2 for k in np.meshgrid(*along, indexing='ij')))
     edges = np.linspace(0, 0.5 / sizes.max(), n_bands + 1)
     band = np.clip(np.digitize(f, edges[1:-1], right=True), 0, n_bands - 1)
 
-    def power(x):
-        p = np.abs(np.fft.fftn(x * m, axes=axes, norm='ortho')) ** 2
-        return np.bincount(band.ravel(), (p.sum(3) if p.ndim == 4 else p).ravel(), n_bands)
+    def power(value):
+        p = sum(np.abs(np.fft.fftn(value(v) * m[v], norm='ortho')) ** 2 for v in volumes)
+        return np.bincount(band.ravel(), p.ravel(), n_bands)
 
-    error, signal = power(d - c), power(c)
+    error = power(lambda v: _array(d[v]) - _array(c[v]))
+    signal = power(lambda v: _array(c[v]))
     with np.errstate(over='ignore'):  # a band without signal
         return dict(
             frequency=edges[1:],
@@ -185,17 +225,14 @@ def band_errors(
         )
 
 # %% ../../nbs/judge/50_scores.ipynb #51ae4521
-def _scores(image, clean, mask, r):
-    "The scores of one image; no HFEN where the reference has no edges"
-    out = dict(
-        psnr=psnr(image, clean, mask, r),
-        ssim=ssim(image, clean, mask, r),
-        nmse=nmse(image, clean, mask),
-    )
-    try:
-        return out | dict(hfen=hfen(image, clean, mask))
-    except InputError:
-        return out
+def _scores(image, clean, masks, r):
+    "The scores of one image in each mask; no HFEN where the reference has no edges"
+    d, c, _ = _pair(image, clean, None)
+    masks = [_mask(m, c.shape) for m in masks]
+    similar, edges = _mean_ssim(d, c, masks, r), _edge_errors(d, c, masks)
+    for m, s, e in zip(masks, similar, edges):
+        out = dict(psnr=psnr(d, c, m, r), ssim=float(s), nmse=nmse(d, c, m))
+        yield out if e is None else out | dict(hfen=e)
 
 
 def evaluate(
@@ -207,15 +244,12 @@ def evaluate(
 ) -> dict:  # name -> number; the data range is among them
     "PSNR (dB), SSIM, NMSE, HFEN (if `clean` has edges), whole and masked; gains over `noisy`"
     r = _range(clean, mask, data_range)
-    out = dict(data_range=r)
-    for end, m in (('', None), ('_mask', mask)):
-        if end and mask is None:
-            continue
-        after = _scores(denoised, clean, m, r)
+    out, masks = dict(data_range=r), [None] if mask is None else [None, mask]
+    scores = [[] if x is None else [*_scores(x, clean, masks, r)] for x in (denoised, noisy)]
+    for end, after, before in zip_longest(('', '_mask')[: len(masks)], *scores):
         out |= {k + end: v for k, v in after.items()}
-        if noisy is None:
+        if before is None:
             continue
-        before = _scores(noisy, clean, m, r)
         out |= {f'{k}{end}_noisy': v for k, v in before.items()}
         out[f'psnr{end}_gain'] = after['psnr'] - before['psnr']
         if before['ssim'] < 1:
@@ -285,11 +319,17 @@ def psnr_repeats(
     data_range: float | None = None,
 ) -> float:  # dB
     "PSNR against the mean of repeats, with the noise of that mean taken out: MSE - var/N"
-    d, reps = _array(denoised), _array(repeats)
+    d, reps = _numpy(denoised), _numpy(repeats)
     _check_repeats(d, reps)
-    reference, m = reps.mean(-1), _mask(mask, d.shape)
-    mse = np.mean((d - reference)[m] ** 2) - np.mean(reps.var(-1, ddof=1)[m]) / reps.shape[-1]
-    return _decibels(mse, _range(reference, m, data_range))
+    m, N, total, r = _mask(mask, d.shape), reps.shape[-1], 0.0, data_range or 0.0
+    for _, _, at in slabs(d.shape, voxels=SLAB // N):
+        own, against = _array(d[at])[m[at]], _array(reps[at])[m[at]]
+        reference = against.mean(-1)
+        total += ((own - reference) ** 2 - against.var(-1, ddof=1) / N).sum()
+        r = r if data_range is not None else max(r, reference.max(initial=0))
+    if not r > 0:
+        raise InputError('repeats: no positive mean inside the mask; give data_range')
+    return _decibels(total / m.sum(), r)
 
 # %% ../../nbs/judge/50_scores.ipynb #rsc00001
 def _block_sums(values, mask, block):
@@ -344,19 +384,43 @@ def repeat_scores(
     )
 
 # %% ../../nbs/judge/50_scores.ipynb #a7ea3ea8
+def _pearson(pairs):
+    "Correlation of pairs of pieces, which `pairs()` gives, twice; nan where there is none"
+    n, a, b = sum((np.array([x.size, x.sum(), y.sum()]) for x, y in pairs()), np.zeros(3))
+    if n < 2:
+        return float('nan')
+    total = np.zeros(3)
+    for x, y in pairs():
+        x, y = x - a / n, y - b / n
+        total += (x * y).sum(), (x * x).sum(), (y * y).sum()
+    both, first, second = total
+    found = both / np.sqrt(first * second) if min(first, second) > 0 else np.nan
+    return float(np.clip(found, -1, 1))
+
+
+def _lag(values, mask, axis):
+    "Correlation of neighbours; `values(at)` gives a piece in float64"
+    shape, last = mask.shape, min(mask.ndim, 3) - 1
+    cut = last - (axis == last)
+
+    def pairs():
+        for run in runs(shape[cut], SLAB * shape[cut] // mask.size):
+            at = (slice(None),) * cut + (run,)
+            x, m = np.moveaxis(values(at), axis, 0), np.moveaxis(mask[at], axis, 0)
+            both = m[1:] & m[:-1]
+            yield x[:-1][both], x[1:][both]
+
+    return _pearson(pairs)
+
+
 def lag_correlation(
     x: np.ndarray,  # (X, Y[, Z[, V]])
     axis: int,  # Direction
     mask: np.ndarray | None = None,  # Both voxels of a pair must lie in it
 ) -> float:  # Pearson correlation of neighbours; nan where there are no pairs
     "Correlation of voxels with their neighbour along an axis"
-    x = _array(x)
-    m, n = _mask(mask, x.shape), x.shape[axis]
-    both = m.take(range(n - 1), axis) & m.take(range(1, n), axis)
-    a, b = x.take(range(n - 1), axis)[both], x.take(range(1, n), axis)[both]
-    if not (len(a) > 1 and a.std() > 0 and b.std() > 0):
-        return float('nan')
-    return float(np.corrcoef(a, b)[0, 1])
+    x = _numpy(x)
+    return _lag(lambda at: _array(x[at]), _mask(mask, x.shape), axis)
 
 
 def residual_stats(
@@ -366,19 +430,23 @@ def residual_stats(
     signal: np.ndarray | None = None,  # Denoised (or clean) image: adds the correlation with it
 ) -> dict:  # mean and std in units of sigma, lag1 per spatial axis, signal correlation
     "What was removed: as large as the noise, as white, and without anatomy?"
-    r, s = _array(residual), _array(sigma)
+    r, s = _numpy(residual), _numpy(sigma)
     if s.ndim == r.ndim - 1:
         s = s[..., None]
     s = np.broadcast_to(s, r.shape)
     m = _mask(mask, r.shape) & (s != 0)
-    if not m.any() or not np.all(s[m] > 0):
+    if not m.any() or (m & ~(s > 0)).any():
         raise InputError('sigma must be positive somewhere inside the mask, and nowhere negative')
-    z = np.where(m, r / np.where(s > 0, s, 1), 0)
+    z = lambda at: np.where(m[at], _array(r[at]) / np.where(s[at] > 0, s[at], 1), 0)
+    ((total, n),) = _sums(z, [m], r.shape)
+    ((power, _),) = _sums(lambda at: (z(at) - total / n) ** 2, [m], r.shape)
     out = dict(
-        mean=float(z[m].mean()),
-        std=float(z[m].std()),
-        lag1=[lag_correlation(z, a, m) for a in range(min(r.ndim, 3))],
+        mean=float(total / n),
+        std=float(np.sqrt(power / n)),
+        lag1=[_lag(z, m, a) for a in range(min(r.ndim, 3))],
     )
     if signal is not None:
-        out['signal_correlation'] = float(np.corrcoef(z[m], _array(signal)[m])[0, 1])
+        x, where = _numpy(signal), [at for _, _, at in slabs(r.shape)]
+        pairs = lambda: ((z(at)[m[at]], _array(x[at])[m[at]]) for at in where)
+        out['signal_correlation'] = _pearson(pairs)
     return out

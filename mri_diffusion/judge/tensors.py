@@ -18,6 +18,7 @@ from ..core import InputError
 from .scores import psnr
 from ..methods.classical import blur, floor
 from ..scans.tables import is_b0, with_direction
+from ..slabs import runs
 from ..viz import draw, get_slice
 
 # %% ../../nbs/judge/51_tensors.ipynb #02116aaa
@@ -53,6 +54,31 @@ def _check_table(series, bvals, bvecs, mask):
     return keep
 
 
+def _fits(series, bvals, bvecs, mask, least):
+    "Fits of 10000 voxels each, as many as DIPY takes at once, and where they are"
+    from dipy.core.gradients import gradient_table
+    from dipy.reconst.dti import TensorModel
+
+    if bvals is None or bvecs is None:
+        raise InputError('tensor: the series has no gradient table; give its .bval and .bvec')
+    series, bvals, bvecs = np.asarray(series), np.asarray(bvals, float), np.asarray(bvecs, float)
+    keep = _check_table(series, bvals, bvecs, mask)  # Trace-weighted volumes are left out
+    bvals, bvecs = bvals[keep], bvecs[keep]
+    weakest = max(50, bvals[is_b0(bvals)].max(initial=0))
+    model = TensorModel(gradient_table(bvals, bvecs=bvecs, b0_threshold=weakest), fit_method='WLS')
+    mask = np.ones(series.shape[:3], bool) if mask is None else np.asarray(mask) > 0
+    top = float(series.max(where=mask[..., None] & keep, initial=0))
+    if not top > 0:
+        raise InputError('tensor: the series has no value above 0 inside the mask')
+    # DIPY has limits in absolute units: it sees a largest signal of about 1000
+    unit, inside = np.float32(2.0 ** round(np.log2(1000 / top))), np.nonzero(mask)
+    for run in runs(len(inside[0]), 10_000):
+        where = tuple(i[run] for i in inside)
+        values = np.ascontiguousarray(series[where][:, keep])
+        raised = values if least is None else np.maximum(values, least * top)
+        yield where, model.fit(raised * unit)
+
+
 def dipy_tensor(
     series: np.ndarray,  # (X, Y, Z, V) image units
     bvals: np.ndarray,  # (V,) s/mm²
@@ -62,23 +88,12 @@ def dipy_tensor(
     least: float | None = 1e-6,
 ) -> 'TensorFit':  # evals, evecs, fa, md, ... (the scale of S0 is not that of the series)
     "Weighted least squares tensor, ln S = ln S0 - b g'Dg"
-    from dipy.core.gradients import gradient_table
-    from dipy.reconst.dti import TensorModel
+    from dipy.reconst.dti import TensorFit
 
-    if bvals is None or bvecs is None:
-        raise InputError('tensor: the series has no gradient table; give its .bval and .bvec')
-    series, bvals, bvecs = np.asarray(series), np.asarray(bvals, float), np.asarray(bvecs, float)
-    keep = _check_table(series, bvals, bvecs, mask)  # Trace-weighted volumes are left out
-    series, bvals, bvecs = series[..., keep], bvals[keep], bvecs[keep]
-    weakest = max(50, bvals[is_b0(bvals)].max(initial=0))
-    model = TensorModel(gradient_table(bvals, bvecs=bvecs, b0_threshold=weakest), fit_method='WLS')
-    mask = None if mask is None else np.asarray(mask) > 0
-    top = float((series if mask is None else series[mask]).max())
-    if not top > 0:
-        raise InputError('tensor: the series has no value above 0 inside the mask')
-    raised = series if least is None else np.maximum(series, least * top)
-    # DIPY has limits in absolute units: it sees a largest signal of about 1000
-    return model.fit(raised * np.float32(2.0 ** round(np.log2(1000 / top))), mask=mask)
+    params = np.zeros((*np.shape(series)[:3], 12))
+    for where, fit in _fits(series, bvals, bvecs, mask, least):
+        params[where] = fit.model_params
+    return TensorFit(fit.model, params)
 
 # %% ../../nbs/judge/51_tensors.ipynb #57b89d24
 def tensor_fit(
@@ -88,7 +103,11 @@ def tensor_fit(
     mask: np.ndarray | None = None,  # (X, Y, Z) where to fit, 0 elsewhere; None: everywhere
 ) -> dict:  # FA (no unit), MD, AD, RD (mm²/s), each (X, Y, Z)
     "The four maps of the tensor"
-    return fit_maps(dipy_tensor(series, bvals, bvecs, mask))
+    maps = {k: np.zeros(np.shape(series)[:3]) for k in ('FA', 'MD', 'AD', 'RD')}
+    for where, fit in _fits(series, bvals, bvecs, mask, 1e-6):
+        for k, values in fit_maps(fit).items():
+            maps[k][where] = values
+    return maps
 
 
 def fit_maps(
@@ -108,19 +127,19 @@ def map_errors(
 ) -> dict:
     "Errors of the maps; diffusivities in mm²/s over the whole mask"
     mask = np.asarray(mask) > 0
-    error = {k: np.asarray(maps[k], float) - truth_maps[k] for k in truth_maps}
+    error = lambda k, where: np.asarray(maps[k], float)[where] - truth_maps[k][where]
     high, low = mask & (truth_maps['FA'] > fa_min), mask & (truth_maps['FA'] <= fa_min)
     if not high.any():
         raise InputError(
             f'map errors: no voxel of the mask has a true FA above {fa_min:g}; '
             f'give a mask with white matter'
         )
-    fa = error['FA'][high]
-    rest = float(error['FA'][low].mean()) if low.any() else float('nan')
+    fa = error('FA', high)
+    rest = float(error('FA', low).mean()) if low.any() else float('nan')
     out = dict(
         FA=float(abs(fa).mean()), FA_bias=float(fa.mean()), FA_std=float(fa.std()), FA_rest=rest
     )
-    return out | {k: float(abs(error[k][mask]).mean()) for k in ('MD', 'AD', 'RD')}
+    return out | {k: float(abs(error(k, mask)).mean()) for k in ('MD', 'AD', 'RD')}
 
 
 def _weighted_psnr(x, clean, mask, b0):

@@ -8,6 +8,7 @@ __all__ = ['Values', 'KINDS', 'correlated_noise', 'add_gaussian_noise', 'add_ric
            'rician_mean', 'rician_var', 'noise_moments', 'noise_pdf', 'g_factor_map']
 
 # %% ../../nbs/noise/10_models.ipynb #abd7ed74
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -16,6 +17,7 @@ import torch
 from scipy import special
 
 from ..core import InputError
+from ..slabs import SLAB, runs
 
 # %% ../../nbs/noise/10_models.ipynb #bb5c324e
 Values = float | np.ndarray | torch.Tensor  # What the functions of noise take and give back
@@ -33,7 +35,8 @@ def _open(x, sigma, what='sigma'):
         back = lambda y: y
     else:
         x = np.asarray(x)
-        t = torch.from_numpy(np.array(x, dtype=_float(x.dtype)))
+        a = np.asarray(x, dtype=_float(x.dtype))
+        t = torch.from_numpy(a if a.flags.writeable and a.flags.forc else a.copy())
         if x.ndim == 4:
             t = t.movedim(-1, 0)
             sigma = np.moveaxis(sigma, -1, 0) if np.ndim(sigma) == 4 else sigma
@@ -81,8 +84,42 @@ def _unit_noise(t, gen=None, correlation=0.0, voxel_size=None, dims=3):
         raise InputError('correlation: width must lie between 0 and 100 voxels')
     for axis, width in zip(range(-n, 0), widths):
         if width > 0:
-            w = (w.movedim(axis, -1) @ _root(w.shape[axis], float(width)).to(w)).movedim(-1, axis)
+            w = _filtered(w, axis, _root(w.shape[axis], float(width)).to(w))
     return w
+
+
+def _filtered(w, axis, root):
+    "`w` times a matrix along an axis, piece by piece where it is large"
+    along = lambda w: (w.movedim(axis, -1) @ root).movedim(-1, axis)
+    if w.numel() <= SLAB:
+        return along(w)
+    other = 1 if axis == -w.ndim else 0
+    for run in runs(w.shape[other], SLAB * w.shape[other] // w.numel()):
+        part = w[(slice(None),) * other + (run,)]
+        part.copy_(along(part))
+    return w
+
+# %% ../../nbs/noise/10_models.ipynb #80462922
+def _pieces(t, gen, dims):
+    "Runs of the first axis: on a CPU torch draws 16 numbers at a time, so pieces are as the whole"
+    device = t.device if gen is None else gen.device
+    row = t[0].numel() if t.ndim > dims else 0
+    if t.numel() <= SLAB or device.type != 'cpu' or t.requires_grad or row < 16:
+        return [slice(None)]
+    step = 16 // math.gcd(row, 16)
+    return list(runs(len(t), max(SLAB // row // step, 1) * step))
+
+
+def _noised(mix, t, s, gen, field, out=None):
+    "`mix(image, noise)`; where the image is large, noise is drawn and added piece by piece"
+    space = field.get('dims', 3) if np.any(field.get('correlation', 0)) else 0
+    pieces = _pieces(t, gen, space)
+    if len(pieces) == 1:
+        return mix(t, s * _unit_noise(t, gen, **field))
+    s, out = s.expand(t.shape), torch.empty_like(t) if out is None else out
+    for run in pieces:
+        out[run] = mix(t[run], s[run] * _unit_noise(t[run], gen, **field))
+    return out
 
 # %% ../../nbs/noise/10_models.ipynb #3f0dc2b3
 def correlated_noise(
@@ -105,7 +142,7 @@ def add_gaussian_noise(
 ) -> Values:  # Noisy image, may be negative
     "m = x + sigma e"
     t, s, back = _open(x, sigma)
-    return back(t + s * _unit_noise(t, gen, **field))
+    return back(_noised(torch.add, t, s, gen, field))
 
 
 def add_rician_noise(
@@ -129,9 +166,9 @@ def add_ncchi_noise(
     if not int(n_coils) == n_coils >= 1:
         raise InputError(f'n_coils: {n_coils}; give a whole number from 1')
     t, s, back = _open(x, sigma)
-    m = t + s * _unit_noise(t, gen, **field)
+    m = _noised(torch.add, t, s, gen, field)
     for _ in range(2 * int(n_coils) - 1):
-        m = torch.hypot(m, s * _unit_noise(t, gen, **field))
+        m = _noised(torch.hypot, m, s, gen, field, out=m)
     return back(m)
 
 # %% ../../nbs/noise/10_models.ipynb #e4c358ad
@@ -146,7 +183,7 @@ def add_poisson_noise(
         raise InputError('lam: must be above 0')
     if not bool((t >= 0).all()):
         raise InputError('image: Poisson noise needs an image without negative values')
-    return back(_on(gen, torch.poisson, l * t) / l)
+    return back(_on(gen, torch.poisson, l * t).div_(l))
 
 
 def add_gamma_noise(
@@ -158,7 +195,7 @@ def add_gamma_noise(
     t, a, back = _open(x, alpha, 'alpha')
     if not bool((a > 0).all()):
         raise InputError('alpha: must be above 0')
-    return back(t * _on(gen, torch._standard_gamma, a.expand(t.shape).contiguous()) / a)
+    return back(_on(gen, torch._standard_gamma, a.expand(t.shape).contiguous()).mul_(t).div_(a))
 
 
 def _on(gen, draw, parameter):
