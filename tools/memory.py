@@ -30,10 +30,10 @@ SLAB = dict(series='slab', hcp='hcp_slab', volume='slices')
 COLUMNS = 'size shape command method preset MiB constant_MiB times seconds said'.split()
 
 
-def make(folder, size):
+def make(folder, shape):
     "A noisy scan and its clean partner, int16 as scanners write it, with a gradient table"
     code = Path(__file__).with_name('memory_scan.py')
-    subprocess.run([sys.executable, code, folder, *map(str, SIZES[size])], check=True)
+    subprocess.run([sys.executable, code, folder, *map(str, shape)], check=True)
 
 
 def commands(size):
@@ -94,7 +94,7 @@ def run(asked, rows, size, of):
     if not want:
         return
     with tempfile.TemporaryDirectory() as folder:
-        make(folder, size)
+        make(folder, SIZES[size])
         for (command, method, preset), arguments in want:
             peak, seconds, said = measure(arguments, Path(folder))
             row = dict(size=size, shape='x'.join(map(str, SIZES[size])), command=command)
