@@ -1,7 +1,7 @@
-"""`python tools/headline.py`: the leaderboard's table on the index page
+"""`python tools/headline.py`: the leaderboard's table and the line of seconds on the index page
 
-It comes from results/leaderboard.csv (of the lesions what it lacks from results/lesions.csv);
-methods that were not measured are left out.
+The table comes from results/leaderboard.csv (of the lesions what it lacks from results/lesions.csv),
+the line from results/speed.json; methods that were not measured are left out.
 """
 
 import json
@@ -96,22 +96,44 @@ def table():
     )
 
 
-PATTERN = r'\| method \| T1 \|.*?(?=\n\n)'
+def speed():
+    "The line of seconds of a series, fastest first"
+    facts = json.loads((root / 'results/speed.json').read_text(encoding='utf-8'))
+    said, most = [], max(r['rounds'] for r in facts['summary'])
+    for r in facts['summary']:
+        version = facts['versions'].get(r['method'], '').partition(',')[0]
+        name = re.sub(r'^(\w+)', r'`\1`', r['method']).replace('old build', f'as of {version}')
+        few = f', {r["rounds"]} rounds' * (r['rounds'] < most)
+        said.append(f'{name} {r["core"]:.3g} ({r["psnr"]:.2f} dB{few})')
+    return (
+        'Seconds of a core that such a series takes at SNR 15, side by side with one thread and the '
+        f'same mask (a method that is told a mask may spare itself the rest): {"; ".join(said)}. '
+        f'Medians of {most} rounds, by `tools/speed.py`, whole in `results/speed.csv`, '
+        '[with ranges and ratios on the leaderboard](docs/leaderboard.ipynb).'
+    )
+
+
+PATTERNS = {  # What is replaced on the page -> what makes it
+    r'\| method \| T1 \|.*?(?=\n\n)': table,
+    r'Seconds of a core that such a series takes.*?(?=\n\n|$)': speed,
+}
 
 
 def stale():
-    "True if the index page holds another table"
-    return table() not in '\n'.join(
+    "True if the index page holds another table, or other seconds"
+    page = '\n'.join(
         ''.join(c['source']) for c in json.loads(INDEX.read_text(encoding='utf-8'))['cells']
     )
+    return not all(make() in page for make in PATTERNS.values())
 
 
 if __name__ == '__main__':
     nb = json.loads(INDEX.read_text(encoding='utf-8'))
-    at = [c for c in nb['cells'] if re.search(PATTERN, ''.join(c['source']), re.S)]
-    if len(at) != 1:
-        raise SystemExit(f'{INDEX}: {len(at)} cells with the table; one is wanted')
-    at[0]['source'] = re.sub(
-        PATTERN, lambda _: table(), ''.join(at[0]['source']), flags=re.S
-    ).splitlines(True)
+    for pattern, make in PATTERNS.items():
+        at = [c for c in nb['cells'] if re.search(pattern, ''.join(c['source']), re.S)]
+        if len(at) != 1:
+            raise SystemExit(f'{INDEX}: {len(at)} cells with the {make.__name__}; one is wanted')
+        at[0]['source'] = re.sub(
+            pattern, lambda _, make=make: make(), ''.join(at[0]['source']), flags=re.S
+        ).splitlines(True)
     INDEX.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

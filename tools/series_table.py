@@ -29,6 +29,12 @@ SEEDS = 3
 TRUTHS = ('tensor', 'crossing', 'shells', 'blocks')
 
 
+def clean_series(folder, crop=CROP):
+    "The noise-free truth made of the series in a folder: the tensor fitted to it"
+    scan = crop_scan(Scan.load(Path(folder) / 'dwi.nii.gz'), crop)
+    return known_truth(scan, 15, 0).clean
+
+
 def crossing(clean, shells=(1.0,)):
     "The same voxels as two tensors that cross at a right angle and a tenth that does not diffuse"
     fit = dipy_tensor(clean.data, clean.bvals, clean.bvecs, least=None)
@@ -107,9 +113,8 @@ def facts(truths):
 def main(folder='../shared/data/dti32', out='results/series.csv', *truths):
     "Print the table, and keep it"
     truths = truths or TRUTHS
-    scan = crop_scan(Scan.load(Path(folder) / 'dwi.nii.gz'), CROP)
-    clean = known_truth(scan, 15, 0).clean
-    six = six_direction_protocol(scan.bvals, scan.bvecs, 'spread')
+    clean = clean_series(folder)
+    six = six_direction_protocol(clean.bvals, clean.bvecs, 'spread')
     two, shells = crossing(clean), crossing(clean, (1.0, 2.5))
     asked = [(clean, 'tensor', snr, None) for snr in (8, 15, 30)] + [(clean, 'tensor', 15, six)]
     asked += [(two, 'crossing', snr, None) for snr in (8, 15, 30)]
