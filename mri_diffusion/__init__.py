@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# A thread of libgomp (OpenMP of GNU) that waits for the others looks 300,000 times before it lets
-# others use its core; beside busy processes a training is slower by up to a hundred then, and with
-# 1000 looks it is no slower alone (tools/load.py). It is read when torch is imported.
+# A thread of libgomp (OpenMP of GNU) that waits for the others looks 300,000 times before it gives
+# its core away: beside busy processes a training is slower by up to a hundred. With 1000 looks it is
+# not, and as fast alone (tools/load.py). libgomp reads this when torch is imported.
 if not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'} & set(os.environ):
     os.environ['GOMP_SPINCOUNT'] = '1000'
 

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from mri_diffusion import once
 from mri_diffusion.app import denoiser, jobs, model_folder
 from mri_diffusion.app.bench import bench_data
 from mri_diffusion.app.denoiser import Denoiser
+from mri_diffusion.methods import unit_scan
 from mri_diffusion.noise import components, sigma
 from mri_diffusion.scans import nifti
 from mri_diffusion.scans.nifti import Scan
@@ -116,3 +118,13 @@ def test_no_module_imports_what_it_does_not_use():
     package = Path(once.__file__).parent
     found = subprocess.run([*words, str(package)], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize('units', [True, False])
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch, units):
+    have = dict(avx512=True, avx512_bf16=units, amx_tile=False)
+    for name, value in have.items():
+        monkeypatch.setattr(torch.cpu, f'_is_{name}_supported', lambda v=value: v, raising=False)
+    known = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True)
+    monkeypatch.setattr(torch.ops, 'mkldnn', known)
+    assert unit_scan._has_bfloat16('cpu') == units

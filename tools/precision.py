@@ -101,7 +101,8 @@ def main(out='results/precision.csv', steps='60'):
         table.psnr - of('psnr'),
     )
     table.round(4).to_csv(out, index=False)
-    print(table.groupby(['what', 'way'], sort=False).mean().drop(columns='seed').round(3))
+    each = table.groupby(['what', 'way'], sort=False).mean().drop(columns='seed')
+    print(each.round(4).to_string())
 
 
 if __name__ == '__main__':
