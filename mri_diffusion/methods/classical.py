@@ -20,6 +20,7 @@ from ..noise.rician_bias import correct_bias
 from ..noise.sigma import channel_sigma
 from ..scans.kind import is_signed, magnitude_of
 from ..scans.tables import is_b0
+from ..slabs import SLAB, slabs
 
 # %% ../../nbs/methods/40_classical.ipynb #b1d96896
 _AXES = {3: '(X, Y, Z)', 4: '(X, Y, Z, V)'}
@@ -62,17 +63,22 @@ def _open_sigma(sigma, shape, name):
 # %% ../../nbs/methods/40_classical.ipynb #ebe18311
 def _close(denoised, data, sigma, mask, remove_bias=False, n_coils=1, name=''):
     "Bias removed if asked; noisy outside the mask, where sigma is 0 and where not finite"
-    if remove_bias and not is_signed(data):
-        if sigma is None:
-            raise InputError(
-                f'{name}: remove_bias needs sigma, the noise level; give a number or a map'
-            )
-        mean, sigma = np.asarray(denoised, np.float64), np.broadcast_to(sigma, data.shape)
-        denoised = correct_bias(mean, sigma, n_coils, 'koay')
-    inside = mask if data.ndim == 3 else mask[..., None]
-    if sigma is not None:
-        inside = inside & (np.asarray(sigma) > 0)
-    return np.where(inside & np.isfinite(denoised), denoised, data).astype(np.float32)
+    biased = remove_bias and not is_signed(data)
+    if biased and sigma is None:
+        raise InputError(
+            f'{name}: remove_bias needs sigma, the noise level; give a number or a map'
+        )
+    sigma = None if sigma is None else np.broadcast_to(sigma, data.shape)
+    out = denoised if denoised.dtype == np.float32 else np.empty_like(data)
+    for _, _, at in slabs(data.shape):
+        y = denoised[at]
+        if biased:
+            y = correct_bias(np.asarray(y, np.float64), sigma[at], n_coils, 'koay')
+        inside = mask[at[:3]] & np.isfinite(y)
+        if sigma is not None:
+            inside &= sigma[at] > 0
+        out[at] = np.where(inside, y, data[at])
+    return out
 
 # %% ../../nbs/methods/40_classical.ipynb #d32ba7ee
 def identity(
@@ -111,10 +117,11 @@ def floor(
 ) -> np.ndarray:  # Denoised, float32
     "max(noisy - factor sigma, 0); of signed data the same towards zero"
     data, sigma, mask = _open(data, sigma, mask, 'floor', needs_sigma=True)
-    lower = np.sign(data) * np.maximum(abs(data) - factor * sigma, 0)
-    if not is_signed(data):
-        lower = np.maximum(lower, 0)
-    return _close(lower, data, sigma, mask)
+    out, signed, sigmas = np.empty_like(data), is_signed(data), np.broadcast_to(sigma, data.shape)
+    for _, _, at in slabs(data.shape):
+        lower = np.sign(data[at]) * np.maximum(abs(data[at]) - factor * sigmas[at], 0)
+        out[at] = lower if signed else np.maximum(lower, 0)
+    return _close(out, data, sigma, mask)
 
 # %% ../../nbs/methods/40_classical.ipynb #917343a9
 def _lift(data, times):
@@ -122,21 +129,25 @@ def _lift(data, times):
     return np.float64(times * abs(data).max())
 
 
-def _one_nlmeans(volume, sigma, variant, **how):
-    "DIPY's non-local means of one volume; sigma (X, Y, Z)"
+def _one_nlmeans(volume, sigma, level, variant, **how):
+    "DIPY's non-local means of (a part of) a volume; sigma a number or (X, Y, Z), its median"
     from dipy.denoise.nlmeans import nlmeans as dipy_nlmeans
 
-    if not sigma.any():
-        return volume
-    level = float(np.median(sigma[sigma > 0]))
     sigma = np.where(sigma > 0, sigma, level)  # DIPY gives 0 where sigma is 0
     if 'method' in inspect.signature(dipy_nlmeans).parameters:  # DIPY >= 1.12
         how['method'] = variant
     # the blockwise variant has limits in absolute units: it sees the noise as 100
     unit = level / 100 if variant == 'blockwise' else 1.0
-    same = (sigma == sigma.flat[0]).all()
-    sigma = float(sigma.flat[0]) / unit if same else sigma / unit
+    sigma = float(sigma) / unit if sigma.ndim == 0 else sigma / unit
     return unit * dipy_nlmeans(np.array(volume / unit, order='C'), sigma, **how)
+
+
+def _level_of(sigma):
+    "Median of the levels above 0 (0: there are none); the number, or the map of different ones"
+    first = sigma.flat[0]
+    if sigma.ndim == 0 or (sigma == first).all():
+        return float(first), np.float64(first)
+    return float(np.median(sigma[sigma > 0])), sigma
 
 
 def nlmeans(
@@ -159,17 +170,20 @@ def nlmeans(
             f"nlmeans: variant {variant!r} is not known; choose 'classic' or 'blockwise'"
         )
     signed, lift = is_signed(data), _lift(data, 1e3)
-    how = dict(mask=mask, patch_radius=patch_radius, block_radius=block_radius)
+    how = dict(patch_radius=patch_radius, block_radius=block_radius)
     how['rician'] = remove_bias and not signed
-    raised = data + lift if signed else data
-    series, sigmas = (
-        x.reshape(data.shape[:3] + (-1,)) for x in (raised, np.broadcast_to(sigma, data.shape))
-    )
-    volumes = [
-        _one_nlmeans(series[..., v], sigmas[..., v], variant, **how) for v in range(series.shape[3])
-    ]
-    denoised = np.stack(volumes, -1).reshape(data.shape)
-    return _close(denoised - lift if signed else denoised, data, sigma, mask)
+    denoised, cut = np.empty_like(data), SLAB if variant == 'classic' else data.size
+    for v in range(data.shape[3]) if data.ndim == 4 else (None,):
+        level, s = _level_of(sigma if v is None else np.broadcast_to(sigma, data.shape)[..., v])
+        y, x = (a if v is None else a[..., v] for a in (denoised, data))
+        for near, own, at in slabs(x.shape, patch_radius + block_radius, cut) if level else ():
+            part = x[near] + lift if signed else x[near]
+            here = how | dict(mask=mask[near])
+            found = _one_nlmeans(part, s[near] if s.ndim else s, level, variant, **here)[own]
+            y[at] = found - lift if signed else found
+        if not level:
+            y[:] = x
+    return _close(denoised, data, sigma, mask)
 
 # %% ../../nbs/methods/40_classical.ipynb #1c55ffec
 def nearest_volumes(

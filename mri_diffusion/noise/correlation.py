@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from ..core import InputError
 from .components import FEW, autocorrelation, find_components
-from .sigma import find_background, repeats_of
-from ..scans.kind import magnitude_of
+from .sigma import _in_range, find_background, repeats_of
 from ..scans.nifti import auto_mask
+from ..slabs import SLAB, runs, slabs
 
 # %% ../../nbs/noise/17_correlation.ipynb #6437f2ae
 def noise_correlation(
@@ -119,28 +119,40 @@ def _seen(shape, order, reach):
     return lags, pairs(1) + pairs(-1) * lags.any(1)
 
 
-def _patches(x, inside, p, most):
-    "(N, voxels) patches that lie within the object, `most` of them at even steps"
-    share = ndimage.uniform_filter(inside.astype(np.float32), p, mode='constant')
-    at = np.argwhere(share > 1 - 0.5 / np.prod(p))
+def _corners(inside, p, most):
+    "(N, 3) first voxels of patches that lie within the object, `most` of them at even steps"
+    whole = np.zeros(inside.shape, bool)
+    for near, own, here in slabs(inside.shape, p[2] // 2):
+        share = ndimage.uniform_filter(inside[near].astype(np.float32), p, mode='constant')
+        whole[here] = share[own] > 1 - 0.5 / np.prod(p)
+    at = np.flatnonzero(whole)
     if len(at) < 20:
         raise InputError(
             f'flat_noise: {len(at)} patches of {p} voxels lie within the object; give a larger '
             f'mask, or a smaller size'
         )
-    at = at[np.linspace(0, len(at) - 1, min(len(at), most)).astype(int)] - np.array(p) // 2
+    at = at[np.linspace(0, len(at) - 1, min(len(at), most)).astype(int)]
+    return np.stack(np.unravel_index(at, inside.shape), 1) - np.array(p) // 2
+
+
+def _cut(x, at, p):
+    "(N, voxels) patches at these corners"
     windows = np.lib.stride_tricks.sliding_window_view(x, p)
-    return windows[tuple(at.T)].reshape(len(at), -1)
+    return windows[tuple(at.T)].reshape(len(at), -1).astype(np.float32)
 
 # %% ../../nbs/noise/17_correlation.ipynb #97f5f369
 def _flattest(x, inside, p, order, patches=200):
     "(N, *p) remainders of the flattest patches"
-    e = _patches(x.astype(np.float32), inside, p, int(2.5e7 / np.prod(p)))
-    mean = e.mean(1)
-    e = e[mean >= 0.9 * np.median(mean)]  # magnitudes of weak signal are not Gaussian
+    at = _corners(inside, p, int(2.5e7 / np.prod(p)))
     q, degree = _surfaces(p, order)
-    bent = ((e @ q[:, degree >= 2].astype(np.float32)) ** 2).sum(1)
-    e = e[np.argsort(bent)[: min(patches, max(len(e) // 5, 10))]].astype(np.float64)
+    mean, bent = np.zeros((2, len(at)), np.float32)
+    for run in runs(len(at), SLAB // len(q)):
+        e = _cut(x, at[run], p)
+        mean[run] = e.mean(1)
+        bent[run] = ((e @ q[:, degree >= 2].astype(np.float32)) ** 2).sum(1)
+    at = at[strong := mean >= 0.9 * np.median(mean)]  # weak magnitudes are not Gaussian
+    flattest = np.argsort(bent[strong])[: min(patches, max(len(at) // 5, 10))]
+    e = _cut(x, at[flattest], p).astype(np.float64)
     return (e - e @ q @ q.T).reshape(-1, *p)
 
 
@@ -155,7 +167,7 @@ def flat_noise(
     # (2 reach + 1,)*dims autocovariance of the noise, image units squared; sigma^2 at the centre
 ) -> np.ndarray:
     "Autocovariance of one volume's noise, from its flattest patches"
-    x = np.asarray(image, np.float64)
+    x = np.asarray(image)
     size, order = size or (15 if dims == 2 else 11), order or (5 if dims == 2 else 4)
     if x.ndim != 3 or dims not in (2, 3):
         raise InputError(
@@ -231,8 +243,12 @@ def _plane(kernel, dims):
 # %% ../../nbs/noise/17_correlation.ipynb #6978d091
 def _local(x, where, width=25):
     "Mean over the voxels of a mask within a window"
-    near = lambda v: ndimage.uniform_filter(np.where(where, v, 0.0), width, mode='constant')
-    return near(x.astype(float)) / np.maximum(near(np.ones(x.shape)), 1e-12)
+    out = np.zeros(x.shape, np.float32)
+    for near, own, at in slabs(x.shape, width // 2):
+        values = np.where(where[near], x[near].astype(float), 0.0), where[near].astype(float)
+        total, n = (ndimage.uniform_filter(v, width, mode='constant')[own] for v in values)
+        out[at] = total / np.maximum(n, 1e-12)
+    return out
 
 
 def _series_kernel(x, inside, bvals, dims, reach):
@@ -266,7 +282,7 @@ def _holds_texture(x, inside):
     p = tuple(min(11, n) if a < 2 else 1 for a, n in enumerate(x.shape))
     if min(p[:2]) < 9:
         return False
-    e = _flattest(x.astype(np.float64), inside, p, 4)
+    e = _flattest(x, inside, p, 4)
     fine = np.diff(np.diff(e, 2, 1), 2, 2)
     return not 2.55 < _kurtosis(e) < 5.5 or not 2.2 < _kurtosis(fine) < 4.2
 
@@ -321,15 +337,33 @@ def _second_opinion(kernel, x, inside, dims, reach, weak=0.2):
     return less if _explained(less, 1, reach) < weak else kernel
 
 # %% ../../nbs/noise/17_correlation.ipynb #0dcc312b
+def _in_planes(x, mask, reach):
+    "As the middle plane of `autocorrelation`: voxels of one slice only"
+    pad = [n + reach for n in mask.shape[:2]]
+    power = lambda v: (np.abs(np.fft.rfft2(v, pad, axes=(0, 1))) ** 2).sum(2)
+    total, count = 0, 0
+    for run in runs(mask.shape[2], SLAB // 4 * mask.shape[2] // mask.size):
+        m = mask[:, :, run]
+        total = total + power(np.where(m, x[:, :, run].astype(float), 0))
+        count = count + power(m.astype(float))
+    near = np.ix_(*[np.arange(-reach, reach + 1)] * 2)
+    total, count = (np.fft.irfft2(p, pad)[near] for p in (total, count))
+    c = np.where(count > 0.5, total / np.maximum(count, 0.5), 0)
+    return (c / c[reach, reach] if c[reach, reach] > 0 else c).astype(np.float32)
+
+
 def _air_kernel(x, air, dims, reach, flat):
     "Correlation of one channel from the background (a magnitude's from its squares), and voxels"
-    x, mean, std = x.astype(float), x[air].mean(), x[air].std()
+    mean, std = x[air].mean(), x[air].std()
+    covered = _in_planes if dims == 2 else lambda x, *how: autocorrelation(x[..., None], *how)
     if abs(mean) < 0.5 * std:
-        return _plane(autocorrelation((x - mean)[..., None], air, reach), dims), air.sum()
+        return covered(x - mean, air, reach), air.sum()
     air = air & (x < np.percentile(x[air], 99.9))
+    power = np.square(x, dtype=np.float32)
     # of even strength where the noise differs from place to place
-    power = x**2 / np.maximum(_local(x**2, air), 1e-12)
-    square = _plane(autocorrelation((power - power[air].mean())[..., None], air, reach), dims)
+    power /= np.maximum(_local(power, air), 1e-12)
+    power -= power[air].mean(dtype=float)
+    square = covered(power, air, reach)
     pairs = air.sum() * (1 if air.sum() > 20_000 else 0.5)  # fewer voxels have a neighbour far off
     return _unsquared(square, 4 / np.sqrt(pairs), flat), air.sum()
 
@@ -365,7 +399,7 @@ def noise_kernel(
             f'noise_kernel: mask {inside.shape} with {inside.sum()} voxels for an image '
             f'{x.shape[:3]}; give one that fits'
         )
-    x = x / magnitude_of(x)
+    x, _ = _in_range(x)
     measure = lambda where: (
         _series_kernel(x, where, bvals, dims, reach)
         if x.ndim == 4

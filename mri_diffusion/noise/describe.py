@@ -17,6 +17,7 @@ from .sigma import _choose, estimate_sigma, find_background
 from ..once import keep_answers
 from ..scans.kind import is_signed
 from ..scans.nifti import Scan, auto_mask
+from ..slabs import SLAB, runs
 
 # %% ../../nbs/noise/18_describe.ipynb #787c9cde
 # What each estimator of the noise level takes the noise to be independent between
@@ -75,11 +76,12 @@ def coils_in_background(
     air, zero = find_background(noisy, mask)
     if zero > 0.05 or air.sum() < 1000 or is_signed(noisy):
         return None
-    m = np.asarray(noisy, float)[air].ravel()
-    m = m[m <= 4 * np.median(m)]
+    m = np.asarray(noisy)[air].ravel()
+    m = m[m <= 4 * float(np.median(m))]
     n = np.linspace(0.5, 64, 6351)
     expected = np.exp(2 * (special.gammaln(n + 0.5) - special.gammaln(n))) / n
-    return float(np.interp(m.mean() ** 2 / (m**2).mean(), expected, n))
+    power = sum(np.square(m[run], dtype=float).sum() for run in runs(m.size, SLAB)) / m.size
+    return float(np.interp(m.mean(dtype=float) ** 2 / power, expected, n))
 
 # %% ../../nbs/noise/18_describe.ipynb #b02c1ba7
 def scan_correlation(
@@ -174,6 +176,7 @@ def describe_noise(
         bvals = noisy.bvals if bvals is None else bvals
         noisy = noisy.data
     x = np.asarray(noisy)
+    mask = auto_mask(x) if mask is None and x.ndim == 3 else mask
     coils = coils_in_background(x, mask)
     best = _quick_estimate(x, how, mask, n_coils or 1, bvals)
     n = best.n_coils

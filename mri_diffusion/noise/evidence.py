@@ -154,8 +154,8 @@ def object_noise(
     if not mask.any():
         return None
     z = _middle_slices(mask)
-    x, inside = np.asarray(image, float)[:, :, z], mask[:, :, z]
-    s = x if scene is None else np.asarray(scene, float)[:, :, z]
+    x, inside = np.asarray(image[:, :, z], float), mask[:, :, z]
+    s = x if scene is None else np.asarray(scene[:, :, z], float)
     slope, within = _terrain(s, inside)
     seen = _look(x, slope, within, 1)
     levels, tails = seen[1:3]
@@ -226,7 +226,7 @@ def background_noise(
 ) -> BackgroundNoise:
     "Power, shape and correlation of the background, ghosts left out"
     at = _middle_slices(air)
-    x, air = np.asarray(image, float)[:, :, at], air[:, :, at]
+    x, air = np.asarray(image[:, :, at], float), air[:, :, at]
     keep = air & (x < np.percentile(x[air], 99.9))
     even = x**2
     near = lambda v: ndimage.gaussian_filter(np.asarray(v, float), (4, 4, 0))

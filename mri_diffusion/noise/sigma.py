@@ -9,6 +9,7 @@ __all__ = ['ESTIMATORS', 'NoiseEstimate', 'channel_sigma', 'find_background', 'r
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import numpy as np
 from scipy import ndimage, stats
@@ -25,6 +26,7 @@ from ..once import asked_once
 from ..scans.kind import is_signed, magnitude_of
 from ..scans.nifti import auto_mask
 from ..scans.tables import repeat_groups_of
+from ..slabs import SLAB, runs
 
 # %% ../../nbs/noise/12_sigma.ipynb #2b6fb3fd
 @dataclass
@@ -103,9 +105,19 @@ def find_background(
     return air, zero
 
 
+def _power_below(values, most):
+    "Sum of squares of the values up to `most`, and how many they are"
+    total = np.zeros(2)
+    for run in runs(values.size, SLAB):
+        v = values[run].astype(float)
+        v = v[v <= most]
+        total += v @ v, v.size
+    return total
+
+
 def _about_zero(values):
     "Std about zero of the values of a real channel, outliers left out"
-    values = values[values != 0]
+    values = values[values != 0].astype(float)
     sigma = np.median(abs(values)) / stats.norm.ppf(0.75)
     for _ in range(10):
         kept = abs(values) <= stats.norm.isf(5e-5) * sigma
@@ -126,14 +138,15 @@ def _background(x, mask, n_coils, bvals):
             f'background: {zero:.0%} of the background is exactly zero (blanked by the scanner, or '
             f'skull-stripped); use mppca, repeats or wavelet'
         )
-    m = x[air].astype(float).ravel()
+    m = x[air].ravel()
     if n_coils == 0:
         return _about_zero(m)
-    sigma = np.median(m) / stats.chi.median(2 * n_coils)
+    sigma = float(np.median(m)) / stats.chi.median(2 * n_coils)
     limit = stats.chi.isf(1e-4, 2 * n_coils)
     for _ in range(10):
-        sigma = np.sqrt((m[m <= limit * sigma] ** 2).mean() / (2 * n_coils))
-    dropped = (m > limit * sigma).mean()
+        power, kept = _power_below(m, limit * sigma)
+        sigma = np.sqrt(power / kept / (2 * n_coils))
+    dropped = 1 - _power_below(m, limit * sigma)[1] / m.size
     notes = [f'{m.size} values of the background; {dropped:.1%} left out as ghost or signal']
     if dropped > 0.05:
         notes.append(
@@ -161,7 +174,8 @@ def _piesno(x, mask, n_coils, bvals):
             f'piesno: {zero:.0%} of the background is exactly zero and {keep.sum()} of its voxels '
             f'are left; use mppca or repeats'
         )
-    sigma, found = piesno(x[keep][:, None, :], N=int(n_coils), return_mask=True)
+    unit = magnitude_of(x)  # DIPY's iteration ends at a step in absolute units
+    sigma, found = piesno(x[keep][:, None, :] / unit, N=int(n_coils), return_mask=True)
     notes = [
         f'{found.sum()} voxels ({found.mean():.0%} of the background not blanked) look like pure '
         f'noise in all volumes'
@@ -175,7 +189,7 @@ def _piesno(x, mask, n_coils, bvals):
             f'{zero:.0%} of the background is exactly zero: what is left of it may be selected by '
             f'its brightness'
         )
-    return float(sigma), notes
+    return float(sigma) * float(unit), notes
 
 # %% ../../nbs/noise/12_sigma.ipynb #073bc398
 def repeats_of(
@@ -246,13 +260,17 @@ def _interior_details(image, inside):
     import pywt
 
     axes = [a for a in (0, 1, 2) if image.shape[a] >= 8]
-    d = pywt.dwtn(image, 'db2', mode='symmetric', axes=axes)['d' * len(axes)]
+    details = lambda v, a: pywt.dwt(v, 'db2', mode='symmetric', axis=a)[1]
+    within, Z = [a for a in axes if a < 2], image.shape[2]
+    parts = (image[:, :, run].astype(float) for run in runs(Z, SLAB * Z // image.size))
+    d = np.concatenate([reduce(details, within, part) for part in parts], 2)
+    d = details(d, 2) if 2 in axes else d
     support = np.ones([3 if n >= 8 else 1 for n in image.shape])
     core = ndimage.binary_erosion(inside, support, border_value=0)
     middle = lambda n, s: np.clip(2 * np.arange(n) - 1, 0, s - 1)  # of each coefficient's support
     sizes = enumerate(zip(d.shape, image.shape))
     at = np.ix_(*[middle(n, s) if a in axes else np.arange(s) for a, (n, s) in sizes])
-    return d[core[at]], np.median(image[core]) if core.any() else 0.0
+    return d[core[at]], np.median(image[core].astype(float)) if core.any() else 0.0
 
 
 def _wavelet(x, mask, n_coils, bvals):
@@ -260,7 +278,7 @@ def _wavelet(x, mask, n_coils, bvals):
     inside = auto_mask(x if x.ndim == 3 else x.mean(-1)) if mask is None else np.asarray(mask, bool)
     sigma = []
     for v in [x] if x.ndim == 3 else np.moveaxis(x, -1, 0):
-        d, level = _interior_details(v.astype(float), inside)
+        d, level = _interior_details(v, inside)
         if d.size < 100:
             raise InputError(
                 f'wavelet: only {d.size} coefficients inside the object; give a larger mask'
@@ -283,7 +301,8 @@ def _residual(x, inside):
         power, axes = np.linalg.eigh(np.cov(x[inside].astype(float).T))
         least = axes[:, np.argmax(power > 1e-9 * power[-1])]
         return x @ least, x[..., np.argmax(np.abs(least))]
-    rows = x[inside][:: max(1, int(inside.sum()) // 5000)].astype(float).T
+    few = np.flatnonzero(inside)[:: max(1, int(inside.sum()) // 5000)]
+    rows = (x[np.unravel_index(few, inside.shape)] / magnitude_of(x)).astype(float).T
     like = np.corrcoef(rows + 1e-12 * np.arange(rows.shape[1])) - 2 * np.eye(len(rows))
     i, j = np.unravel_index(np.nanargmax(like), like.shape)
     scale = (rows[i] @ rows[j]) / max(rows[j] @ rows[j], 1e-30)
@@ -369,8 +388,8 @@ def _with_interval(found, x, mask, free):
         return found
     signed = found.distribution == 'gaussian'
     inside = auto_mask(x if x.ndim == 3 else x.mean(-1)) if mask is None else np.asarray(mask, bool)
-    unit = float(magnitude_of(x))
-    seen = object_noise(*_with_scene(x / unit, inside))
+    scaled, unit = _in_range(x)
+    seen = object_noise(*_with_scene(scaled, inside))
     if seen is None:
         return _alone(found)
     seen = _times(seen, unit)
@@ -393,6 +412,14 @@ def _with_interval(found, x, mask, free):
 
 # Motion counts as noise between repeats, and MP-PCA misses a part of correlated noise
 _DOUBT = dict(repeats=(1.3, 1.1), mppca=(1.1, 1.25))
+
+
+def _in_range(x):
+    "The image as floats, divided by a power of two where they are tiny or huge; that number"
+    unit = magnitude_of(x)
+    if x.dtype.kind == 'f' and 1e-3 <= unit <= 1e6:
+        return x, 1.0
+    return x / unit, float(unit)
 
 
 def _times(seen, unit):
@@ -439,9 +466,9 @@ def estimate_sigma(
     if how == 'auto':
         how, reason = _choose(x, mask, bvals)
         why = [f'chosen because: {reason}']
-    unit = magnitude_of(x)
-    how, sigma, notes = _found(how, bool(why), x / unit, mask, 0 if signed else n_coils, bvals)
-    sigma = sigma * float(unit)
+    scaled, unit = _in_range(x)
+    how, sigma, notes = _found(how, bool(why), scaled, mask, 0 if signed else n_coils, bvals)
+    sigma = sigma * unit
     if signed:
         found = NoiseEstimate(sigma, how, 'gaussian', 1, None, why + notes)
         return _with_interval(found, x, mask, bool(why))
