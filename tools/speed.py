@@ -142,6 +142,7 @@ def timed(words, lock=None):
             whole = time.perf_counter() - start
         finally:
             process.kill()  # Where the tool is interrupted; one that has ended stays as it is
+            process.wait()
             ended.set()
             watcher.join()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
