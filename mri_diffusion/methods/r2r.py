@@ -97,6 +97,7 @@ def decompose_series(
     modes: Components | None = None,  # Components of an earlier training; None: found here
     K: int = 0,  # Components kept; 0: those above the noise
     smooth: bool = False,  # Of those, too, that are above it after smoothing
+    around: bool = False,  # Scores also outside of `mask`, for a network that looks around
     name: str = 'r2r',  # Of the method, for errors
 ) -> dict:  # use, weights, mask, sigma, states, modes, amplitudes, notes, magnitude
     "Bring a series to principal components with noise of std one"
@@ -116,7 +117,8 @@ def decompose_series(
     if smooth and not K:
         modes = with_smooth_components(modes, states, inside)
     amplitudes = modes.amplitudes(states)
-    amplitudes *= (weights > 0)[..., None]
+    seen = _voxel_weights(x)[0] if around and mask is not None else weights
+    amplitudes *= (seen > 0)[..., None]
     return dict(
         use=use,
         weights=weights,

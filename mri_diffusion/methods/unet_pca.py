@@ -116,7 +116,7 @@ def denoise_unet_pca(
     "The network of the package on the principal components of a series"
     _checked(copies, strength, probes)
     ready = decompose_series(
-        data, bvals, mask, sigma, n_coils, K=modes, smooth=True, name='unet_pca'
+        data, bvals, mask, sigma, n_coils, K=modes, smooth=True, around=True, name='unet_pca'
     )
     found, notes = ready['modes'], list(ready['notes'])
     kernel = _noise_kernel(ready) if probes else None
