@@ -380,6 +380,7 @@ def denoise_supervised(
     if sigmas is not None:
         levels = [float(s / scaling.scale) for s, scaling in zip(sigmas, scalings)]
     net.eval().to(device)
+    notes = _other_kind(magnitude, learned) + _strange_levels(levels, learned)
     out = denoise_array(
         [_predictor(net, kind, schedule, level, config, magnitude, device) for level in levels],
         np.stack([s.apply(series[..., v]) for v, s in enumerate(scalings)], -1),
@@ -389,10 +390,10 @@ def denoise_supervised(
         net.divisor,
         device=device,
         quiet=quiet,
+        notes=notes,
     )
     out = np.stack([s.undo(out[..., v]) for v, s in enumerate(scalings)], -1).astype(np.float32)
     denoised = out if data.ndim == 4 else out[..., 0]
-    notes = _other_kind(magnitude, learned) + _strange_levels(levels, learned)
     return dict(denoised=denoised, notes=notes)
 
 # %% ../../nbs/methods/41_supervised.ipynb #41410008

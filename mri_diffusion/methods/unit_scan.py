@@ -15,7 +15,12 @@ from ..core import InputError, progress
 from .bands import correct_bands
 from .finetune import finetune_scan
 from .level import checked_level
-from .pretrained import apply_memory, check_copies, denoise_volume
+from mri_diffusion.methods.pretrained import (
+    apply_memory,
+    check_copies,
+    denoise_volume,
+    memory_notes,
+)
 from .trust import denoise_carefully, denoise_share, volume_std
 from ..nets.unit_unet import UnitDenoiser
 from ..noise.correlation import noise_kernel
@@ -54,6 +59,11 @@ def _kernel(x):
         return noise_kernel(np.ascontiguousarray(x), dims=2)[0]
     except InputError:
         return None
+
+
+def _joined(volumes, shape):
+    "A series of its volumes; a single one is not copied"
+    return volumes[0].reshape(shape) if len(volumes) == 1 else np.stack(volumes, -1)
 
 
 def _once(lines):
@@ -107,9 +117,9 @@ def denoise_unit(
             about = dict(denoised=y, share=share, kernel=_kernel(x), probes=probes, seed=seed)
             about |= dict(bands=change)
             stds.append(volume_std(one, x, *told, **about, **how))
-    found = dict(denoised=np.stack(out, -1).reshape(data.shape), notes=_once(notes))
+    found = dict(denoised=_joined(out, data.shape), notes=_once(notes) + memory_notes(net))
     found |= _level_used(sigma, factors, data.ndim)
-    return found | (dict(std=np.stack(stds, -1).reshape(data.shape)) if probes else {})
+    return found | (dict(std=_joined(stds, data.shape)) if probes else {})
 
 
 def _factor(net, x, told, mask, half):

@@ -250,7 +250,7 @@ def _local(x, where, width=25):
         out[at] = total / np.maximum(n, 1e-12)
     return out
 
-
+# %% ../../nbs/noise/17_correlation.ipynb #6978d092
 def _series_kernel(x, inside, bvals, dims, reach):
     "Correlation of a series' noise, and its source"
     same = [] if bvals is None else repeats_of(x.shape[3], bvals)
