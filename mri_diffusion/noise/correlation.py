@@ -138,7 +138,7 @@ def _corners(inside, p, most):
 def _cut(x, at, p):
     "(N, voxels) patches at these corners"
     windows = np.lib.stride_tricks.sliding_window_view(x, p)
-    return windows[tuple(at.T)].reshape(len(at), -1).astype(np.float32)
+    return windows[tuple(at.T)].reshape(len(at), int(np.prod(p))).astype(np.float32)
 
 # %% ../../nbs/noise/17_correlation.ipynb #97f5f369
 def _flattest(x, inside, p, order, patches=200):

@@ -206,13 +206,16 @@ def auto_mask(
     if not ref.max() > max(ref.min(), 0):
         why = 'the image is constant or not positive'
         raise InputError(f'no foreground can be found: {why}; give a mask')
-    ref = np.minimum(ref, np.percentile(ref[ref > 0], 99))
-    ref = np.minimum(ref, 2 * np.median(ref[ref > threshold_otsu(ref.ravel())]))
-    smooth = ndi.gaussian_filter(ref, [width if n > 1 else 0 for n in ref.shape])
-    otsu = threshold_otsu(smooth.ravel())
-    labels, n = ndi.label(smooth > min(otsu, np.median(smooth[smooth > otsu]) / 3))
-    mask = labels == 1 + np.argmax(ndi.sum_labels(np.ones_like(ref), labels, range(1, n + 1)))
-    return _fill(mask)
+    otsu, middle = lambda x: threshold_otsu(x.ravel('K')), dict(q=50, overwrite_input=True)
+    ref = np.minimum(ref, np.percentile(ref[ref > 0], 99, overwrite_input=True))
+    np.minimum(ref, 2 * np.percentile(ref[ref > otsu(ref)], **middle), out=ref)
+    ref = ndi.gaussian_filter(ref, [width if n > 1 else 0 for n in ref.shape])
+    level = otsu(ref)
+    inside = ref > min(level, np.percentile(ref[ref > level], **middle) / 3)
+    del ref  # Labels take as much
+    labels, n = ndi.label(inside)
+    sizes = sum(np.bincount(plane.ravel(), minlength=n + 1) for plane in labels)
+    return _fill(labels == 1 + np.argmax(sizes[1:]))
 
 
 def _negative_signal(x):

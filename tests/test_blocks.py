@@ -1,6 +1,4 @@
-"""A denoising of a series takes three times the series and a constant; blocks change nothing."""
-
-import sys
+"A series is worked on block by block: the result is that of one piece"
 
 import numpy as np
 import pytest
@@ -11,12 +9,6 @@ from mri_diffusion.methods.wiener import denoise_wiener
 from mri_diffusion.noise.components import row_blocks, series_sigma
 from mri_diffusion.noise.models import add_noise
 from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
-
-sys.path.insert(0, 'tools')
-import memory  # noqa: E402
-
-THIN, THICK = (96, 96, 12, 33), (96, 96, 40, 33)
-MOST = 3.0  # Times the bytes of the series as float32
 
 
 @pytest.fixture(scope='module')
@@ -47,27 +39,3 @@ def test_level_needs_no_whole_copies(noisy, monkeypatch):
     whole = series_sigma(noisy[0])[0]
     monkeypatch.setattr(row_blocks, '__defaults__', (1,))
     assert np.allclose(series_sigma(noisy[0])[0], whole, rtol=1e-4)
-
-
-@pytest.fixture(scope='module')
-def scans(tmp_path_factory):
-    folders = {}
-    for shape in (THIN, THICK):
-        folders[shape] = tmp_path_factory.mktemp('x'.join(map(str, shape)))
-        memory.make(folders[shape], shape)
-    return folders
-
-
-@pytest.mark.parametrize(
-    'method', ['wiener', ['unet_pca', '--set', 'copies', '1'], ['wiener', '--std', 'std.nii']]
-)
-def test_three_times_the_series(scans, method):
-    method = [method] if isinstance(method, str) else method
-    command = ['denoise', 'noisy.nii', 'out.nii', '--residual', 'res.nii', '--method', *method]
-    peaks = {}
-    for shape, folder in scans.items():
-        peaks[shape], _, said = memory.measure(command, folder)
-        assert not said
-    size = {shape: 4 * np.prod(shape) / 2**20 for shape in scans}
-    slope = (peaks[THICK] - peaks[THIN]) / (size[THICK] - size[THIN])
-    assert slope <= MOST + ('--std' in command), (peaks, slope)
