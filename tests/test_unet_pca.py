@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mri_diffusion.app.cli import main
 from mri_diffusion.app.denoiser import Denoiser, denoise
@@ -9,6 +10,7 @@ from mri_diffusion.core import InputError, generator, read_json
 from mri_diffusion.judge.scores import psnr
 from mri_diffusion.methods.unet_pca import clean_scores, denoise_unet_pca, simple_axes
 from mri_diffusion.methods.wiener import denoise_wiener
+from mri_diffusion.nets.unit_unet import UnitDenoiser
 from mri_diffusion.noise.components import find_components, to_states, with_smooth_components
 from mri_diffusion.noise.models import add_noise, add_rician_noise, correlated_noise
 from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
@@ -202,3 +204,24 @@ def test_a_mask_does_not_blind_the_network():
     free = run(noisy, **how)
     free, told, cut = (psnr(f['denoised'], scan.data, scan.mask) for f in (free, told, cut))
     assert abs(told - free) < 0.05 and told > cut + 0.02, (free, told, cut)
+
+
+def test_where_memory_runs_out_the_result_is_there_and_a_note(monkeypatch):
+    clean, _ = simulate_dmri(*make_gradients({1000: 6}, n_b0=2), shape=(72, 72, 8))
+    noisy, sizes = add_rician_noise(clean.data, 60.0, generator(0)), []
+    forward = UnitDenoiser.forward
+    whole = run(noisy, 60.0, modes=2)
+
+    def small(self, x, *args):
+        sizes.append(x.numel())
+        if x.numel() > 60 * 60 * 8:
+            raise torch.OutOfMemoryError('pretended')
+        return forward(self, x, *args)
+
+    monkeypatch.setattr(UnitDenoiser, 'forward', small)
+    found = run(noisy, 60.0, modes=2)
+    assert any('memory ran out' in n for n in found['notes'])
+    assert not any('memory' in n for n in whole['notes'])
+    assert sizes[0] > 60 * 60 * 8 and max(sizes[1:]) <= 60 * 60 * 8  # One try is enough
+    away = np.abs(found['denoised'] - whole['denoised'])
+    assert np.median(away) < 0.02 * 60

@@ -45,8 +45,8 @@ def commands(size):
     yield ('evaluate', '', ''), ['evaluate', scan, '--clean', clean, '--mask', 'mask.nii']
     default = ['denoise', scan, 'out.nii', *both]
     yield ('denoise, residual, report', 'default', ''), default
-    own = 'unet_pca wiener mppca patch2self' if series else 'unet diffusion'
-    for method in f'{own} nlmeans blur identity'.split():
+    own = 'unet_pca wiener mppca patch2self' if series else 'unet diffusion nlmeans'
+    for method in f'{own} blur identity'.split():
         told = ['--sigma', '20'] if method == 'nlmeans' else []
         yield ('denoise', method, ''), ['denoise', scan, 'out.nii', '--method', method, *told]
     learn = 'r2r ddm2' if series else 'diffdenoise noise2score'

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from ..checks import check_number
 from ..core import InputError, generator, progress
 from .method import PRESET_NAMES, Method
-from .pretrained import apply_net, check_copies, mirrored_mean
+from .pretrained import apply_net, check_copies, memory_notes, mirrored_mean
 from .r2r import _to_image, decompose_series
 from .shipped import load_shipped
 from .trust import _EPS, _LEFT, _SMOOTH, _probe
@@ -48,6 +48,7 @@ def clean_scores(
     seed: int = 0,  # Of the random fields
     device: str = 'cpu',  # Where to compute
     quiet: bool | None = None,  # No progress bar
+    notes: list | None = None,  # Where memory runs out, what was done about it is added here
 ) -> tuple[np.ndarray, np.ndarray | None]:  # (X, Y, Z, K); their variance, None without probes
     "Every score as an image, by the network of the package"
     probes, gen = _checked(copies, strength, probes), generator(seed)
@@ -66,7 +67,10 @@ def clean_scores(
             var[..., k] += ((moved - base) / _EPS) ** 2 / probes
         if probes:
             var[..., k] = gaussian_filter(var[..., k], _SMOOTH)
-    return _with_turned(out, net, scores, turn, copies // 2, how, quiet) if both else out, var
+    out = _with_turned(out, net, scores, turn, copies // 2, how, quiet) if both else out
+    if notes is not None:
+        notes += memory_notes(net)
+    return out, var
 
 
 def _with_turned(out, net, scores, turn, copies, how, quiet):
@@ -120,7 +124,7 @@ def denoise_unet_pca(
     )
     found, notes = ready['modes'], list(ready['notes'])
     kernel = _noise_kernel(ready) if probes else None
-    how = dict(copies=copies, strength=strength, probes=probes, kernel=kernel, **run)
+    how = dict(copies=copies, strength=strength, probes=probes, kernel=kernel, notes=notes, **run)
     turn = simple_axes(found.basis, found.power[: found.K])
     scores, var = clean_scores(ready['amplitudes'], turn, **how)
     notes += _modes_notes(ready, bvals)
