@@ -2,10 +2,9 @@
 
 Each command runs as a user runs it, in a process of its own, on a head that the phantom gives. Its
 peak is what the system counted (`ru_maxrss`); this process stays small, since a child begins with
-the count of its parent. Each runs on the whole scan and on a slab of it, too: `times` is how many more
-bytes the whole takes than the slab, for each byte that it has more as float32, and `constant_MiB`
-what is left then of the peak: Python, torch, imports, one window of a network. Rows are written as
-they come; those that OUT.csv holds are not run again, unless `--again`.
+the count of its parent. `beyond_MiB` is the peak less three times the scan as float32: Python, torch,
+imports, one window of a network. Rows are written as they come; those that OUT.csv holds are not run
+again, unless `--again`. An `hcp` scan takes half an hour of a core and 12 GiB a row.
 """
 
 import argparse
@@ -19,15 +18,11 @@ import time
 from pathlib import Path
 
 SIZES = dict(
-    slab=(128, 128, 12, 33),
     series=(128, 128, 60, 33),
-    hcp_slab=(145, 174, 12, 288),
     hcp=(145, 174, 145, 288),
-    slices=(256, 256, 40),
     volume=(256, 256, 256),
 )
-SLAB = dict(series='slab', hcp='hcp_slab', volume='slices')
-COLUMNS = 'size shape command method preset MiB constant_MiB times seconds said'.split()
+COLUMNS = 'size shape command method preset MiB scan_MiB beyond_MiB seconds said'.split()
 
 
 def make(folder, shape):
@@ -80,15 +75,15 @@ def main():
     if asked.out.exists():
         rows = list(csv.DictReader(asked.out.open()))
     for size in asked.sizes:
-        for scan in (SLAB[size], size):
-            run(asked, rows, scan, size)
+        run(asked, rows, size)
     write(asked.out, rows)
+    write_facts(asked.out)
 
 
-def run(asked, rows, size, of):
+def run(asked, rows, size):
     "Rows of one size"
     held = {(r['size'], r['command'], r['method']) for r in rows}
-    want = [(k, a) for k, a in commands(of) if not asked.only or {*k[:2]} & {*asked.only}]
+    want = [(k, a) for k, a in commands(size) if not asked.only or {*k[:2]} & {*asked.only}]
     if not asked.again:
         want = [(k, a) for k, a in want if (size, *k[:2]) not in held]
     if not want:
@@ -107,20 +102,25 @@ def run(asked, rows, size, of):
             print(*rows[-1].values(), flush=True)
 
 
-def mib(size):
-    "MiB of a scan as float32"
-    return 4 * math.prod(SIZES[size]) / 2**20
+FACTS = """
+import json, sys
+from mri_diffusion.core import environment, write_json
+write_json(sys.argv[1], dict(command=sys.argv[2], environment=environment()), force=True)
+"""
+
+
+def write_facts(out):
+    "How the table was made, by a process of its own, since this one stays small"
+    command = 'python tools/memory.py ' + ' '.join([out.name, *sys.argv[2:]])
+    run = [sys.executable, '-c', FACTS, out.with_suffix('.json'), command]
+    subprocess.run(run, check=True)
 
 
 def write(out, rows):
-    "The rows, those of whole scans beside their slabs"
-    peaks = {(r['size'], r['command'], r['method']): float(r['MiB']) for r in rows}
+    "The rows, each with what it takes beside three times the scan"
     for r in rows:
-        slab = SLAB.get(r['size'])
-        less, peak = peaks.get((slab, r['command'], r['method'])), float(r['MiB'])
-        if less is not None and not r['said']:
-            times = (peak - less) / (mib(r['size']) - mib(slab))
-            r |= dict(times=f'{times:.2f}', constant_MiB=round(peak - times * mib(r['size'])))
+        scan = 4 * math.prod(SIZES[r['size']]) / 2**20
+        r |= dict(scan_MiB=round(scan), beyond_MiB=round(float(r['MiB']) - 3 * scan))
     with out.open('w', newline='') as f:
         table = csv.DictWriter(f, COLUMNS, restval='', lineterminator='\n')
         table.writeheader()

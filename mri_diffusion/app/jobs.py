@@ -195,7 +195,8 @@ def simulate_scan(
     relative = sigma / level * g
     kind = noise, coils, correlation, generator(seed), scan.voxel_size
     np.divide(scan.data, np.float32(level), out=scan.data)
-    scan = scan.with_data(level * add_noise(scan.data, relative, *kind))
+    noisy = add_noise(scan.data, relative, *kind)
+    scan = scan.with_data(np.multiply(noisy, level, out=noisy))
     snr = level / sigma if snr is None else snr
     facts = dict(noise=noise, snr=snr, coils=coils, correlation_mm=correlation)
     record = make_sidecar(

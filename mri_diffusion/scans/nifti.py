@@ -363,7 +363,9 @@ def _from_array(data, affine, bvals, bvecs, mask):
 
 
 def _with_data(scan, data):
-    data = np.ascontiguousarray(np.asarray(data), dtype=np.float32)
+    data = np.asarray(np.asarray(data), dtype=np.float32)
+    if not (data.flags.c_contiguous or data.flags.f_contiguous):
+        data = np.ascontiguousarray(data)
     if data.ndim not in (3, 4) or data.shape[:3] != scan.shape[:3]:
         misfit = f'does not fit the grid {scan.shape[:3]} of the scan'
         raise InputError(f'array of shape {data.shape} {misfit}; keep the first three axes')
