@@ -1,7 +1,8 @@
-"""`python tools/headline.py`: the leaderboard's table and the line of seconds on the index page
+"""`python tools/headline.py`: the leaderboard's table, and what a series takes, on the index page
 
 The table comes from results/leaderboard.csv (of the lesions what it lacks from results/lesions.csv),
-the line from results/speed.json; methods that were not measured are left out.
+the seconds from results/speed.json, the memory from results/memory.csv; methods that were not
+measured are left out.
 """
 
 import json
@@ -113,14 +114,28 @@ def speed():
     )
 
 
+def memory():
+    "The line of memory: the largest scan, and what is needed beside three times a scan"
+    rows = pd.read_csv(root / 'results/memory.csv', keep_default_na=False)
+    large = rows[(rows['size'] == 'hcp') & (rows.method == 'default')].iloc[0]
+    most = {k: g.beyond_MiB.astype(float).max() / 1024 for k, g in rows.groupby('size')}
+    return (
+        f'Memory: {large["shape"].replace("x", " x ")}, {large.scan_MiB / 1024:.1f} GiB as float32, '
+        f'went through `denoise` in {large.MiB / 1024:.1f} GiB. No command took more than three '
+        f'times the scan as float32 and {most["series"]:.1f} GiB (128 x 128 x 60 x 33) or '
+        f'{most["volume"]:.1f} GiB (256 x 256 x 256): `tools/memory.py`, `results/memory.csv`.'
+    )
+
+
 PATTERNS = {  # What is replaced on the page -> what makes it
+    r'Memory: .*?`results/memory.csv`\.': memory,
     r'\| method \| T1 \|.*?(?=\n\n)': table,
     r'Seconds of a core that such a series takes.*?(?=\n\n|$)': speed,
 }
 
 
 def stale():
-    "True if the index page holds another table, or other seconds"
+    "True if the index page holds another table, other seconds or another memory"
     page = '\n'.join(
         ''.join(c['source']) for c in json.loads(INDEX.read_text(encoding='utf-8'))['cells']
     )
