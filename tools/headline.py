@@ -121,8 +121,8 @@ def memory():
     most = {k: g.beyond_MiB.astype(float).max() / 1024 for k, g in rows.groupby('size')}
     return (
         f'Memory: {large["shape"].replace("x", " x ")}, {large.scan_MiB / 1024:.1f} GiB as float32, '
-        f'went through `denoise` in {large.MiB / 1024:.1f} GiB. No command took more than three '
-        f'times the scan as float32 and {most["series"]:.1f} GiB (128 x 128 x 60 x 33) or '
+        f'went through `denoise` in {large.MiB / 1024:.1f} GiB. No command of the table took more '
+        f'than three times the scan as float32 and {most["series"]:.1f} GiB (128 x 128 x 60 x 33) or '
         f'{most["volume"]:.1f} GiB (256 x 256 x 256): `tools/memory.py`, `results/memory.csv`.'
     )
 
