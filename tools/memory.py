@@ -42,7 +42,7 @@ def commands(size):
     yield ('denoise, residual, report', 'default', ''), default
     own = 'unet_pca wiener mppca patch2self' if series else 'unet diffusion nlmeans'
     for method in f'{own} blur identity'.split():
-        told = ['--sigma', '20'] if method == 'nlmeans' else []
+        told = ['--sigma', '30'] if method == 'nlmeans' else []
         yield ('denoise', method, ''), ['denoise', scan, 'out.nii', '--method', method, *told]
     learn = 'r2r ddm2' if series else 'diffdenoise noise2score'
     for method in learn.split():
@@ -53,9 +53,10 @@ def commands(size):
 def measure(arguments, folder):
     "Peak in MiB, seconds, and the last line of a command that failed"
     command = [Path(sys.executable).with_name('mri-diffusion'), *arguments, '--force', '-q']
-    start = time.perf_counter()
+    start, told = time.perf_counter(), dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
     with open(folder / 'stderr', 'w') as err:
-        child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err)
+        how = dict(cwd=folder, env=told, stdout=subprocess.DEVNULL, stderr=err)
+        child = subprocess.Popen(command, **how)
         _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     said = (folder / 'stderr').read_text().strip().splitlines() if child.returncode else []
@@ -105,13 +106,15 @@ def run(asked, rows, size):
 FACTS = """
 import json, sys
 from mri_diffusion.core import environment, write_json
-write_json(sys.argv[1], dict(command=sys.argv[2], environment=environment()), force=True)
+about = dict(seed=0, threads=1, environment=environment())
+facts = dict(command=sys.argv[2], **about)
+write_json(sys.argv[1], facts)
 """
 
 
 def write_facts(out):
     "How the table was made, by a process of its own, since this one stays small"
-    command = 'python tools/memory.py ' + ' '.join([out.name, *sys.argv[2:]])
+    command = ' '.join(['python tools/memory.py', str(out), *sys.argv[2:]])
     run = [sys.executable, '-c', FACTS, out.with_suffix('.json'), command]
     subprocess.run(run, check=True)
 

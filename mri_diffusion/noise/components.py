@@ -7,6 +7,7 @@ __all__ = ['FEW', 'row_blocks', 'to_states', 'from_states', 'Components', 'find_
            'white_if_small', 'draw_noise', 'with_smooth_components', 'wiener', 'local_gain', 'local_wiener']
 
 # %% ../../nbs/noise/16_components.ipynb #05f17c12
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from .sigma import estimate_sigma
 from ..once import asked_once
 from ..scans.kind import is_signed
 from ..scans.nifti import auto_mask
+from ..slabs import runs
 
 # %% ../../nbs/noise/16_components.ipynb #16d00002
 def row_blocks(
@@ -27,8 +29,7 @@ def row_blocks(
     most: int = 2**19,  # Values of a block, unless one plane has more
 ) -> list[slice]:  # Of the first axis, in order
     "Blocks of an array that are small beside it"
-    step = max(1, most // max(1, int(np.prod(shape[1:]))))
-    return [slice(a, a + step) for a in range(0, shape[0], step)]
+    return list(runs(shape[0], most // max(1, math.prod(shape[1:]))))
 
 
 def _by_rows(
