@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = 'nbs/tutorials/01_noise.ipynb'
+NOTEBOOK = 'nbs/tutorials/02_noise.ipynb'
 
 
 def find_browser():

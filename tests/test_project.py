@@ -33,7 +33,7 @@ def dotted(path):
 
 text = {dotted(p): p.read_text(encoding='utf-8') for p in modules if not p.stem.startswith('_')}
 code = {name: ast.parse(source) for name, source in text.items()}
-ROOMS = ('scans', 'phantoms', 'noise', 'nets', 'learn', 'methods', 'judge', 'app')
+ROOMS = ('scans', 'phantoms', 'noise', 'nets', 'learn', 'methods', 'judge', 'app', 'course')
 
 
 def imported(module):
