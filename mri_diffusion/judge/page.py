@@ -26,7 +26,7 @@ h3{font-size:1rem;margin:1.2rem 0 0}
 .asked{margin:0;color:var(--soft)}
 .ok{--mark:var(--good)}.look{--mark:var(--care)}.bad{--mark:var(--bad)}
 .sign{color:var(--mark,var(--soft));font-weight:700;margin-right:.4rem}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem}
+.tiles{margin-top:1rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem}
 .tiles div{background:var(--band);border-radius:6px;padding:.6rem .9rem}
 .tiles b{display:block;font-size:1.5rem;line-height:1.3;font-variant-numeric:tabular-nums}
 .tiles span,.tiles small{display:block}
@@ -82,6 +82,7 @@ cursor:pointer}.bar button[aria-pressed=true]{background:var(--ink);color:var(--
 .facts tr{display:block;border-bottom:1px solid var(--line);padding:.4rem 0}
 .facts th,.facts td{display:block;width:auto!important;border:0;padding:.1rem 0}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}.stage{height:min(60vh,24rem)}}
+@page{margin:14mm}
 @media print{body{max-width:none;padding:0;font-size:11pt}.viewer{display:none}
 .scroll{max-height:none;overflow:visible}figure,tr,.tiles div,.verdict{break-inside:avoid}
 h2,h3,figcaption{break-after:avoid}.planes .row{max-width:15cm}

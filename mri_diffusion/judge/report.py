@@ -53,6 +53,7 @@ from mri_diffusion.judge.use import (
     answer_line,
     disagreement,
     in_doubt,
+    lowest_of,
     noise_shown,
     uses_of,
 )
@@ -259,6 +260,19 @@ def _limit(f):
     return f'{"at most" if side > 0 else "at least"} {f.threshold:.3g}'
 
 
+def _judged_lower(result, mask, shown, kernel, used):
+    "The audit with the lowest level that an estimator gives; None where that is no lower"
+    level, n = lowest_of(shown)
+    if level > used / 1.1:
+        return None
+    kind = 'gaussian' if result.noisy.kind == 'signed' else 'ncchi' if n > 1 else 'rician'
+    sigma = np.asarray(result.sigma, float) * (level / used)
+    try:
+        return audit(result.noisy.data, result.denoised.data, sigma, mask, kernel, kind, n)
+    except InputError:
+        return None
+
+
 def judge_result(
     result: object,  # With noisy, denoised, sigma, meta
     mask: np.ndarray | None = None,  # (X, Y, Z); None: `report_mask`
@@ -284,7 +298,8 @@ def judge_result(
     used = _one_sigma(sigma, mask)
     if isinstance(shown, str) or used is None:
         return found
-    return in_doubt(found, disagreement(used, shown, sigma_source(result)))
+    doubt = disagreement(used, shown, sigma_source(result))
+    return in_doubt(found, doubt, _judged_lower(result, mask, shown, kernel, used) if doubt else None)
 
 # %% ../../nbs/judge/53_report.ipynb #53d00003
 def _slice_mm(scan, k):
@@ -313,7 +328,7 @@ def _findings_html(found, scan):
         for f in sorted(found.findings, key=lambda f: f.ok)
     )
     return (
-        f'<details{"" if found.verdict == "no fault found" else " open"}><summary>What the '
+        f'<details{"" if all(f.ok for f in found.findings) else " open"}><summary>What the '
         f'verdict rests on</summary><div class="scroll" tabindex="0"><table id="findings" '
         f'class="facts"><thead><tr><th>what</th><th>measured</th><th>limit</th><th>what it '
         f'means</th></tr></thead><tbody>{rows}</tbody></table></div></details>'
@@ -325,13 +340,14 @@ _KINDS = {  # Verdict -> class of its colour, sign
     'look': ('look', '!'),
     'do not trust': ('bad', '\N{MULTIPLICATION X}'),
 }
+_MEANT = dict(values=' (brightness, diffusion, relaxation)')
 _ANSWERS = dict(zip(('yes', 'with care', 'no'), _KINDS.values()))
 
 
 def _uses_html(found):
     "For what the denoised scan may be used, a row each"
     rows = ''.join(
-        f'<tr><th scope="row">For {USES[k]}</th><td class="{_ANSWERS[v][0]}"><span class="sign" '
+        f'<tr><th scope="row">For {USES[k]}{_MEANT.get(k, "")}</th><td class="{_ANSWERS[v][0]}"><span class="sign" '
         f'aria-hidden="true">{_ANSWERS[v][1]}</span>{v}</td></tr>'
         for k, v in uses_of(found).items()
     )
