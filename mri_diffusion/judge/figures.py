@@ -404,7 +404,9 @@ def _volumes_html(rows, has_sigma):
     return (
         '<h2>Volume by volume</h2><p>Dots that leave the others deserve a look at that volume. '
         'The line is where an ideal result lies at high signal.</p>'
-        + _chart(_draw_volumes(rows, has_sigma), 3.4, 'size and correlation of the residual by volume')
+        + _chart(
+            _draw_volumes(rows, has_sigma), 3.4, 'size and correlation of the residual by volume'
+        )
         + '<div class="scroll" tabindex="0"><table id="volumes">'
         f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )

@@ -299,7 +299,9 @@ def judge_result(
     if isinstance(shown, str) or used is None:
         return found
     doubt = disagreement(used, shown, sigma_source(result))
-    return in_doubt(found, doubt, _judged_lower(result, mask, shown, kernel, used) if doubt else None)
+    return in_doubt(
+        found, doubt, _judged_lower(result, mask, shown, kernel, used) if doubt else None
+    )
 
 # %% ../../nbs/judge/53_report.ipynb #53d00003
 def _slice_mm(scan, k):
@@ -315,9 +317,10 @@ def _placed(text, scan):
     "A sentence with the position in mm behind each voxel or slice that it names"
     if not _oriented(scan):
         return text
-    voxel = lambda m: f'{m[0]} ({position_mm(scan, [int(v) for v in m.groups()])})'
+    voxel = lambda m: f'{m[0]} at {position_mm(scan, [int(v) for v in m.groups()])}'
     text = re.sub(r'near voxel (\d+), (\d+), (\d+)', voxel, text)
-    return re.sub(r'most of all slice (\d+)', lambda m: f'{m[0]} ({_slice_mm(scan, int(m[1]))})', text)
+    number = lambda m: f'{m[0]} at {_slice_mm(scan, int(m[1]))}'
+    return re.sub(r'most of all slice (\d+)', number, text)
 
 # %% ../../nbs/judge/53_report.ipynb #74be0761
 def _findings_html(found, scan):
