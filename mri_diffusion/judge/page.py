@@ -59,7 +59,8 @@ border-bottom:1px solid var(--line)}thead th{color:var(--soft);font-weight:600}
 .facts th[scope]{width:28%;font-weight:600}
 .number{width:20%;font-variant-numeric:tabular-nums;font-weight:600}
 .scroll{overflow:auto;max-height:24rem}.uses{width:auto;margin:.4rem 0}
-.uses th,.uses td{border:0;padding:.1rem 1.2rem .1rem 0;font-weight:400}.uses td{font-weight:600}
+.uses th,.uses td{border:0;padding:.1rem 1.2rem .1rem 0;font-weight:400}.uses td{font-weight:600;
+white-space:nowrap}
 .scroll thead th{position:sticky;top:0;background:var(--paper)}.scroll table{overflow-wrap:normal}
 dl{display:grid;grid-template-columns:minmax(7rem,14rem) 1fr;gap:.25rem 1rem}dt{color:var(--soft)}
 dd{margin:0;font-family:ui-monospace,monospace;font-size:.85rem}

@@ -458,7 +458,7 @@ def provenance(
     return {k: str(v) for k, v in out.items()}
 
 # %% ../../nbs/judge/53_report.ipynb #3b9d09d3
-def _summary(result, p):
+def _summary(result, p, mask):
     "One sentence: what was done"
     noisy, s = result.noisy, result.sigma
     if s is None:
@@ -467,6 +467,7 @@ def _summary(result, p):
         level = f'with sigma = {float(s):.4g}'
     else:
         level = 'with one sigma a volume' if np.ndim(s) == 1 else 'with a map of sigma'
+        level += f' (median {_one_sigma(s, mask):.4g})'
     what = 'volume' if noisy.data.ndim == 3 else f'series of {noisy.n_volumes} volumes'
     name = 'An array' if p['input file'] == 'an array' else _text(p['input file'])
     size = f'{" x ".join(map(str, noisy.shape[:3]))} voxels of {_text(p["voxel size"])}'
@@ -512,7 +513,7 @@ class ReportFacts:
 def _title_html(f):
     "The answer first, then what was done"
     kind, sign = ('', '?') if isinstance(f.found, str) else _KINDS[f.found.verdict]
-    summary = _summary(f.result, f.provenance)
+    summary = _summary(f.result, f.provenance, f.mask)
     return (
         f'<h1 id="answer" class="{kind}"><span class="asked">May I use this denoised scan?</span> '
         f'<span class="sign" aria-hidden="true">{sign}</span>'
