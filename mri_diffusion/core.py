@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOCK', 'MriDiffusionError', 'InputError', 'needs_extra', 'check_output', 'held_path', 'temporary_folder',
            'atomic_path', 'locked', 'alone_in', 'plain', 'write_json', 'read_text', 'read_json', 'memory_limit',
-           'check_size', 'OneLine', 'generator', 'progress', 'environment']
+           'check_size', 'OneLine', 'generator', 'watch_progress', 'progress', 'environment']
 
 # %% ../nbs/00_core.ipynb #b5aa6f63
 import contextlib
@@ -21,8 +21,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
@@ -436,6 +438,32 @@ def generator(
     return torch.Generator(device=device).manual_seed(int(seed))
 
 # %% ../nbs/00_core.ipynb #54e3e743
+_watcher = ContextVar('watcher', default=None)  # call(what, done, of how many) of `watch_progress`
+
+
+@contextmanager
+def watch_progress(
+    call: Callable,  # call(what, done, of how many or None), again and again
+) -> Iterator[None]:
+    "Inside the block every bar of `progress` tells `call` how far it is, and prints nothing"
+    token = _watcher.set(call)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def _watched(call):
+    "A bar that tells `call` in the place of drawing itself"
+    from tqdm.std import tqdm
+
+    class Watched(tqdm):
+        def display(self, *args, **kwargs):
+            call(self.desc.removesuffix(': '), self.n, self.total)
+
+    return Watched
+
+
 def progress(
     items: Iterable,  # What to go through
     desc: str = '',  # Said before the bar
@@ -448,6 +476,9 @@ def progress(
         from tqdm.std import tqdm
     else:
         from tqdm.auto import tqdm
+    told = _watcher.get()
+    if told is not None:
+        return _watched(told)(items, desc=desc, total=total, file=StringIO(), **kwargs)
     if quiet is None:
         quiet = bool(os.environ.get('MRI_DIFFUSION_QUIET'))
     return tqdm(

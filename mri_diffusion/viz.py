@@ -260,18 +260,41 @@ def _png(fig):
     return file.getvalue()
 
 
-def _explore(draw_at, **controls):
-    "Show `draw_at()` as a picture, and below it the same under sliders"
+def _sharp_png(image, window, wanted=420):
+    "A slice as PNG bytes, each voxel a square of pixels, the longer side near `wanted` pixels"
+    from PIL import Image
+
+    (low, high), k = window, max(1, round(wanted / max(image.shape)))
+    grey = np.clip((np.asarray(image, float) - low) / (high - low), 0, 1)
+    grey = np.round(255 * grey.T[::-1]).astype(np.uint8).repeat(k, 0).repeat(k, 1)
+    file = BytesIO()
+    Image.fromarray(grey).save(file, 'png')
+    return file.getvalue()
+
+
+def _true_size(picture):
+    "A picture of a page as wide as its PNG, never stretched, on a narrow screen no wider than that"
+    wide = int.from_bytes(picture.value[16:20], 'big')  # doi:10.17487/RFC2083, IHDR
+    layout = dict(width=f'{wide}px', max_width='100%', height='auto', align_self='flex-start')
+    for k, v in layout.items():
+        setattr(picture.layout, k, v)
+
+
+def _explore(draw_at, png_at=None, **controls):
+    "Show `draw_at()` as a picture, and below it the same, or PNG of its own, under sliders"
     widgets = needs_extra('ipywidgets', 'lab', 'a page with sliders')
     from IPython.display import display
 
     values = lambda: {k: w.value for k, w in controls.items()}
     fallback = draw_at(**values())
     display(fallback)
-    picture = widgets.Image(value=_png(fallback), format='png')
+    png_at = png_at or (lambda **at: _png(draw_at(**at)))
+    picture = widgets.Image(value=png_at(**values()), format='png')
+    _true_size(picture)
 
     def redraw(change):
-        picture.value = _png(draw_at(**values()))
+        picture.value = png_at(**values())
+        _true_size(picture)
 
     for w in controls.values():
         w.observe(redraw, 'value')
@@ -304,11 +327,16 @@ def explore_slices(
         which = dict(min=0, max=a.shape[3] - 1, description='volume', continuous_update=False)
         controls['volume'] = widgets.IntSlider(0, **which)
 
-    def at(where, plane, volume=0):
-        index = int(round(where / 100 * (a.shape[plane] - 1)))
-        return show_slices(a, plane, indices=[index], volume=volume, window=window)
+    index = lambda where, plane: int(round(where / 100 * (a.shape[plane] - 1)))
 
-    return _explore(at, **controls)
+    def at(where, plane, volume=0):
+        shown = dict(indices=[index(where, plane)], volume=volume, window=window)
+        return show_slices(a, plane, **shown)
+
+    def png(where, plane, volume=0):
+        return _sharp_png(get_slice(a, plane, index(where, plane), volume), window)
+
+    return _explore(at, png, **controls)
 
 # %% ../nbs/00_viz.ipynb #c27e5af0
 def _corrupt(image, sigma, kind):
