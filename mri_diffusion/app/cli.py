@@ -530,6 +530,8 @@ def _run(
     params = _pairs(p, '-p')
     if sweep is None:
         said = result_text(experiments.run_experiment(experiment, out, params))
+        if os.environ.get('RANK', '0') != '0':  # the first of several processes speaks
+            return
     else:
         how = (params, jobs, cluster, submit_options(_pairs(submit, '--submit')))
         said = sweep_text(experiments.sweep(experiment, sweep, out, *how), out)
