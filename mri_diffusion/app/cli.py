@@ -86,6 +86,20 @@ class _Stopped(Exception):
     "Ctrl-C"
 
 
+# Arguments that are files to read
+_READ = 'path', 'denoised', 'noisy', 'clean', 'repeats', 'bval', 'bvec', 'mask', 'noise_scan'
+
+
+def _check_there(given):
+    "Refuse a file that is missing before anything heavy is imported"
+    for value in map(given.get, _READ):
+        for p in value if isinstance(value, list) else [value]:
+            if isinstance(p, Path) and not p.exists():
+                from mri_diffusion.core import InputError
+
+                raise InputError(f'{p}: no such file; check the name and the folder')
+
+
 def _command(name, **kwargs):
     "Register a command"
 
@@ -93,6 +107,7 @@ def _command(name, **kwargs):
         @functools.wraps(f)
         def call(*args, **kw):
             try:
+                _check_there(kw)
                 f(*args, **kw)
             except KeyboardInterrupt as e:
                 raise _Stopped(str(e)) from None
@@ -234,12 +249,10 @@ def _methods(
     quiet: _Quiet = False,
 ):
     "List the methods: what each needs, costs, and when to use it; or the settings of one."
-    from mri_diffusion.app.texts import settings_text
-    from mri_diffusion.methods.registry import get_method, methods_table
+    from mri_diffusion.app.texts import known_methods, settings_text
 
-    known = None if name is None else get_method(name).name
-    table = [m for m in methods_table() if known in (None, m['name'])]
-    if known is not None and not json:
+    table = known_methods(name)
+    if name is not None and not json:
         _echo(settings_text(table[0]))
         return
     if json:
