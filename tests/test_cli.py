@@ -1025,4 +1025,5 @@ def test_a_quick_answer_imports_nothing_heavy(words, tmp_path):
 
 
 def test_an_unknown_method_is_named(cli):
-    assert "method 'unett': unknown; choose from unet" in cli('methods', 'unett', code=2).err
+    got = cli('methods', 'unett')
+    assert got.code == 2 and "method 'unett': unknown; choose from unet" in got.err
