@@ -407,6 +407,7 @@ _Choose = _opt(
     'the noise level that the method is told.',
     'NAME V1,V2,...',
 )
+_PICTURE = 'Also write one .png: noisy, denoised, residual and, with --std, uncertainty.'
 _WHERE = 'Where to denoise; elsewhere the scan stays as it is. Without it everywhere.'
 
 # %% ../../nbs/app/62_cli.ipynb #8ed1745a
@@ -429,6 +430,7 @@ def _denoise(
     std: _file('--std', 'Also write the uncertainty, where the method gives one.') = None,
     report: _file('--report', 'Also write one self-contained .html page, with a verdict.') = None,
     report_notebook: _Notebook = None,
+    picture: _file('--picture', _PICTURE) = None,
     seed: _OwnSeed = None,
     device: _Device = 'auto',
     set: _Set = None,
@@ -439,10 +441,12 @@ def _denoise(
 ):
     "Denoise a scan."
     start = time.perf_counter()
-    scan, maps = (bval, bvec, mask, sigma), (residual, noise_map, std, report, report_notebook)
+    scan, pages = (bval, bvec, mask, sigma), (report, report_notebook, picture)
     choices = {k: v.split(',') for k, v in _pairs(choose, '--choose').items()}
     how = seed, device, _pairs(set, '--set'), force, bias_field, choices, noise_scan, coils
-    result = denoise_scan(path, out, method, model, *scan, preset, *maps, *how)
+    result = denoise_scan(
+        path, out, method, model, *scan, preset, residual, noise_map, std, *pages, *how
+    )
     seconds = time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))
     if json:
