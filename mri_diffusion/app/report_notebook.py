@@ -23,7 +23,8 @@ from mri_diffusion.core import (
     temporary_folder,
     write_json,
 )
-from ..judge.report import STYLE, provenance
+from ..judge.page import STYLE
+from ..judge.report import provenance
 from ..scans.nifti import Scan, load_like, stem
 
 # %% ../../nbs/app/61_report_notebook.ipynb #d3ac8861
@@ -51,6 +52,7 @@ _KEYS = dict(
     seed='Seed',
     environment='Environment',
     bias_field='BiasField',
+    sigma_interval='SigmaInterval',
 )
 
 

@@ -16,6 +16,14 @@ from ..scans.derivatives import source_name
 from ..scans.nifti import Scan, make_sidecar, stem
 
 # %% ../../nbs/app/60_result.ipynb #dbbaa9e7
+def _object(scan):
+    "(X, Y, Z) bool: where the object is; everywhere if none is found"
+    try:
+        return scan.foreground()
+    except InputError:
+        return np.ones(scan.shape[:3], bool)
+
+
 @dataclass(repr=False)
 class Result:
     "A denoised scan and what one must know to trust it"
@@ -35,11 +43,12 @@ class Result:
 
     @property
     def level(self) -> float | None:
-        "One number for the noise level: its median where it is known, image units"
+        "One number for the noise level: of a map its median inside the object, image units"
         if self.sigma is None:
             return None
         s = np.asarray(self.sigma, float)
-        return float(np.median(s[s > 0]))
+        s = s[_object(self.noisy)] if s.ndim > 2 else s
+        return float(np.median(s[s > 0])) if (s > 0).any() else None
 
     @property
     def residual(self) -> Scan:

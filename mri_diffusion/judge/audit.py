@@ -51,6 +51,8 @@ class Audit(OneLine):
     volumes: list[int]  # Volumes judged
     snr: float  # Median signal over sigma in the mask, of the first volume judged
     notes: list[str] = field(default_factory=list)  # What limits the judgement
+    doubt: str = field(default='', repr=False)  # Why the noise level is in doubt; empty: it is not
+    lower: str = field(default='', repr=False)  # Then: the verdict with the lowest level, if worse
 
     @property
     def table(self) -> 'pd.DataFrame':
