@@ -40,6 +40,7 @@ export: $(READY)
 	@$(BIN)/python tools/reading.py
 	@$(BIN)/ruff format --quiet nbs tests tools setup.py
 	@$(BIN)/nbdev_export
+	@$(BIN)/python tools/methods.py
 	@$(BIN)/nbdev_clean
 
 readme: $(READY)

@@ -38,7 +38,7 @@ setup(
     packages=[*find_packages(include=['mri_diffusion*']), 'mri_diffusion.notebooks'],
     package_dir={'mri_diffusion.notebooks': 'nbs/experiments'},
     package_data={
-        'mri_diffusion': ['py.typed', 'weights/*/*'],
+        'mri_diffusion': ['py.typed', 'weights/*/*', 'methods/table.json'],
         'mri_diffusion.notebooks': ['*.ipynb'],
     },
     entry_points=dict(

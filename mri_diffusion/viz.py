@@ -160,8 +160,10 @@ def show_triptych(
     volume: int = 0,  # Which volume of a series
     title: str | None = None,  # Said above the window
     aspect: float = 1.0,  # Height of a voxel over its width
+    # Uncertainty, of the shape of noisy or of one volume; shown in a window of its own
+    std: 'np.ndarray | torch.Tensor | None' = None,
 ) -> plt.Figure:
-    "noisy | denoised | residual = noisy - denoised (| clean), the residual in its own window"
+    "noisy | denoised | residual = noisy - denoised (| clean) (| std), the residual in its window"
     images = {'noisy': noisy, 'denoised': denoised}
     if clean is not None:
         images['clean'] = clean
@@ -173,11 +175,16 @@ def show_triptych(
     window = get_window(images.get('clean', images['noisy']), window)
     level = None if sigma is None else float(np.median(_array(sigma)))
     half = 3 * level if level else get_window(abs(residual))[1]
-    fig, axes = _figure(3 + (clean is not None), residual.shape, aspect)
-    for ax, name in zip((axes[0], axes[1], *axes[3:]), images):
+    n = 3 + (clean is not None)
+    fig, axes = _figure(n + (std is not None), residual.shape, aspect)
+    for ax, name in zip((axes[0], axes[1], *axes[3:n]), images):
         draw(ax, images[name], window, name, aspect=aspect)
     said = f'±3 sigma = ±{_number(half)}' if level else f'±{_number(half)}'
     draw(axes[2], residual, (-half, half), f'residual, {said}', aspect=aspect)
+    if std is not None:
+        spread = get_slice(std, plane, index, volume if _array(std).ndim == 4 else 0)
+        most = get_window(spread)[1]
+        draw(axes[n], spread, (0, most), f'uncertainty (std), to {_number(most)}', aspect=aspect)
     fig.suptitle(_caption(title, window, sigma), fontsize=9)
     return fig
 

@@ -993,3 +993,37 @@ def test_eight_coils_are_said(cli, tmp_path):
             got.code == 0
             and any('coils' in line for line in read_json(tmp_path / f'd{n}.json')['Notes']) is said
         ), got.err
+
+
+QUICK = {
+    'nothing': [],
+    'methods': ['methods'],
+    'a method': ['methods', 'r2r', '--json'],
+    'misspelt to denoise': ['denoise', 'nofile.nii', 'out.nii'],
+    'misspelt to measure': ['noise', 'nofile.nii.gz'],
+    'misspelt to score': ['evaluate', 'nofile.nii', '--clean', 'none.nii'],
+    'misspelt mask': ['denoise', '.', 'out.nii', '--mask', 'nofile.nii'],
+    'misspelt to train': ['train', 'unet', 'nofile.nii', '--out', 'model'],
+}
+
+
+@pytest.mark.parametrize('words', QUICK.values(), ids=QUICK)
+def test_a_quick_answer_imports_nothing_heavy(words, tmp_path):
+    "Each of these takes a second or more to import"
+    code = (
+        'import sys; from mri_diffusion.app.cli import main; rc = main(sys.argv[1:]); '
+        "print(*sys.modules, file=open('modules', 'w')); sys.exit(rc)"
+    )
+    call = [sys.executable, '-c', code, *words]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    heavy = {'torch', 'monai', 'dipy', 'scipy', 'pandas', 'matplotlib', 'nibabel'}
+    assert not heavy & set((tmp_path / 'modules').read_text().split())
+    if 'nofile' in ' '.join(words):
+        assert done.returncode == 2 and 'no such file; check the name and the folder' in done.stderr
+    else:
+        assert done.returncode == 0 and len(done.stdout) > 500
+
+
+def test_an_unknown_method_is_named(cli):
+    got = cli('methods', 'unett')
+    assert got.code == 2 and "method 'unett': unknown; choose from unet" in got.err

@@ -15,6 +15,7 @@ sys.path.insert(0, str(root / 'tools'))
 import check_docs  # noqa: E402
 import headline  # noqa: E402
 import measure  # noqa: E402
+import methods as methods_table  # noqa: E402
 import pages as page_rules  # noqa: E402
 import project  # noqa: E402
 import reading  # noqa: E402
@@ -279,6 +280,12 @@ def test_wheel_installs_and_finds_its_experiments(built, tmp_path):
     assert Path(folder) == tmp_path / 'mri_diffusion' / 'notebooks' and set(names) == {
         p.stem for p in experiments
     }
+
+
+def test_the_table_of_methods_is_what_the_methods_say():
+    assert methods_table.FILE.read_text(encoding='utf-8') == methods_table.text(), (
+        'run python tools/methods.py'
+    )
 
 
 def test_every_page_names_its_next_and_folds_its_proofs():

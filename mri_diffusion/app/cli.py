@@ -86,6 +86,20 @@ class _Stopped(Exception):
     "Ctrl-C"
 
 
+# Arguments that are files to read
+_READ = 'path', 'denoised', 'noisy', 'clean', 'repeats', 'bval', 'bvec', 'mask', 'noise_scan'
+
+
+def _check_there(given):
+    "Refuse a file that is missing before anything heavy is imported"
+    for value in map(given.get, _READ):
+        for p in value if isinstance(value, list) else [value]:
+            if isinstance(p, Path) and not p.exists():
+                from mri_diffusion.core import InputError
+
+                raise InputError(f'{p}: no such file; check the name and the folder')
+
+
 def _command(name, **kwargs):
     "Register a command"
 
@@ -93,6 +107,7 @@ def _command(name, **kwargs):
         @functools.wraps(f)
         def call(*args, **kw):
             try:
+                _check_there(kw)
                 f(*args, **kw)
             except KeyboardInterrupt as e:
                 raise _Stopped(str(e)) from None
@@ -234,12 +249,10 @@ def _methods(
     quiet: _Quiet = False,
 ):
     "List the methods: what each needs, costs, and when to use it; or the settings of one."
-    from mri_diffusion.app.texts import settings_text
-    from mri_diffusion.methods.registry import get_method, methods_table
+    from mri_diffusion.app.texts import known_methods, settings_text
 
-    known = None if name is None else get_method(name).name
-    table = [m for m in methods_table() if known in (None, m['name'])]
-    if known is not None and not json:
+    table = known_methods(name)
+    if name is not None and not json:
         _echo(settings_text(table[0]))
         return
     if json:
@@ -394,6 +407,7 @@ _Choose = _opt(
     'the noise level that the method is told.',
     'NAME V1,V2,...',
 )
+_PICTURE = 'Also write one .png: noisy, denoised, residual and, with --std, uncertainty.'
 _WHERE = 'Where to denoise; elsewhere the scan stays as it is. Without it everywhere.'
 
 # %% ../../nbs/app/62_cli.ipynb #8ed1745a
@@ -416,6 +430,7 @@ def _denoise(
     std: _file('--std', 'Also write the uncertainty, where the method gives one.') = None,
     report: _file('--report', 'Also write one self-contained .html page, with a verdict.') = None,
     report_notebook: _Notebook = None,
+    picture: _file('--picture', _PICTURE) = None,
     seed: _OwnSeed = None,
     device: _Device = 'auto',
     set: _Set = None,
@@ -426,10 +441,12 @@ def _denoise(
 ):
     "Denoise a scan."
     start = time.perf_counter()
-    scan, maps = (bval, bvec, mask, sigma), (residual, noise_map, std, report, report_notebook)
+    scan, pages = (bval, bvec, mask, sigma), (report, report_notebook, picture)
     choices = {k: v.split(',') for k, v in _pairs(choose, '--choose').items()}
     how = seed, device, _pairs(set, '--set'), force, bias_field, choices, noise_scan, coils
-    result = denoise_scan(path, out, method, model, *scan, preset, *maps, *how)
+    result = denoise_scan(
+        path, out, method, model, *scan, preset, residual, noise_map, std, *pages, *how
+    )
     seconds = time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))
     if json:
@@ -530,6 +547,8 @@ def _run(
     params = _pairs(p, '-p')
     if sweep is None:
         said = result_text(experiments.run_experiment(experiment, out, params))
+        if os.environ.get('RANK', '0') != '0':  # the first of several processes speaks
+            return
     else:
         how = (params, jobs, cluster, submit_options(_pairs(submit, '--submit')))
         said = sweep_text(experiments.sweep(experiment, sweep, out, *how), out)

@@ -36,6 +36,7 @@ from ..methods.method import GIVES, Method, make_config
 from ..methods.registry import get_method
 from ..once import keep_answers
 from ..scans.nifti import Scan
+from ..slabs import memory_said
 
 # %% ../../nbs/app/60_denoiser.ipynb #f71737e9
 def _as_scan(
@@ -387,21 +388,23 @@ def _apply(d, scan, sigma, noise):
     check_sigma(sigma, scan)
     if between is None and (d.learned or {}).get('needs_sigma'):
         notes += _far_off(sigma, scan, noise)
-    out = m.denoise(
-        scan.data,
-        sigma,
-        mask=scan.mask,
-        bvals=scan.bvals,
-        bvecs=scan.bvecs,
-        voxel_size=scan.voxel_size,
-        config=d.config,
-        net=d.net,
-        learned=d.learned,
-        seed=d.seed,
-        device=d.device,
-        quiet=d.quiet,
-    )
+    with memory_said() as lacking:
+        out = m.denoise(
+            scan.data,
+            sigma,
+            mask=scan.mask,
+            bvals=scan.bvals,
+            bvecs=scan.bvecs,
+            voxel_size=scan.voxel_size,
+            config=d.config,
+            net=d.net,
+            learned=d.learned,
+            seed=d.seed,
+            device=d.device,
+            quiet=d.quiet,
+        )
     out, said = _keep_noise_free(out, scan, sigma)
+    said += lacking
     sigma = out.get('sigma_found') if sigma is None else sigma
     if 'sigma_used' in out:
         sigma, origin = out['sigma_used'], f'{origin}, corrected'

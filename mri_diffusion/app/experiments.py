@@ -431,14 +431,31 @@ def _claim(out, params):
     return None
 
 # %% ../../nbs/app/61_experiments.ipynb #d8a1296a
-def _alone_only(label):
-    "Refuse to run in several processes, each of which would do all of the work"
-    world = os.environ.get('WORLD_SIZE', '1')
-    if world not in ('', '1'):
+def _world():
+    "How many processes accelerate (or torchrun) has started, and which this one is, 0 first"
+    return tuple(int(os.environ.get(k) or n) for k, n in (('WORLD_SIZE', 1), ('RANK', 0)))
+
+
+def _rank(source):
+    "Which of several processes this one is; refused where each would do all of the work"
+    world, rank = _world()
+    cells = json.loads(source.read_text(encoding='utf-8'))['cells'] if world > 1 else []
+    if world > 1 and not any('shared' in c['metadata'].get('tags', []) for c in cells):
         raise InputError(
-            f'{label}: an experiment runs in one process, not in {world} (WORLD_SIZE); start it '
-            f'without accelerate launch'
+            f'{source.stem}: an experiment runs in one process, not in {world} (WORLD_SIZE); start '
+            f'it without accelerate launch'
         )
+    return rank
+
+
+@contextlib.contextmanager
+def _own_folder(rank, out):
+    "Where a process of a shared run works: the first in `out`, the others in passing"
+    if rank == 0 or (out / 'result.json').exists():
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix='run-', ignore_cleanup_errors=True) as d:
+        yield Path(d)
 
 
 @alone_in('out')
@@ -449,12 +466,18 @@ def run_experiment(
     params: dict | None = None,  # What differs from the defaults: name -> value or text
     quiet: bool | None = None,  # True: no bars; None: ask the environment (MRI_DIFFUSION_QUIET)
 ) -> dict:  # What the notebook put into result.json
-    "Run an experiment in `out` by papermill"
+    "Run an experiment in `out` by papermill; under `accelerate launch` one that shares its work"
     source, out = _notebook(name), Path(out).expanduser().resolve()
-    _alone_only(source.stem)
+    rank = _rank(source)
     params = plain(_check_parameters(name, params))
     if quiet is None:
-        quiet = bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+        quiet = rank > 0 or bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+    with _own_folder(rank, out) as folder:
+        return _run_in(folder, source, params, quiet)
+
+
+def _run_in(out, source, params, quiet):
+    "What result.json says, after a run or from one before"
     _claim(out, params)
     finished = out / 'result.json'
     if finished.exists():
@@ -635,6 +658,8 @@ def sweep(
 ) -> 'pd.DataFrame':  # `collect(out)`
     "Run an experiment once per setting; a second start skips what is finished"
     check_cluster(cluster, jobs, options)
+    if _world()[0] > 1:
+        raise InputError('a sweep starts its own processes; start it without accelerate launch')
     if isinstance(settings, (str, Path)):
         settings = _read_settings(settings)
     if len(settings) == 0:

@@ -518,6 +518,8 @@ def denoise_scan(
     std: Path | str | None = None,  # Also write the uncertainty there, if the method gives one
     report: Path | str | None = None,  # Also write one .html page there
     report_notebook: str | None = None,  # Notebook that writes the page; None: `report`
+    # Also write one .png there: noisy, denoised, residual and, where there is one, uncertainty
+    picture: Path | str | None = None,
     seed: int | None = None,  # Fixes what is random; None: 0, or that of the model
     device: str = 'auto',  # auto, cpu, cuda, mps
     settings: dict | None = None,  # Settings of the method
@@ -534,6 +536,7 @@ def denoise_scan(
     from mri_diffusion.app.request import read_request
 
     named = dict(out=out, residual=residual, noise_map=noise_map, std=std, report=report)
+    named |= {} if picture is None else dict(picture=_check_picture(picture))
     outputs = {k: Path(p) for k, p in named.items() if p is not None}
     maps = [p for p in (residual, noise_map, std) if p is not None]
     level = _one_level(sigma, noise_scan, coils)
@@ -541,7 +544,8 @@ def denoise_scan(
     inputs = [path, bval, bvec, mask, level if _is_path(level) else None]
     records = [f for p in (out, *maps) for f in _files_of(p, ['.json'])]
     kept = None if force else read_request(_files_of(out, ['.json'])[1], outputs)
-    _check_files([*records, report] if kept is None else [], inputs, [out, *maps], force, out)
+    made = [*records, report, picture] if kept is None else []
+    _check_files(made, inputs, [out, *maps], force, out)
     _check_report(report, report_notebook)
     scan = _load_described(path, bval, bvec, mask, notes)
     method = method or (None if model else _by_default(scan))
@@ -568,6 +572,8 @@ def denoise_scan(
     result.meta |= {} if noise_scan is None else dict(sigma_from=f'noise scan {noise_scan}')
     result.save(out, residual, noise_map, std, force)
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
+    if picture is not None:
+        _write_picture(result, picture)
     if report is not None:
         result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
     return _note_done(denoiser, asked, outputs, result)
@@ -682,6 +688,26 @@ def _report_of(result, path, out, report, force, notebook):
         e.args = (f'{e}; {later}',)
         raise
     return {k: found[k] for k in ('verdict', 'reasons') if k in found}
+
+
+def _check_picture(path):
+    "Refuse a picture that is none"
+    from mri_diffusion.core import InputError
+
+    if not str(path).lower().endswith('.png'):
+        raise InputError(f'{path}: the name of a picture must end in .png')
+    return path
+
+
+def _write_picture(result, path):
+    "Noisy, denoised, residual and uncertainty of the middle slice; of a series the largest b"
+    from mri_diffusion.core import atomic_path
+
+    bvals, (dx, dy, _) = result.noisy.bvals, result.noisy.voxel_size
+    volume = 0 if bvals is None else int(bvals.argmax())
+    fig = result.show(volume=volume, aspect=dy / dx)
+    with atomic_path(Path(path), force=True) as p:
+        fig.savefig(p, dpi=120, format='png', bbox_inches='tight')
 
 
 def _check_report(report, notebook):

@@ -70,10 +70,11 @@ class Result:
         clean: np.ndarray | None = None,  # Shown beside them
         **kwargs: object,  # For `show_triptych`
     ) -> object:  # Matplotlib figure
-        "noisy | denoised | signed residual, in one window"
+        "noisy | denoised, in one window | signed residual, and the uncertainty where there is one"
         from mri_diffusion.viz import show_triptych
 
-        return show_triptych(self.noisy.data, self.denoised.data, clean, sigma=self.level, **kwargs)
+        how = dict(sigma=self.level, std=self.std) | kwargs
+        return show_triptych(self.noisy.data, self.denoised.data, clean, **how)
 
     def _repr_html_(self) -> str:
         return _result_html(self)

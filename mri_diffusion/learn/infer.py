@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..core import InputError, progress
+from ..slabs import say_memory
 
 # %% ../../nbs/learn/31_infer.ipynb #0561991c
 def _fit_window(
@@ -55,7 +56,8 @@ def sliding_window(
     divisor: int = 1,  # Sides are rounded up to multiples of this
     batch: int = 1,  # Windows denoised at once
     device: str | torch.device = 'cpu',  # Where windows are denoised; the volume stays where it is
-    notes: list | None = None,  # Where memory runs out, what was done about it is added here
+    # Where memory runs out, what was done is added here; None: to the block of `memory_said`
+    notes: list | None = None,
 ) -> torch.Tensor:  # Denoised, shape and device of `volume`
     "Denoise in overlapping windows with Gaussian blending (MONAI); smaller ones if memory runs out"
     if not 0 <= overlap <= 0.9:
@@ -69,10 +71,8 @@ def sliding_window(
                 raise
         smaller, batch = _halved(roi, batch)
         roi = _fit_window(volume.shape[2:], smaller, divisor)
-        if notes is not None:
-            sides = ' x '.join(map(str, roi))
-            notes[:] = [n for n in notes if not n.startswith('memory ran out')]
-            notes.append(f'memory ran out: windows of {sides} voxels, {batch} at once')
+        sides = ' x '.join(map(str, roi))
+        say_memory(f'memory ran out: windows of {sides} voxels, {batch} at once', notes)
 
 
 def _blended(predict, volume, roi, overlap, batch, device):
