@@ -12,7 +12,7 @@ help:
 	@echo "make demo      train two small denoisers on embedded data and compare them (result in $(DEMO))"
 	@echo "make test      everything that CI runs"
 	@echo "make coverage  which lines of the library the pages and the tests run (half an hour)"
-	@echo "make lab       open the notebooks in JupyterLab"
+	@echo "make lab       open the notebooks in JupyterLab, at the page start"
 	@echo "make export    format the notebooks and write the library from them (ruff, nbdev)"
 	@echo "make readme    write README.md from nbs/index.ipynb"
 	@echo "make docs      build the web site into _docs (needs Quarto)"
@@ -34,7 +34,7 @@ coverage: $(READY)
 	@$(BIN)/python tools/run_coverage.py
 
 lab: $(READY)
-	@$(BIN)/jupyter lab --notebook-dir=nbs
+	@$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/start.ipynb
 
 export: $(READY)
 	@$(BIN)/python tools/reading.py

@@ -27,7 +27,7 @@ from mri_diffusion.judge.figures import (
     _where,
 )
 from ..judge.report import _KINDS, ReportFacts
-from ..judge.use import answer_line
+from ..judge.use import answer_line, noise_shown
 from ..methods.default import default_method
 from ..methods.method import Method
 from ..methods.registry import get_method, methods
@@ -74,7 +74,7 @@ class Explorer:
         "Take a scan; what was done with another one is forgotten"
         own = isinstance(source, Scan)
         self.scan = source if own else _phantom() if source == PHANTOM else Scan.load(source)
-        self.result = self._whole = self.found = None
+        self.result = self._whole = self._shown = self.found = None
         self.strength, self.volume, self._kept = 1.0, 0, None
         self.window = get_window(_volume(self.scan, 0))
         self.shape = _upright(_volume(self.scan, 0), self.scan)[0].shape
@@ -94,6 +94,7 @@ class Explorer:
         with watch_progress(told):
             self._whole = Denoiser(method, **settings).denoise(self.scan, needs_level=True)
         told('judging', 0, None)
+        self._shown = noise_shown(self.scan)
         return self.mix(strength)
 
     def mix(
@@ -106,7 +107,7 @@ class Explorer:
         if not 0 <= strength <= 1:
             raise InputError(f'strength: {strength}; give a share from 0 to 1')
         self.result, self.strength, self._kept = _mixed(self._whole, strength), strength, None
-        self.found = ReportFacts(self.result)
+        self.found = ReportFacts(self.result, shown=self._shown)
         self.found.found  # judged here, so that a picture later waits for nothing
         return self.result
 
