@@ -48,26 +48,45 @@ def number(
     "Judge of a number"
 
     def judge(answer):
-        answer = answer.item() if getattr(answer, 'size', 0) == 1 else answer
+        answer = _one(answer)
         if isinstance(answer, bool) or not isinstance(answer, Real):
             return f'Give one number, not {_kind(answer)}.'
         wanted = right() if callable(right) else right
-        close = lambda x: abs(answer - x) <= within * max(abs(x), 1e-12)
-        if close(wanted):
+        close = lambda x, part: abs(answer - x) <= part * max(abs(x), 1e-12)
+        if close(wanted, within):
             return ''
         if not np.isfinite(answer):
             return 'That is no finite number: was something divided by zero?'
-        said = next((text for x, text in slips if close(x)), '')
+        said = next((text for x, text in slips if close(x, min(within, 0.02))), '')
+        if not said and 0 < abs(wanted) <= 1 and close(100 * wanted, within):
+            return 'That is a hundred times too large: give the number itself, not per cent.'
         return said or ('Too small. ' if answer < wanted else 'Too large. ') + hint
 
     return judge
 
 
+def _array(x):
+    "Numbers, arrays or a tensor as an array"
+    return np.asarray(x.detach() if hasattr(x, 'detach') else x)
+
+
+def _one(x):
+    "The one number in a list, an array or a tensor; real if its imaginary part is rounding"
+    while isinstance(x, list | tuple) and len(x) == 1:
+        x = x[0]
+    if hasattr(x, 'shape') and _array(x).size == 1:
+        x = _array(x).item()
+    real = isinstance(x, complex) and abs(x.imag) <= 1e-5 * abs(x.real)
+    return x.real if real else x
+
+
 def _kind(x):
     "What a student gave, in words"
-    if isinstance(x, np.ndarray) or hasattr(x, 'shape'):
+    if hasattr(x, 'shape'):
         return f'an array of shape {tuple(x.shape)}'
-    return {str: 'a text', bool: 'True or False'}.get(type(x), f'a {type(x).__name__}')
+    words = {str: 'a text', bool: 'True or False', complex: 'a complex one'}
+    name = type(x).__name__
+    return words.get(type(x), f'{"an" if name[0] in "aeiou" else "a"} {name}')
 
 # %% ../../nbs/course/70_check.ipynb #70c0000b
 def choice(
@@ -98,14 +117,15 @@ def function(
     def judge(answer):
         if not callable(answer):
             return f'Give a function, not {_kind(answer)}.'
-        made = cases()
-        found = [answer(*case) for case in made]
+        found = [answer(*case) for case in cases()]
         if any(x is None or x is ... for x in found):
             return 'The function returns nothing yet.'
-        found = [np.asarray(x) for x in found]
-        first = _difference(found, [np.asarray(right(*case)) for case in made], within)
+        found = [_array(x) for x in found]
+        # new cases for each, so that an answer that writes into its arguments spoils its own only
+        of = lambda other: [_array(other(*case)) for case in cases()]
+        first = _difference(found, of(right), within)
         for other, text in slips if first else ():
-            if not _difference(found, [np.asarray(other(*case)) for case in made], within):
+            if not _difference(found, of(other), within):
                 return text
         return f'{first} {hint}'.strip() if first else ''
 
@@ -115,8 +135,10 @@ def function(
 def _difference(found, wanted, within):
     "The first difference between lists of arrays, in words; empty if there is none"
     for k, (x, y) in enumerate(zip(found, wanted), 1):
+        x = x.reshape(()) if x.size == 1 and y.shape == () else x
         if x.shape != y.shape:
-            return f'Call {k} gives shape {x.shape}, and {y.shape} is wanted.'
+            gives, wants = (f'shape {z.shape}' if z.shape else 'one number' for z in (x, y))
+            return f'Call {k} gives {gives}, and {wants} is wanted.'
         if not np.all(np.isfinite(x)):
             return f'Call {k} gives values that are not finite.'
         if np.max(np.abs(x - y), initial=0) > within * max(np.max(np.abs(y), initial=0), 1e-12):

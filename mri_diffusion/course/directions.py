@@ -222,6 +222,7 @@ def _guesses(letters: Callable[[], dict]) -> Callable[[Any], str]:
             return f'Give a dict with the letters {", ".join(sorted(right))}.'
         if any(v is ... for v in answer.values()):
             return 'Give a word for each letter, even if you are not sure.'
+        answer = {k: v.strip().lower() if isinstance(v, str) else v for k, v in answer.items()}
         unknown = [v for v in answer.values() if v not in _SIGNS]
         if unknown:
             return f'{unknown[0]!r} is none of the words {", ".join(_SIGNS)}.'
