@@ -48,9 +48,11 @@ readme: $(READY)
 
 docs: $(READY)
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto, which is not on the PATH: install it from https://quarto.org/docs/get-started and run make docs again (without it: make lab shows the same pages)" >&2; exit 2; }
+	@rm -rf _proc
 	@$(BIN)/python tools/readme.py
-	@$(BIN)/nbdev_docs
+	@PYTHONPATH=$(CURDIR)/tools $(BIN)/nbdev_docs
 	@$(BIN)/python tools/readme.py
+	@$(BIN)/python tools/llms.py _docs
 
 hooks: $(READY)
 	@$(BIN)/nbdev_install_hooks

@@ -172,8 +172,8 @@ def test_every_module_comes_from_a_page():
 
 @pytest.mark.parametrize('page', pages, ids=str)
 def test_pages_are_small(page):
-    n_cells, size = len(pages[page].cells), (root / 'nbs' / page).stat().st_size
-    assert n_cells <= 60 and size <= 1.5e6
+    n_cells = page_rules.ideas(page_rules.cells(root / 'nbs' / page))
+    assert n_cells <= page_rules.CELLS and (root / 'nbs' / page).stat().st_size <= 1.5e6
 
 
 def test_no_stored_errors():

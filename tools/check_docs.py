@@ -1,5 +1,7 @@
 """The site's pages without Quarto: processed as for the site, then searched for what is broken.
 
+A page that loses a paragraph, a picture, or the text of a picture is broken, and so is a cell that
+mixes imports with other code: nbdev runs such a cell when it builds the site.
 Stored errors and the sidebar are tested in tests/test_project.py.
 """
 
@@ -11,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from project import copy_to, notebooks, process, sidebar_targets
+from project import copy_to, navbar_targets, notebooks, process, sidebar_targets
 
 _link = re.compile(r'(?<!\\)\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)')
 
@@ -19,9 +21,9 @@ _link = re.compile(r'(?<!\\)\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)')
 def sidebar_problems(base):
     "Targets that are missing, and pages that the sidebar forgets"
     targets, pages = sidebar_targets(base), [str(p) for p in notebooks(base)]
-    lost = [
-        f'nbs/sidebar.yml: {t} does not exist' for t in targets if not (base / 'nbs' / t).is_file()
-    ]
+    there = lambda t: (base / 'nbs' / t).is_file()
+    lost = [f'nbs/sidebar.yml: {t} does not exist' for t in targets if not there(t)]
+    lost += [f'nbs/_quarto.yml: {t} does not exist' for t in navbar_targets(base) if not there(t)]
     return lost + [f'nbs/sidebar.yml: {p} is not in it' for p in pages if p not in targets]
 
 

@@ -35,6 +35,27 @@ def is_test_only(kind, source):
     )
 
 
+def is_import_only(kind, source):
+    "Imports, and at most settings of pictures (`plt.rcParams[...] = ...`)"
+    if kind != 'code' or not source.strip() or re.search(r'^\s*[%!]', source, re.M):
+        return False
+    body = ast.parse(source).body
+    settings = [n for n in body if not isinstance(n, ast.Import | ast.ImportFrom)]
+    return bool(body) and all(
+        isinstance(n, ast.Assign | ast.Expr) and 'rcParams' in ast.unparse(n) for n in settings
+    )
+
+
+def ideas(found):
+    "How many cells hold something to learn: without title, module name, imports and settings"
+    frame = [
+        (kind, source)
+        for kind, source in found
+        if source.startswith(('# ', '#| default_exp')) or is_import_only(kind, source)
+    ]
+    return len(found) - len(frame)
+
+
 def ends_in_test(found):
     "Whether the last cell of a page, its (kind, source) pairs given, only tests"
     return is_test_only(*found[-1])
@@ -87,8 +108,8 @@ def words_of_others(page):
 def problems(page):
     "Lines that say what departs from the rules"
     found = cells(page)
-    if len(found) > CELLS:
-        yield f'{len(found)} cells, more than {CELLS}'
+    if ideas(found) > CELLS:
+        yield f'{ideas(found)} cells, more than {CELLS}'
     if ends_in_test(found):
         yield 'ends in a cell that only tests'
     said = promise(found)
