@@ -63,7 +63,7 @@ def notebooks(base=root):
 
 def exported(nb):
     "Module that a page exports, as in `noise.sigma`; None if it exports none"
-    first = '\n'.join(c.source for c in nb.cells[:2])
+    first = '\n'.join(c.source for c in nb.cells[:3])
     named = re.search(r'^#\|\s*default_exp\s+([\w.]+)', first, re.M)
     return named[1] if named else None
 
