@@ -108,7 +108,7 @@ class Explorer:
             raise InputError(f'strength: {strength}; give a share from 0 to 1')
         self.result, self.strength, self._kept = _mixed(self._whole, strength), strength, None
         self.found = ReportFacts(self.result, shown=self._shown)
-        self.found.found  # judged here, so that a picture later waits for nothing
+        _ = self.found.found  # judged here, so that a picture later waits for nothing
         return self.result
 
     def save(
