@@ -7,7 +7,6 @@ __all__ = ['EXERCISES']
 
 # %% ../../nbs/course/73_unpaired.ipynb #73c00003
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -49,6 +48,10 @@ _NOCLEAN = dict(
         ),
         'The identity has loss zero: the middle term of the proof is there, and it rewards noise.',
     ),
+)
+
+# %% ../../nbs/course/73_unpaired.ipynb #73c00007
+_NOCLEAN |= dict(
     price=Exercise(
         number(
             lambda: 1 + 1 / 0.5**2,
@@ -76,6 +79,10 @@ _NOCLEAN = dict(
         ),
         'This is why R2R must know sigma: with a wrong one the two noises stay correlated.',
     ),
+)
+
+# %% ../../nbs/course/73_unpaired.ipynb #73c00008
+_NOCLEAN |= dict(
     floor=Exercise(
         number(
             lambda: float(rician_mean(0.0, 1.0)),
@@ -96,7 +103,7 @@ _NOCLEAN = dict(
     ),
 )
 
-# %% ../../nbs/course/73_unpaired.ipynb #73c00009
+# %% ../../nbs/course/73_unpaired.ipynb #73c0000b
 def _flat_time(sigma, top):
     "Time of DDM2's schedule whose noise is sigma in a picture of 0..top stretched to [-1, 1]"
     schedule = make_schedule('reverse_warmup')
@@ -117,7 +124,7 @@ def _some_slices():
         y = 0.6 * np.sin(np.linspace(0, 7, 32))[:, None] * np.cos(np.linspace(0, 5, 32))
         yield math.sqrt(1 - noise**2) * y + noise * rng.standard_normal(y.shape), y
 
-# %% ../../nbs/course/73_unpaired.ipynb #73c0000a
+# %% ../../nbs/course/73_unpaired.ipynb #73c0000c
 def _smaller_root(x, y):
     vx, vy, c = x.var(), y.var(), ((x - x.mean()) * (y - y.mean())).mean()
     return (c - math.sqrt(c**2 - (1 + vy) * (vx - 1))) / (1 + vy)
@@ -143,6 +150,10 @@ _DDM2 = dict(
         ),
         'Three hundred states share the noise of real scans: this is what the flat part is for.',
     ),
+)
+
+# %% ../../nbs/course/73_unpaired.ipynb #73c0000d
+_DDM2 |= dict(
     level=Exercise(
         function(
             _matched_level,
@@ -167,12 +178,16 @@ _DDM2 = dict(
         ),
         'Three numbers of a slice replace the search through a thousand states.',
     ),
+)
+
+# %% ../../nbs/course/73_unpaired.ipynb #73c0000e
+_DDM2 |= dict(
     air=Exercise(
         choice(
             'earlier',
             {
-                'later': 'Is the noise of a magnitude larger or smaller where there is no signal? '
-                'And is air easy or hard to predict?',
+                'later': 'Is the spread of a magnitude larger or smaller where there is no '
+                'signal? And is the mean of the air, noise floor included, hard to predict?',
                 'the same': 'The rule takes one std over all voxels that it is given. Do air and '
                 'brain have the same?',
             },
@@ -207,7 +222,7 @@ _DDM2 = dict(
     ),
 )
 
-# %% ../../nbs/course/73_unpaired.ipynb #73c0000d
+# %% ../../nbs/course/73_unpaired.ipynb #73c00011
 def _dilation(
     side: int,  # Size of the blind spot, voxels
 ) -> int:  # Dilation of the later convolutions
@@ -228,7 +243,7 @@ def _some_outputs():
         clean, n = rng.uniform(0, 1, (24, 24)), rng.normal(0, 0.1, (24, 24))
         yield clean + part * n + 0.05 * np.roll(clean, 1, 0), clean, clean + n
 
-# %% ../../nbs/course/73_unpaired.ipynb #73c0000e
+# %% ../../nbs/course/73_unpaired.ipynb #73c00012
 _correlation = lambda out, clean, noisy: np.corrcoef(
     (out - clean).ravel(), (noisy - clean).ravel()
 )[0, 1]
@@ -262,6 +277,10 @@ _DIFFDENOISE = dict(
         ),
         'At -1 nothing is left; at 0 a pair is worth no more than two independent walks.',
     ),
+)
+
+# %% ../../nbs/course/73_unpaired.ipynb #73c00013
+_DIFFDENOISE |= dict(
     noise_left=Exercise(
         function(
             _noise_left,
@@ -289,6 +308,10 @@ _DIFFDENOISE = dict(
         ),
         'A number that needs the truth: the only way to see noise that looks like detail.',
     ),
+)
+
+# %% ../../nbs/course/73_unpaired.ipynb #73c00014
+_DIFFDENOISE |= dict(
     estimand=Exercise(
         choice(
             'noisy given condition',
