@@ -536,8 +536,7 @@ def denoise_scan(
     from mri_diffusion.app.request import read_request
 
     named = dict(out=out, residual=residual, noise_map=noise_map, std=std, report=report)
-    named |= {} if picture is None else dict(picture=_check_picture(picture))
-    outputs = {k: Path(p) for k, p in named.items() if p is not None}
+    outputs = {k: Path(p) for k, p in dict(named, picture=picture).items() if p is not None}
     maps = [p for p in (residual, noise_map, std) if p is not None]
     level = _one_level(sigma, noise_scan, coils)
     bval, bvec = _with_inherited(path, bval, bvec)
@@ -546,7 +545,7 @@ def denoise_scan(
     kept = None if force else read_request(_files_of(out, ['.json'])[1], outputs)
     made = [*records, report, picture] if kept is None else []
     _check_files(made, inputs, [out, *maps], force, out)
-    _check_report(report, report_notebook)
+    _check_report(report, report_notebook, picture)
     scan = _load_described(path, bval, bvec, mask, notes)
     method = method or (None if model else _by_default(scan))
     denoiser = _open_with_probes(std, method, model, preset, seed, device, settings or {})
@@ -572,8 +571,7 @@ def denoise_scan(
     result.meta |= {} if noise_scan is None else dict(sigma_from=f'noise scan {noise_scan}')
     result.save(out, residual, noise_map, std, force)
     result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
-    if picture is not None:
-        _write_picture(result, picture)
+    _write_picture(result, picture)
     if report is not None:
         result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
     return _note_done(denoiser, asked, outputs, result)
@@ -690,19 +688,12 @@ def _report_of(result, path, out, report, force, notebook):
     return {k: found[k] for k in ('verdict', 'reasons') if k in found}
 
 
-def _check_picture(path):
-    "Refuse a picture that is none"
-    from mri_diffusion.core import InputError
-
-    if not str(path).lower().endswith('.png'):
-        raise InputError(f'{path}: the name of a picture must end in .png')
-    return path
-
-
 def _write_picture(result, path):
     "Noisy, denoised, residual and uncertainty of the middle slice; of a series the largest b"
     from mri_diffusion.core import atomic_path
 
+    if path is None:
+        return
     bvals, (dx, dy, _) = result.noisy.bvals, result.noisy.voxel_size
     volume = 0 if bvals is None else int(bvals.argmax())
     fig = result.show(volume=volume, aspect=dy / dx)
@@ -710,10 +701,12 @@ def _write_picture(result, path):
         fig.savefig(p, dpi=120, format='png', bbox_inches='tight')
 
 
-def _check_report(report, notebook):
-    "Refuse a page that is none, and a notebook that is not there"
+def _check_report(report, notebook, picture=None):
+    "Refuse a page or a picture that is none, and a notebook that is not there"
     from mri_diffusion.core import InputError
 
+    if picture is not None and not str(picture).lower().endswith('.png'):
+        raise InputError(f'{picture}: the name of a picture must end in .png')
     if report is not None and not str(report).lower().endswith('.html'):
         raise InputError(f'{report}: the name of a report must end in .html')
     if report is None and notebook is not None:
