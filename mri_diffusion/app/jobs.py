@@ -569,9 +569,7 @@ def denoise_scan(
         needs_level=noise_map is not None or report is not None,
     )
     result.meta |= {} if noise_scan is None else dict(sigma_from=f'noise scan {noise_scan}')
-    result.save(out, residual, noise_map, std, force)
-    result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
-    _write_picture(result, picture)
+    _write_all(result, (out, residual, noise_map, std), picture, force)
     if report is not None:
         result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
     return _note_done(denoiser, asked, outputs, result)
@@ -686,6 +684,13 @@ def _report_of(result, path, out, report, force, notebook):
         e.args = (f'{e}; {later}',)
         raise
     return {k: found[k] for k in ('verdict', 'reasons') if k in found}
+
+
+def _write_all(result, files, picture, force):
+    "Write the scan and its maps, then the picture; what was said while writing joins the notes"
+    result.save(*files, force)
+    result.meta['notes'] += [n for n in result.denoised.notes if n not in result.meta['notes']]
+    _write_picture(result, picture)
 
 
 def _write_picture(result, path):
