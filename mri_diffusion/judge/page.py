@@ -26,7 +26,8 @@ h3{font-size:1rem;margin:1.2rem 0 0}
 .asked{margin:0;color:var(--soft)}
 .ok{--mark:var(--good)}.look{--mark:var(--care)}.bad{--mark:var(--bad)}
 .sign{color:var(--mark,var(--soft));font-weight:700;margin-right:.4rem}
-.tiles{margin-top:1rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem}
+.tiles{margin-top:1rem;display:grid;gap:.6rem;
+grid-template-columns:repeat(auto-fit,minmax(15rem,1fr))}
 .tiles div{background:var(--band);border-radius:6px;padding:.6rem .9rem}
 .tiles b{display:block;font-size:1.5rem;line-height:1.3;font-variant-numeric:tabular-nums}
 .tiles span,.tiles small{display:block}
