@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = 'nbs/tutorials/02_noise.ipynb'
+# Tutorials with sliders, and how many
+SLIDERS = {'nbs/tutorials/01_scanner.ipynb': 1, 'nbs/tutorials/02_noise.ipynb': 3}
 
 
 def find_browser():
@@ -37,11 +38,12 @@ def chromium():
 
 @pytest.fixture
 def lab(tmp_path):
-    "(url, token) of a jupyter lab on a free port of the loopback, over a copy of the tutorial"
+    "(url, token) of a jupyter lab on a free port of the loopback, over copies of the tutorials"
     pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
-    copy = tmp_path / 'work' / NOTEBOOK
-    copy.parent.mkdir(parents=True)
-    shutil.copy(ROOT / NOTEBOOK, copy)
+    for notebook in SLIDERS:
+        copy = tmp_path / 'work' / notebook
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / notebook, copy)
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -110,8 +112,31 @@ PICTURE = '.widget-vbox img, .jupyter-widgets.widget-output img'
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 
 
+def move(page, k):
+    "Move slider `k` to the right; what it says and the picture must change"
+    slider, readout = (page.locator(f'.widget-{n}').nth(k) for n in ('slider', 'readout'))
+    slider.scroll_into_view_if_needed()
+    picture = page.locator(PICTURE).first
+    picture.wait_for()
+    before, said = picture.get_attribute('src'), readout.inner_text()
+    handle = slider.locator('.noUi-handle').first
+    handle.focus()
+    for _ in range(4):
+        handle.press('ArrowRight')
+    page.wait_for_function(
+        """([picture, old]) => {
+            const i = document.querySelector(picture);
+            return i && i.src && i.src !== old;
+        }""",
+        arg=[PICTURE, before],
+    )
+    page.wait_for_function(IDLE)
+    assert float(readout.inner_text()) > float(said)
+
+
 @pytest.mark.browser
-def test_slider_moves_the_picture(chromium, lab):
+@pytest.mark.parametrize('notebook', SLIDERS, ids=lambda p: Path(p).stem)
+def test_every_slider_moves_the_picture(chromium, lab, notebook):
     from playwright.sync_api import sync_playwright
 
     url, token = lab
@@ -122,7 +147,7 @@ def test_slider_moves_the_picture(chromium, lab):
         try:
             page = browser.new_page(viewport=dict(width=1400, height=1600))
             page.set_default_timeout(120_000)
-            page.goto(f'{url}/doc/tree/{NOTEBOOK}?token={token}')
+            page.goto(f'{url}/doc/tree/{notebook}?token={token}')
             page.wait_for_function(IDLE)
             page.evaluate(
                 "async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells') }"
@@ -130,26 +155,15 @@ def test_slider_moves_the_picture(chromium, lab):
             page.wait_for_function(IDLE)
             assert page.locator(ERROR).count() == 0, page.locator(ERROR).first.inner_text()
             page.locator('.widget-slider').first.scroll_into_view_if_needed()
-            picture = page.locator(PICTURE).first
-            readout = page.locator('.widget-readout').first
-            picture.wait_for()
-            before, said = picture.get_attribute('src'), readout.inner_text()
-            handle = page.locator('.widget-slider .noUi-handle').first
-            handle.focus()
-            for _ in range(8):
-                handle.press('ArrowLeft')
-            page.wait_for_function(
-                '([old]) => document.querySelector(".widget-readout").innerText !== old', arg=[said]
-            )
-            page.wait_for_function(
-                """([picture, old]) => {
-                    const i = document.querySelector(picture);
-                    return i && i.src && i.src !== old;
-                }""",
-                arg=[PICTURE, before],
-            )
-            page.wait_for_function(IDLE)
-            assert float(readout.inner_text()) < float(said)
+            assert page.locator('.widget-slider').count() == SLIDERS[notebook]
+            for k in range(SLIDERS[notebook]):
+                move(page, k)
             assert page.locator(ERROR).count() == 0
         finally:
             browser.close()
+
+
+def test_every_tutorial_with_sliders_is_tried():
+    pages = (ROOT / 'nbs/tutorials').glob('*.ipynb')
+    having = [p for p in pages if 'widgets.' in p.read_text(encoding='utf-8')]
+    assert {p.relative_to(ROOT).as_posix() for p in having} == set(SLIDERS)
