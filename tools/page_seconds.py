@@ -3,6 +3,7 @@
 Without PAGES it runs those that have no number yet, or whose code is not that of the number; `--check`
 lists them. The numbers are seconds of one processor (imports too), so a busy machine does not change
 them much. They go to `results/page_seconds.json`, and the site prints them (`tools/site_pages.py`).
+`--log FILE` takes them from what `make test` (`tools/test_pages.py`) has printed instead.
 """
 
 import hashlib
@@ -72,6 +73,15 @@ def keep(known):
     KEPT.write_text(text + '\n', encoding='utf-8')
 
 
+def read_log(path, known):
+    "Add the numbers of pages that passed, as `tools/test_pages.py` prints them"
+    pages = {str(p): nb for p, nb in notebooks().items()}
+    for page, seconds in re.findall(r'^(\S+\.ipynb): ([\d.]+) s$', Path(path).read_text(), re.M):
+        if page in pages:
+            known[page] = dict(seconds=float(seconds), code=fingerprint(pages[page]))
+    keep({p: v for p, v in known.items() if p in pages})
+
+
 def main(wanted):
     pages = {str(p): nb for p, nb in notebooks().items()}
     known = {p: v for p, v in kept().items() if p in pages}
@@ -89,4 +99,7 @@ def main(wanted):
 if __name__ == '__main__':
     if '--check' in sys.argv:
         sys.exit('run python tools/page_seconds.py: ' + ', '.join(stale()) if stale() else 0)
-    main(sys.argv[1:])
+    if '--log' in sys.argv:
+        read_log(sys.argv[sys.argv.index('--log') + 1], kept())
+    else:
+        main(sys.argv[1:])

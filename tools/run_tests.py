@@ -14,7 +14,7 @@ steps = {
     'formatted (ruff format)': [f'{bin}/ruff', 'format', '--no-cache', '--check', *formatted],
     'no findings (ruff check)': [f'{bin}/ruff', 'check', '--no-cache', *formatted],
     'notebooks are clean and exported': [sys.executable, 'tools/check_clean.py'],
-    'pages run (nbdev_test)': [f'{bin}/nbdev_test', '--n_workers', '2', '--do_print', '--timing'],
+    'pages run (as by nbdev_test)': [sys.executable, 'tools/test_pages.py'],
     'tests beside the pages (pytest)': [
         sys.executable,
         '-m',
