@@ -8,7 +8,6 @@ import os
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 
 from project import notebooks, root
 
@@ -38,7 +37,8 @@ def main(wanted):
     os.chdir(root)
     pages = [p.removeprefix('nbs/') for p in wanted] or [str(p) for p in notebooks()]
     failed = []
-    with ProcessPoolExecutor(2, get_context('spawn')) as pool:
+    # as processes start by default: a page may start some of its own, and they inherit the way
+    with ProcessPoolExecutor(2) as pool:
         for done in as_completed([pool.submit(run, p) for p in sorted(pages)]):
             page, passed, seconds = done.result()
             print(LINE.format(page=page, seconds=seconds) + ' FAILED' * (not passed), flush=True)
