@@ -235,7 +235,7 @@ def test_wheel_holds_modules_and_experiments(built):
     names = set(zipfile.ZipFile(built[1]).namelist())
     assert {f'mri_diffusion/{p.relative_to(package)}' for p in modules} <= names
     assert {f'mri_diffusion/notebooks/{p.name}' for p in experiments} <= names
-    assert 'mri_diffusion/py.typed' in names
+    assert {'mri_diffusion/py.typed', 'mri_diffusion/methods/table.json'} <= names
     assert not [n for n in names if n.startswith(('nbs/', 'tests/', 'tools/'))]
 
 
