@@ -396,6 +396,7 @@ def _check_batch(
     settings: dict,  # Settings to change
     bias_field: str,  # keep, correct or restore
     also: Sequence[str],  # What to write beside each result
+    part: str = 'magnitude',  # Of complex data
 ) -> None:
     "Refuse what would fail for every scan"
     if level != 'participant':
@@ -405,6 +406,8 @@ def _check_batch(
         )
     if bias_field not in BIAS_FIELD:
         raise InputError(f'--bias-field {bias_field}: unknown; choose from {", ".join(BIAS_FIELD)}')
+    if part not in ('magnitude', 'real'):
+        raise InputError(f'--part {part}: BIDS has names for magnitude and real only')
     strange = sorted(set(also) - {'residual', 'noise-map', 'std', 'report'})
     if strange:
         several = any(',' in w for w in strange)
@@ -433,13 +436,19 @@ def _scan_jobs(
     made = []
     for s, f in zip(scans, folders):
         where = s.path.parent.relative_to(bids)
-        target = out / where / bids_name(s.path)
+        target = out / where / bids_name(_part_path(s.path, options))
         files = dict(path=s.path, out=target, bval=s.bval, bvec=s.bvec)
         noise = _noise_of(s, get_method(method), options)
         arguments = dict(**files, method=method, model=f, force=True, **options, **noise)
         record = str(out / '.batch' / f'{_record_name(where, stem(target))}.json')
         made.append(_BatchJob(denoise, arguments, str(target), record, settings | noise))
     return made
+
+
+def _part_path(path, options):
+    "The path that a result is named after: that of the real channel where it is wanted"
+    path, real = Path(path), options.get('part') == 'real'
+    return path.with_name(path.name.replace('_part-mag', '_part-real')) if real else path
 
 
 def _noise_of(scan, method, options):
@@ -522,10 +531,11 @@ def batch_denoise(
     **options: object,  # For `denoise_scan`
 ) -> object:  # Result
     "`denoise_scan` with companions named as BIDS does"
+    named = _part_path(path, options)
     names = {
-        'residual': bids_name(path, 'residual'),
-        'noise-map': _noise_name(path),
-        'std': bids_name(path, 'std'),
+        'residual': bids_name(named, 'residual'),
+        'noise-map': _noise_name(named),
+        'std': bids_name(named, 'std'),
         'report': f'{stem(out)}.html',
     }
     maps = {k.replace('-', '_'): Path(out).parent / names[k] for k in also}
@@ -615,6 +625,7 @@ def batch_scans(
     preset: str | None = None,  # tiny, laptop or paper
     settings: dict | None = None,  # Settings to change
     bias_field: str = 'keep',  # keep, correct or restore
+    part: str = 'magnitude',  # magnitude, or real: of pairs of part-mag and part-phase
     seed: int | None = None,  # Fixes what is random
     device: str = 'auto',  # auto, cpu, cuda, mps
     cluster: str = 'local',  # local, slurm, debug
@@ -625,8 +636,9 @@ def batch_scans(
     "Denoise every scan of a BIDS folder, and write the table of it"
     settings = settings or {}
     check_seed(seed)
-    _check_batch(level, method, preset, settings, bias_field, also)
+    _check_batch(level, method, preset, settings, bias_field, also, part)
     options = dict(preset=preset, settings=settings, bias_field=bias_field, seed=seed, also=also)
+    options |= {} if part == 'magnitude' else dict(part=part)
     train = functools.partial(
         _batch_train,
         preset=preset or 'laptop',

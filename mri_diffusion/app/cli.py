@@ -408,6 +408,17 @@ _Choose = _opt(
     'NAME V1,V2,...',
 )
 _PICTURE = 'Also write one .png: noisy, denoised, residual and, with --std, uncertainty.'
+_PHASE = (
+    'Phase of IN, .nii or .nii.gz: both channels are denoised. Without it the part-phase beside a '
+    'BIDS part-mag, if there; none leaves it out.'
+)
+_Part = _opt(
+    str,
+    '--part',
+    'What is written of complex data: magnitude, real channel after phase correction (signed), or '
+    'complex image.',
+    'magnitude|real|complex',
+)
 _WHERE = 'Where to denoise; elsewhere the scan stays as it is. Without it everywhere.'
 
 # %% ../../nbs/app/62_cli.ipynb #8ed1745a
@@ -423,6 +434,8 @@ def _denoise(
     sigma: _Sigma = None,
     noise_scan: _NoiseScan = None,
     coils: _opt(int | None, '--coils', 'Coils of a sum-of-squares --noise-scan.') = None,
+    phase: _file('--phase', _PHASE) = None,
+    part: _Part = 'magnitude',
     preset: _Preset = None,
     bias_field: _BiasField = 'keep',
     residual: _file('--residual', 'Also write noisy - denoised.') = None,
@@ -445,7 +458,19 @@ def _denoise(
     choices = {k: v.split(',') for k, v in _pairs(choose, '--choose').items()}
     how = seed, device, _pairs(set, '--set'), force, bias_field, choices, noise_scan, coils
     result = denoise_scan(
-        path, out, method, model, *scan, preset, residual, noise_map, std, *pages, *how
+        path,
+        out,
+        method,
+        model,
+        *scan,
+        preset,
+        residual,
+        noise_map,
+        std,
+        *pages,
+        *how,
+        phase=phase,
+        part=part,
     )
     seconds = time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))
@@ -584,6 +609,12 @@ _Also = _opt(
 _RESULTS = 'Folder of the results, as BIDS derivatives; the same command again goes on.'
 
 # %% ../../nbs/app/62_cli.ipynb #e4d650a9
+_BATCH_PART = (
+    'What is written of a pair of part-mag and part-phase: magnitude, or real channel after phase '
+    'correction.'
+)
+
+
 @_command('batch')
 def _batch(
     bids: _arg(Path, 'BIDS_DIR', 'Folder of the scans, as BIDS lays it out.'),
@@ -602,6 +633,7 @@ def _batch(
     also: _Also = None,
     preset: _Preset = None,
     bias_field: _BiasField = 'keep',
+    part: _opt(str, '--part', _BATCH_PART, 'magnitude|real') = 'magnitude',
     set: _Set = None,
     seed: _OwnSeed = None,
     device: _Device = 'auto',
@@ -617,6 +649,7 @@ def _batch(
 
     which = dict(labels=participant_label or (), suffix=suffix, per_field=per_field)
     how = dict(preset=preset, settings=_pairs(set, '--set'), bias_field=bias_field, seed=seed)
+    how['part'] = part
     where = dict(device=device, cluster=cluster, jobs=jobs, force=force)
     where['submit'] = _pairs(submit, '--submit')
     rows = batch_scans(

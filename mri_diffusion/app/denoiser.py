@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .complex import check_part, denoise_complex
 from mri_diffusion.app.model_folder import (
     _digest,
     fill_network,
@@ -35,21 +36,27 @@ from ..methods.default import default_method
 from ..methods.method import GIVES, Method, make_config
 from ..methods.registry import get_method
 from ..once import keep_answers
+from ..scans.complex import ComplexScan, is_complex, join_phase
 from ..scans.nifti import Scan
 from ..slabs import memory_said
 
 # %% ../../nbs/app/60_denoiser.ipynb #f71737e9
 def _as_scan(
-    x: Scan | np.ndarray | Path | str,  # A scan, an array (X, Y, Z[, V]), or a path
+    # A scan, a complex scan, an array (X, Y, Z[, V]), or a path
+    x: Scan | ComplexScan | np.ndarray | Path | str,
     mask: np.ndarray | None = None,  # (X, Y, Z) where to denoise; None: the scan's own
-) -> Scan:
+    phase: np.ndarray | Path | str | None = None,  # Of a magnitude: radians, or a path
+) -> Scan | ComplexScan:
     "A scan, whatever it comes as"
     is_array = hasattr(x, 'shape') and hasattr(x, 'dtype')
-    if not isinstance(x, (Scan, Path, str)) and not is_array:
+    if not isinstance(x, (Scan, ComplexScan, Path, str)) and not is_array:
         raise InputError(f'scan: a {type(x).__name__}; give a Scan, an array or a path')
-    if is_array and np.asarray(x).dtype.kind not in 'fiub':
-        raise InputError(f'scan: an array of {x.dtype}; give real numbers (of complex data abs)')
-    scan = x if isinstance(x, Scan) else Scan.from_array(x) if is_array else Scan.load(x)
+    if is_array and np.asarray(x).dtype.kind not in 'fiubc':
+        raise InputError(f'scan: an array of {x.dtype}; give real or complex numbers')
+    scan = (
+        x if isinstance(x, (Scan, ComplexScan)) else _from_array(x) if is_array else _open_path(x)
+    )
+    scan = scan if phase is None else _with_phase(scan, phase)
     if mask is None:
         return scan
     mask = np.asarray(mask) > 0
@@ -61,9 +68,28 @@ def _as_scan(
     return replace(scan, mask=mask)
 
 
+def _from_array(x):
+    "An array as a scan, complex numbers as a complex one"
+    kind = ComplexScan if np.asarray(x).dtype.kind == 'c' else Scan
+    return kind.from_array(x)
+
+
+def _open_path(path):
+    "A file as a scan, one of complex numbers as a complex one"
+    return ComplexScan.load(path) if is_complex(path) else Scan.load(path)
+
+
+def _with_phase(scan, phase):
+    "A magnitude with its phase, radians or a file"
+    if isinstance(scan, ComplexScan):
+        raise InputError('phase: the scan is complex and holds its phase; leave it out')
+    file = isinstance(phase, (Path, str))
+    return join_phase(scan, phase) if file else ComplexScan.from_scan(scan, phase)
+
+
 def check_dims(
     method: Method,  # It takes volumes, series, or both
-    scan: Scan,  # What it is given
+    scan: Scan | ComplexScan,  # What it is given
 ) -> None:
     "Refuse a volume where a series is wanted, and the other way round"
     words = {3: 'volumes (X, Y, Z)', 4: 'series (X, Y, Z, V)'}
@@ -99,7 +125,10 @@ def _scans(x):
     "A list of Scans, or None"
     if x is None:
         return None
-    return [_as_scan(v) for v in (x if isinstance(x, (list, tuple)) else [x])]
+    found = [_as_scan(v) for v in (x if isinstance(x, (list, tuple)) else [x])]
+    if any(isinstance(s, ComplexScan) for s in found):
+        raise InputError('fit: takes no complex scans; give magnitudes, or real channels')
+    return found
 
 # %% ../../nbs/app/60_denoiser.ipynb #a0316a26
 def _training_facts(
@@ -136,7 +165,8 @@ def _facts_of(method, scan, sigma, mask):
     if sigma is None and method.needs_sigma:
         sigma = ScanNoise(replace(scan, mask=mask)).level.sigma
     tables = dict(bvals=scan.bvals, bvecs=scan.bvecs)
-    return dict(**tables, mask=mask, sigma=sigma, voxel_size=scan.voxel_size)
+    signed = True if scan.kind == 'signed' else None
+    return dict(**tables, mask=mask, sigma=sigma, voxel_size=scan.voxel_size, signed=signed)
 
 # %% ../../nbs/app/60_denoiser.ipynb #1743bcb8
 class Denoiser:
@@ -185,7 +215,7 @@ class Denoiser:
 
     def denoise(
         self,
-        scan: Scan | np.ndarray | Path | str,  # What to denoise
+        scan: Scan | ComplexScan | np.ndarray | Path | str,  # What to denoise
         # Noise std, image units: number, (V,), map, path of a map; None: estimated where needed
         sigma: float | np.ndarray | Path | str | None = None,
         mask: np.ndarray | None = None,  # (X, Y, Z) where to denoise; None: the scan's own
@@ -200,12 +230,19 @@ class Denoiser:
         choose: dict | None = None,
         needs_std: bool = False,  # Refuse a method that gives no uncertainty map
         needs_level: bool = False,  # Estimate the noise level even if the method needs none
+        phase: np.ndarray | Path | str | None = None,  # Of a magnitude: radians, or a NIfTI
+        part: str = 'magnitude',  # Of complex data: magnitude, real or complex; see `PARTS`
     ) -> Result:
         "Denoise a scan: learn from it if the method does, apply the method, check its assumptions"
+        scan = _as_scan(scan, mask, phase)
         folder = dict(model=model, reuse=reuse, force=force)
         how = dict(**folder, bias_field=bias_field, choose=choose)
         needs = dict(needs_std=needs_std, needs_level=needs_level)
-        return _denoise(self, _as_scan(scan, mask), sigma, **how, **needs)
+        if isinstance(scan, ComplexScan):
+            check_dims(self.method, scan)
+            return denoise_complex(self, scan, sigma, part, **how, **needs)
+        check_part(part, is_complex=False)
+        return _denoise(self, scan, sigma, **how, **needs)
 
     def apply(
         self,
@@ -402,6 +439,7 @@ def _apply(d, scan, sigma, noise):
             seed=d.seed,
             device=d.device,
             quiet=d.quiet,
+            **_what_kind(m, scan),
         )
     out, said = _keep_noise_free(out, scan, sigma)
     said += lacking
@@ -414,6 +452,12 @@ def _apply(d, scan, sigma, noise):
     return result
 
 # %% ../../nbs/app/60_denoiser.ipynb #895d1b4d
+def _what_kind(method, scan):
+    "What a method that asks is told: is it a real channel? Not of what looks like phase"
+    told = scan.kind == 'signed' if scan.kind != 'phase' else None
+    return dict(signed=told) if method.takes_signed else {}
+
+
 _FAR = 1.5  # Times the interval of the estimate: a told level beyond is worth a note
 
 
@@ -535,19 +579,23 @@ def _make_result(
 
 # %% ../../nbs/app/60_denoiser.ipynb #60d00002
 def denoise(
-    scan: Scan | np.ndarray | Path | str,  # Noisy: a scan, an array (X, Y, Z[, V]), or a path
+    # Noisy: a scan, a complex scan, an array (X, Y, Z[, V]) of real or complex numbers, or a path
+    scan: Scan | ComplexScan | np.ndarray | Path | str,
     # Noise std, image units: number, (V,), map, path of a map; None: estimated where needed
     sigma: float | np.ndarray | Path | str | None = None,
     mask: np.ndarray | None = None,  # (X, Y, Z) where to denoise; None: the scan's own
     method: str | None = None,  # Name in `methods()`; None: the first for such a scan
+    *,
+    phase: np.ndarray | Path | str | None = None,  # Of a magnitude: radians, or a NIfTI
+    part: str = 'magnitude',  # Of complex data: magnitude, real or complex
     **settings: object,  # For `Denoiser`: preset, seed, device, quiet, settings of the method
 ) -> Result:
     "Denoise a scan by one call"
-    scan, note = _as_scan(scan, mask), []
+    scan, note = _as_scan(scan, mask, phase), []
     if method is None:
         method, said = default_method(scan)
         note = [said]
-    result = Denoiser(method, **settings).denoise(scan, sigma)
+    result = Denoiser(method, **settings).denoise(scan, sigma, part=part)
     result.meta['notes'] = note + result.meta['notes']
     return result
 

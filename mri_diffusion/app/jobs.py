@@ -111,13 +111,17 @@ def _load_input(
     bval: Path | str | None = None,  # b-values; None: those beside the scan
     bvec: Path | str | None = None,  # Directions; None: those beside the scan
     mask: Path | str | None = None,  # Where the object is, on the same grid
-) -> 'Scan':
+    complex_too: bool = False,  # A file of complex numbers is read as a `ComplexScan`
+) -> 'Scan':  # Or a `ComplexScan`
     "What a command line names as its input"
+    from mri_diffusion.scans.complex import ComplexScan, is_complex
     from mri_diffusion.scans.nifti import Scan, load_mask
 
     if not str(path).lower().endswith('.h5'):
         tables = _with_inherited(path, bval, bvec)
-        scan = Scan.load(path, *tables, mask)
+        scan = (ComplexScan if complex_too and is_complex(path) else Scan).load(
+            path, bval=tables[0], bvec=tables[1], mask=mask
+        )
         scan.notes += _inherited_notes(path, tables)
         return scan
     from mri_diffusion.scans.raw import load_raw
@@ -144,11 +148,11 @@ def _inherited_notes(path, tables):
     return [f'{path}: gradient table inherited from {", ".join(used)} (BIDS)'] * bool(used)
 
 
-def _load_described(path, bval, bvec, mask, notes=()):
+def _load_described(path, bval, bvec, mask, notes=(), complex_too=False):
     "The same with all that its sidecars say, those of a BIDS folder included"
     from mri_diffusion.scans.derivatives import sidecar_of
 
-    scan = _load_input(path, bval, bvec, mask)
+    scan = _load_input(path, bval, bvec, mask, complex_too)
     scan.notes += notes
     scan.sidecar = scan.sidecar | sidecar_of(path, scan.notes)
     return scan
@@ -157,6 +161,59 @@ def _load_described(path, bval, bvec, mask, notes=()):
 def is_quiet() -> bool:
     "Whether the user asked for no progress bars and no notes"
     return bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+
+# %% ../../nbs/app/62_jobs.ipynb #60c1a001
+def _phase_of(path, phase):
+    "The phase image of a magnitude, or None; whether it was named, rather than found beside it"
+    from mri_diffusion.scans.bids import phase_beside
+
+    if phase is None:
+        return phase_beside(path), False
+    return (None, False) if str(phase) == 'none' else (phase, True)
+
+
+def _load_noisy(files, phase, asked_for, part):
+    "What is to be denoised, with its phase where there is one"
+    return _with_its_phase(_load_described(*files, complex_too=True), phase, asked_for, part)
+
+
+def _with_its_phase(scan, phase, asked_for, part):
+    "Magnitude and phase as a complex scan; one that was only found and cannot be used is noted"
+    from mri_diffusion.core import InputError
+    from mri_diffusion.scans.complex import ComplexScan, join_phase
+
+    if phase is None:
+        return scan
+    if isinstance(scan, ComplexScan):
+        raise InputError(f'{scan.path}: is complex and holds its phase; leave {phase} out')
+    try:
+        joined = join_phase(scan, phase)
+    except InputError as e:
+        if asked_for or part != 'magnitude':
+            raise
+        scan.notes.append(f'the phase of its name is not used: {e}')
+        return scan
+    if not asked_for:
+        joined.notes.append(f'{phase}: taken as its phase (BIDS); --phase none leaves it out')
+    return joined
+
+
+def _usable(scan, method, asked_for, wish):
+    "The scan as the method takes it, its magnitude if need be; what a request says of its part"
+    from mri_diffusion.app.complex import check_part, complex_obstacle
+    from mri_diffusion.core import InputError
+    from mri_diffusion.scans.complex import ComplexScan
+
+    is_complex = isinstance(scan, ComplexScan)
+    check_part(wish['part'], is_complex)
+    obstacle = complex_obstacle(method, **wish) if is_complex else ''
+    if not obstacle:
+        return scan, dict(part=wish['part']) if is_complex else {}
+    if asked_for or wish['part'] != 'magnitude' or '_part-mag' not in str(scan.path):
+        raise InputError(obstacle)
+    scan = scan.magnitude
+    scan.notes.append(f'only the magnitude is used, its phase is not ({obstacle})')
+    return scan, {}
 
 # %% ../../nbs/app/62_jobs.ipynb #e8f2522e
 def simulate_scan(
@@ -531,6 +588,10 @@ def denoise_scan(
     # Coils of a noise scan that is a sum of squares; None: those of the method's settings
     coils: int | None = None,
     notes: Sequence[str] = (),  # What else is to be said of the scan
+    # Phase of the magnitude `path`, NIfTI; None: of a BIDS part-mag the part-phase beside it, if
+    # there; 'none': the magnitude alone
+    phase: Path | str | None = None,
+    part: str = 'magnitude',  # Of complex data: magnitude, real or complex
 ) -> 'Result':
     "Denoise a scan on disk; what this very request has made before is used"
     from mri_diffusion.app.request import read_request
@@ -540,38 +601,38 @@ def denoise_scan(
     maps = [p for p in (residual, noise_map, std) if p is not None]
     level = _one_level(sigma, noise_scan, coils)
     bval, bvec = _with_inherited(path, bval, bvec)
-    inputs = [path, bval, bvec, mask, level if _is_path(level) else None]
+    phase, asked_for = _phase_of(path, phase)
+    inputs = [path, bval, bvec, mask, level if _is_path(level) else None, phase]
     records = [f for p in (out, *maps) for f in _files_of(p, ['.json'])]
     kept = None if force else read_request(_files_of(out, ['.json'])[1], outputs)
     made = [*records, report, picture] if kept is None else []
     _check_files(made, inputs, [out, *maps], force, out)
     _check_report(report, report_notebook, picture)
-    scan = _load_described(path, bval, bvec, mask, notes)
+    scan = _load_noisy((path, bval, bvec, mask, notes), phase, asked_for, part)
     method = method or (None if model else _by_default(scan))
     denoiser = _open_with_probes(std, method, model, preset, seed, device, settings or {})
+    how = dict(bias_field=bias_field, choose=choices)
+    scan, told = _usable(scan, denoiser.method, asked_for, dict(part=part, **how))
     coils = coils or denoiser.config.get('n_coils') or 1
-    told = dict(noise_coils=coils) if noise_scan is not None and coils > 1 else {}
-    given = dict(bias_field=bias_field, choose=choices, noise_scan=noise_scan is not None, **told)
-    asked = dict(files=inputs, sigma=level, model=model, **given)
+    told |= _coils_told(noise_scan, coils)
+    asked = dict(files=inputs, sigma=level, model=model, **how, **told)
     if kept is not None:
         return _done_before(kept, denoiser, scan, asked, outputs)
-    if scan.bvals is not None:
-        _check_files([f for p in (out, *maps) for f in _files_of(p)[2:]], inputs, force=force)
+    _check_tables(scan, (out, *maps), inputs, force)
     result = denoiser.denoise(
         scan,
         sigma if noise_scan is None else _noise_scan_level(noise_scan, scan, coils),
         model=model or _model_beside(out, denoiser.method),
         reuse=model is not None,
         force=force and not model,
-        bias_field=bias_field,
-        choose=choices,
+        **how,
         needs_std=std is not None,
         needs_level=noise_map is not None or report is not None,
+        part=part,
     )
     result.meta |= {} if noise_scan is None else dict(sigma_from=f'noise scan {noise_scan}')
     _write_all(result, (out, residual, noise_map, std), picture, force)
-    if report is not None:
-        result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
+    result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
     return _note_done(denoiser, asked, outputs, result)
 
 # %% ../../nbs/app/62_jobs.ipynb #a947c46f
@@ -608,7 +669,7 @@ def _one_level(sigma, noise_scan, coils=None):
         raise InputError('--sigma and --noise-scan both give the noise level; give one of them')
     return sigma if noise_scan is None else str(noise_scan)
 
-
+# %% ../../nbs/app/62_jobs.ipynb #a2d19d9f
 def _noise_scan_level(path, scan, coils):
     "The map of a noise scan; where it comes from is added to the notes of the scan"
     from mri_diffusion.app.noise_checks import read_noise_scan
@@ -620,11 +681,23 @@ def _noise_scan_level(path, scan, coils):
     return found.sigma
 
 
+def _coils_told(noise_scan, coils):
+    "What a request says of a noise scan"
+    many = noise_scan is not None and coils > 1
+    return dict(noise_scan=noise_scan is not None) | (dict(noise_coils=coils) if many else {})
+
+
 def _model_beside(out, method):
     "Where a method that learns from the scan keeps its model if the user does not say"
     from mri_diffusion.scans.nifti import stem
 
     return Path(out).parent / f'{stem(out)}_{method.name}' if method.needs == 'scan' else None
+
+
+def _check_tables(scan, images, inputs, force):
+    "Refuse, before any work, gradient tables that cannot be written"
+    if scan.bvals is not None:
+        _check_files([f for p in images for f in _files_of(p)[2:]], inputs, force=force)
 
 
 def _is_path(sigma):
@@ -638,9 +711,9 @@ def _request(denoiser, files, sigma, model, **rest):
     "What was asked for; of a file its content"
     from mri_diffusion.app.request import request_of
 
-    path, bval, bvec, mask, sigma_map = files
+    path, bval, bvec, mask, sigma_map, phase = files
     inputs = dict(scan=sorted(f for f in _read_files(path) if f.exists()))
-    given = dict(bval=bval, bvec=bvec, mask=mask, sigma=sigma_map)
+    given = dict(bval=bval, bvec=bvec, mask=mask, sigma=sigma_map, phase=phase)
     inputs |= {k: [Path(p)] for k, p in given.items() if p is not None}
     level = None if sigma is None or sigma_map is not None else float(sigma)
     return request_of(denoiser, inputs, model, sigma=level, **rest)
@@ -672,6 +745,8 @@ def _report_of(result, path, out, report, force, notebook):
     from mri_diffusion.app.report_notebook import notebook_report
     from mri_diffusion.core import MriDiffusionError
 
+    if report is None:
+        return {}
     later = (
         f'{out} is written, and the page can be made later: mri-diffusion run {notebook} '
         f'-p noisy {path} -p denoised {out} --out FOLDER'
@@ -705,7 +780,7 @@ def _write_picture(result, path):
     with atomic_path(Path(path), force=True) as p:
         fig.savefig(p, dpi=120, format='png', bbox_inches='tight')
 
-
+# %% ../../nbs/app/62_jobs.ipynb #b9ee6abc
 def _check_report(report, notebook, picture=None):
     "Refuse a page or a picture that is none, and a notebook that is not there"
     from mri_diffusion.core import InputError

@@ -13,6 +13,8 @@ from pathlib import Path
 from .result import Result
 from ..core import InputError, plain, read_json, write_json
 from ..methods.shipped import shipped
+from ..noise.phase import demodulate
+from ..scans.complex import ComplexScan, is_complex
 from ..scans.nifti import Scan, load_like
 
 # %% ../../nbs/app/62_request.ipynb #62500006
@@ -115,24 +117,35 @@ def _words(key, was, now):
     return f'{key} {was}, not {now}'
 
 # %% ../../nbs/app/62_request.ipynb #6250000f
+def _noisy_of(scan, part):
+    "What a result of complex data calls noisy: the magnitude, or the real channel"
+    if not isinstance(scan, ComplexScan):
+        return scan
+    return demodulate(scan).real if part == 'real' else scan.magnitude
+
+
 def stored_result(
     kept: dict,  # From `read_request`
-    scan: Scan,  # The input
+    scan: Scan | ComplexScan,  # The input
     record: dict,  # What lies beside the result
     outputs: dict[str, Path],  # Role -> file
 ) -> Result:  # With meta['finished_before']
     "A result as it lies on the disk"
     read = lambda role: load_like(outputs[role], scan, role.replace('_', ' '), spatial=True)
+    z = ComplexScan.load(outputs['out']) if is_complex(outputs['out']) else None
+    scan = _noisy_of(scan, kept.get('part'))
     sigma = record.get('Sigma')
     if not isinstance(sigma, (int, float, list)):
         sigma = read('noise_map') if 'noise_map' in outputs else None
     meta = {k: kept.get(k) for k in ('method', 'preset', 'seed', 'verdict', 'reasons') if k in kept}
     notes = record.get('Notes')
     meta |= dict(config=kept.get('settings'), notes=notes if isinstance(notes, list) else [])
+    out = load_like(outputs['out'], scan, 'denoised') if z is None else z.magnitude.data
     return Result(
-        scan.with_data(load_like(outputs['out'], scan, 'denoised')),
+        scan.with_data(out),
         scan,
         sigma,
         read('std') if 'std' in outputs else None,
         meta | dict(source=scan.path, finished_before=True),
+        complex=z,
     )

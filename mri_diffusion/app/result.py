@@ -23,7 +23,7 @@ def _object(scan):
     except InputError:
         return np.ones(scan.shape[:3], bool)
 
-
+# %% ../../nbs/app/60_result.ipynb #dde7e5fa
 @dataclass(repr=False)
 class Result:
     "A denoised scan and what one must know to trust it"
@@ -34,6 +34,8 @@ class Result:
     std: np.ndarray | None = None  # Uncertainty, image units, where the method gives one
     meta: dict = field(default_factory=dict)  # Method, settings, seed, versions, notes
     pictures: dict = field(default_factory=dict)  # Name -> PNG bytes: how the method worked
+    complex: object = None  # ComplexScan: the denoised complex image, of complex data
+    complex_noisy: object = None  # ComplexScan: what was denoised
 
     def __repr__(self) -> str:
         shape = ' x '.join(map(str, self.denoised.shape))
@@ -133,8 +135,9 @@ def _save_result(
     "Write a result: all names are checked before the first file is made"
     if std is not None and result.std is None:
         raise InputError(f'{result.meta.get("method")}: gives no uncertainty map')
+    image, removed = _images_written(result)
     makers = {
-        residual: (lambda: result.residual, 'residual'),
+        residual: (removed, 'residual'),
         noise_map: (result.noise_map, 'noise_map'),
         std: (lambda: result.noisy.with_data(result.std), 'std'),
     }
@@ -146,10 +149,18 @@ def _save_result(
         if bad:
             raise MriDiffusionError(f'{p}: {bad} values are not finite; nothing is written')
     record = _result_record(result, path)
-    result.denoised.save(path, force, record)
+    image.save(path, force, record)
     for p, (make, kind) in maps.items():
         make().save(p, force, record | _map_record(result, record, kind, path, p))
     return Path(path)
+
+# %% ../../nbs/app/60_result.ipynb #50495f81
+def _images_written(result):
+    "What is written for the scan, and a function that makes what was removed"
+    if result.meta.get('part') != 'complex':
+        return result.denoised, lambda: result.residual
+    z, noisy = result.complex, result.complex_noisy
+    return z, lambda: z.with_data(noisy.data - z.data)
 
 
 def _result_record(
@@ -160,6 +171,7 @@ def _result_record(
     m = result.meta
     more = dict(BiasField=m['bias_field']) if 'bias_field' in m else {}
     more |= dict(SigmaInterval=m['sigma_interval']) if 'sigma_interval' in m else {}
+    more |= dict(Part=m['part']) if 'part' in m else {}
     return make_sidecar(
         source_name(m['source'], path) if m.get('source') else 'array',
         m['method'],
@@ -168,7 +180,7 @@ def _result_record(
         result.sigma if np.ndim(result.sigma) < 3 else 'map',
         result.noisy.sidecar,
         Description=f'Denoised by {m["method"]}',
-        DataKind=result.noisy.kind,
+        DataKind='complex' if m.get('part') == 'complex' else result.noisy.kind,
         Notes=m.get('notes', []),
         Environment=m.get('environment'),
         **more,
@@ -188,7 +200,8 @@ def _map_record(result, record, kind, path, own):
     if kind != 'noise_map':
         sources.append(source_name(path, own))
     more = {'SigmaFrom': result.meta.get('sigma_from')} if kind == 'noise_map' else {}
-    more['DataKind'] = 'signed' if kind == 'residual' else 'magnitude'
+    signed = 'complex' if record['DataKind'] == 'complex' else 'signed'
+    more['DataKind'] = signed if kind == 'residual' else 'magnitude'
     return dict(Description=_DESCRIBED[kind], Units='arbitrary', Sources=sources, **more)
 
 # %% ../../nbs/app/60_result.ipynb #09fe911f

@@ -61,9 +61,9 @@ def _open_sigma(sigma, shape, name):
     return sigma[..., None] if len(shape) == 4 and sigma.shape == shape[:3] else sigma
 
 # %% ../../nbs/methods/40_classical.ipynb #ebe18311
-def _close(denoised, data, sigma, mask, remove_bias=False, n_coils=1, name=''):
+def _close(denoised, data, sigma, mask, remove_bias=False, n_coils=1, name='', signed=None):
     "Bias removed if asked; noisy outside the mask, where sigma is 0 and where not finite"
-    biased = remove_bias and not is_signed(data)
+    biased = remove_bias and not is_signed(data, told=signed)
     if biased and sigma is None:
         raise InputError(
             f'{name}: remove_bias needs sigma, the noise level; give a number or a map'
@@ -113,11 +113,13 @@ def floor(
     mask: np.ndarray | None = None,  # Where to denoise; None: everywhere
     bvals: Sequence[float] | None = None,  # Not used
     factor: float = 1.5,  # How many sigma to take away
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     info: dict | None = None,  # Not used
 ) -> np.ndarray:  # Denoised, float32
     "max(noisy - factor sigma, 0); of signed data the same towards zero"
     data, sigma, mask = _open(data, sigma, mask, 'floor', needs_sigma=True)
-    out, signed, sigmas = np.empty_like(data), is_signed(data), np.broadcast_to(sigma, data.shape)
+    signed = is_signed(data, told=signed)
+    out, sigmas = np.empty_like(data), np.broadcast_to(sigma, data.shape)
     for _, _, at in slabs(data.shape):
         lower = np.sign(data[at]) * np.maximum(abs(data[at]) - factor * sigmas[at], 0)
         out[at] = lower if signed else np.maximum(lower, 0)
@@ -161,6 +163,7 @@ def nlmeans(
     # Take out the Rician bias (DIPY's `rician`); signed data have none; False: Gaussian noise
     remove_bias: bool = True,
     variant: str = 'classic',  # 'classic' or 'blockwise' (DIPY >= 1.12)
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     info: dict | None = None,  # Not used
 ) -> np.ndarray:  # Denoised, float32
     "DIPY's non-local means, volume by volume (doi:10.1109/TMI.2007.906087)"
@@ -169,7 +172,7 @@ def nlmeans(
         raise InputError(
             f"nlmeans: variant {variant!r} is not known; choose 'classic' or 'blockwise'"
         )
-    signed, lift = is_signed(data), _lift(data, 1e3)
+    signed, lift = is_signed(data, told=signed), _lift(data, 1e3)
     how = dict(patch_radius=patch_radius, block_radius=block_radius)
     how['rician'] = remove_bias and not signed
     denoised, cut = np.empty_like(data), SLAB if variant == 'classic' else data.size
@@ -183,7 +186,7 @@ def nlmeans(
             y[at] = found - lift if signed else found
         if not level:
             y[:] = x
-    return _close(denoised, data, sigma, mask)
+    return _close(denoised, data, sigma, mask, signed=signed)
 
 # %% ../../nbs/methods/40_classical.ipynb #1c55ffec
 def nearest_volumes(
@@ -229,6 +232,7 @@ def mppca(
     patch_radius: int | None = None,
     remove_bias: bool = False,  # Take out the Rician bias
     n_coils: int = 1,  # Coils of the magnitude, for `remove_bias`
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     info: dict | None = None,  # 'sigma' (X, Y, Z) and 'patch_radius' are put there
 ) -> np.ndarray:  # Denoised, float32
     "DIPY's MP-PCA (doi:10.1016/j.neuroimage.2016.08.016)"
@@ -240,7 +244,7 @@ def mppca(
     radius = _radius(data, patch_radius)
     how = dict(mask=mask, patch_radius=radius, return_sigma=True, suppress_warning=True)
     with np.errstate(all='ignore'):
-        signed, lift = is_signed(data), _lift(data, 2)
+        signed, lift = is_signed(data, told=signed), _lift(data, 2)
         denoised, found = dipy_mppca(data + lift if signed else data, **how)
         denoised = denoised - lift if signed else denoised
     found = channel_sigma(data.mean(-1), np.nan_to_num(found), 0 if signed else n_coils)
@@ -248,7 +252,7 @@ def mppca(
         info.update(sigma=np.where(mask, found, 0).astype(np.float32), patch_radius=radius)
     if sigma is None:
         sigma = found[..., None]
-    return _close(denoised, data, sigma, mask, remove_bias, n_coils, 'mppca')
+    return _close(denoised, data, sigma, mask, remove_bias, n_coils, 'mppca', signed)
 
 # %% ../../nbs/methods/40_classical.ipynb #58b58d36
 @contextmanager
@@ -337,6 +341,7 @@ def patch2self(
     n_coils: int = 1,  # Coils of the magnitude, for `remove_bias`
     b0_threshold: float = 50,  # s/mm2; at or below it a volume is a b0
     seed: int = 0,  # Fixes DIPY's sketch
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     # 'notes' is put there where another regression than the asked one was taken
     info: dict | None = None,
 ) -> np.ndarray:  # Denoised, float32, of magnitudes not negative; a single b0 comes back as it was
@@ -353,8 +358,8 @@ def patch2self(
     with _numpy_seed(seed):
         unit = magnitude_of(data)
         denoised = (_guarded if taken == 'dipy' else _exact)(data / unit, b0) * unit
-    denoised = denoised if is_signed(data) else np.maximum(denoised, 0)
-    return _close(denoised, data, sigma, mask, remove_bias, n_coils, 'patch2self')
+    denoised = denoised if is_signed(data, told=signed) else np.maximum(denoised, 0)
+    return _close(denoised, data, sigma, mask, remove_bias, n_coils, 'patch2self', signed)
 
 # %% ../../nbs/methods/40_classical.ipynb #065d6370
 CLASSICAL = dict(

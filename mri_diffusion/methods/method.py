@@ -8,6 +8,7 @@ __all__ = ['NEEDS', 'PRESET_NAMES', 'ASSUMPTIONS', 'FACTS', 'GIVES', 'Method', '
 # %% ../../nbs/methods/32_method.ipynb #2b60629d
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
 
 from ..core import InputError, OneLine
 from .settings import read_setting
@@ -27,6 +28,7 @@ FACTS = dict(
     bvecs='(V, 3) unit vectors',
     mask='(X, Y, Z) bool',
     sigma='number, (V,) or map, image units',
+    signed='True: one real channel, Gaussian noise; None: judged by the data',
     voxel_size='(3,) mm',
 )  # What `fit` is told about each scan
 
@@ -50,7 +52,8 @@ class Method(OneLine):
     needs: str  # One of NEEDS
     cost: str  # What it costs, in words
     # denoise(data, sigma, mask=, bvals=, bvecs=, voxel_size=, config=, net=, learned=, seed=,
-    # device=, quiet=) -> dict; see GIVES
+    # device=, quiet=) -> dict; see GIVES. One that names `signed` is told whether the noise is
+    # that of one real channel
     denoise: Callable
     needs_sigma: bool = False  # The inference rule must be given the noise level
     dims: tuple = (3, 4)  # Numbers of axes of the scans it takes
@@ -90,6 +93,11 @@ class Method(OneLine):
         lacking = self.std_needs(config) if self.std_needs else ''
         if lacking:
             raise InputError(f'{self.name}: gives an uncertainty map only with {lacking}')
+
+    @property
+    def takes_signed(self) -> bool:
+        "Whether it is told what the noise is like, and need not judge it by the data"
+        return 'signed' in signature(self.denoise).parameters
 
     @property
     def learns(self) -> bool:

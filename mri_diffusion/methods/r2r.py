@@ -99,6 +99,7 @@ def decompose_series(
     smooth: bool = False,  # Of those, too, that are above it after smoothing
     around: bool = False,  # Scores also outside of `mask`, for a network that looks around
     name: str = 'r2r',  # Of the method, for errors
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> dict:  # use, weights, mask, sigma, states, modes, amplitudes, notes, magnitude
     "Bring a series to principal components with noise of std one"
     x = _checked_series(series, bvals, mask, n_coils, K, name)
@@ -108,10 +109,10 @@ def decompose_series(
     if not inside.sum() > 1:
         raise InputError(f'{name}: the mask holds {inside.sum()} voxel; at least two are needed')
     if sigma is None:
-        sigma, said = series_sigma(x, inside, n_coils, b)
+        sigma, said = series_sigma(x, inside, n_coils, b, signed=signed)
         notes += said
     sigma = np.broadcast_to(_without_zeros(sigma, inside, name), x.shape[:3])
-    magnitude = not is_signed(x)
+    magnitude = not is_signed(x, told=signed)
     states = to_states(x, sigma, n_coils, magnitude)
     modes = modes or find_components(states, inside, K or None)
     if smooth and not K:
@@ -353,9 +354,9 @@ def _decompose_all(series, facts, config):
     "`decompose_series` of each scan, on the components of the first"
     first, told = facts[0], config['n_coils']
     x = series[0]
-    ready = [
-        decompose_series(x, first['bvals'], first['mask'], first['sigma'], told, K=config['modes'])
-    ]
+    kind = lambda f: dict(signed=f.get('signed'))
+    how = dict(K=config['modes'], **kind(first))
+    ready = [decompose_series(x, first['bvals'], first['mask'], first['sigma'], told, **how)]
     use, modes = ready[0]['use'], ready[0]['modes']
     learned = dict(use=use, bvals=first['bvals'], bvecs=first['bvecs'])
     for x, f in zip(series[1:], facts[1:]):
@@ -364,7 +365,8 @@ def _decompose_all(series, facts, config):
             raise InputError(
                 'r2r: the scans have other volumes constant; leave those volumes out of all of them'
             )
-        ready.append(decompose_series(x, f['bvals'], f['mask'], f['sigma'], told, modes))
+        known = f['bvals'], f['mask'], f['sigma'], told, modes
+        ready.append(decompose_series(x, *known, **kind(f)))
     return ready
 
 
@@ -516,6 +518,7 @@ def denoise_series(
     mask: np.ndarray | None = None,  # (X, Y, Z)
     bvals: np.ndarray | None = None,  # (V,) s/mm2
     bvecs: np.ndarray | None = None,  # (V, 3)
+    signed: bool | None = None,  # As in `decompose_series`
     seed: int = 0,  # Of the probes
     device: 'str | torch.device' = 'cpu',  # Where the network runs
     quiet: bool | None = None,  # No progress bar
@@ -523,7 +526,8 @@ def denoise_series(
     "Denoise a series with a trained network: one pass, and one for each probe of the uncertainty"
     check_protocol('r2r', learned, np.shape(data), bvals, bvecs)
     net = net.eval().to(device)
-    ready = decompose_series(data, bvals, mask, sigma, config['n_coils'], net.modes())
+    known = dict(modes=net.modes(), signed=signed)
+    ready = decompose_series(data, bvals, mask, sigma, config['n_coils'], **known)
     if not (ready['use'] == np.asarray(learned['use'])).all():
         raise InputError(
             'r2r: other volumes are constant than in training; train on this scan (another '
@@ -658,9 +662,9 @@ def _fit(noisy, clean, config, folder=None, seed=0, callbacks=(), facts=None, **
     return fit_series(noisy, facts, config, folder, seed, callbacks, **run)
 
 
-def _denoise(data, sigma, config, voxel_size=None, **known):
+def _denoise(data, sigma, config, voxel_size=None, signed=None, **known):
     "`denoise_series` as a Method calls it; the voxel size is not used"
-    return denoise_series(data, sigma, config, **known)
+    return denoise_series(data, sigma, config, signed=signed, **known)
 
 
 def _build(config, learned):

@@ -9,6 +9,7 @@ __all__ = ['get_method', 'methods', 'methods_table', 'check_names', 'register', 
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 
 from ..core import InputError
 from .classical import CLASSICAL
@@ -23,6 +24,7 @@ _OURS = {  # name -> module below mri_diffusion.methods, and what holds the Meth
     'ddm2': 'ddm2:DDM2',
     'r2r': 'r2r:R2R',
     'wiener': 'wiener:WIENER',
+    'pca': 'pca:PCA',
     'unet_pca': 'unet_pca:UNET_PCA',
     'diffdenoise': 'diffdenoise_scan:DIFFDENOISE',
     'n2n': 'selfsup:SELFSUP',
@@ -82,8 +84,10 @@ def _filter(name, info):
     settings = _FILTER_SETTINGS.get(name, {})
     no_bvals = ['no b-values were given: all volumes are taken as of one kind']
 
-    def denoise(data, sigma, mask=None, bvals=None, config=None, **facts):
-        found, how = {}, config or {}
+    takes_signed = 'signed' in signature(info['function']).parameters
+
+    def denoise(data, sigma, mask=None, bvals=None, config=None, signed=None, **facts):
+        found, how = {}, {**(config or {}), **({'signed': signed} if takes_signed else {})}
         out = info['function'](data, sigma=sigma, mask=mask, bvals=bvals, info=found, **how)
         lacking = no_bvals if 'bvals' in info['needs'] and bvals is None else []
         level = {'sigma_found': found['sigma']} if 'sigma' in found else {}

@@ -251,9 +251,13 @@ _FILTERS = dict(
     block_radius=_whole('radius of the search', 1, 15, 'voxels'),
     remove_bias=_yes('correct the bias of a magnitude'),
     variant=_word('one voxel at a time, or blocks of them', 'classic blockwise'),
+    axes=_word('components of the whole object first, or only those of patches', 'head patch'),
+    shrink=_word('how the components of the whole object are shrunk', 'gradual optimal'),
+    stride=_whole('distance of the patches of the other components', 1, 64, 'voxels'),
 )
 _OWN = {  # Where one method means something else by the same name
     'ddm2.patch': _whole('side of a training patch; 0: whole slices', 0, 4096, 'voxels'),
+    'pca.side': _whole('edge of the patches; 0: chosen', 0, 64, 'voxels'),
     'r2r.noise': _word('correlation of the added noise', 'measured white'),
     'r2r.features': _whole('features of each level', 1, 4096, lengths=(2, 8)),
     'dip.channels': _whole('features of each level, multiples of 8', 8, 4096, lengths=(3, 8)),

@@ -354,6 +354,7 @@ def denoise_supervised(
     net: torch.nn.Module | None = None,  # Trained network
     learned: dict | None = None,  # From `fit_supervised`
     mask: np.ndarray | None = None,  # (X, Y, Z) the object
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     seed: int = 0,  # Of fine-tuning and uncertainty
     device: str = 'cpu',  # Where to denoise
     quiet: bool | None = None,  # No progress bar
@@ -364,7 +365,7 @@ def denoise_supervised(
         steps = config['inference_steps'] if learned['kind'] == 'diffusion' else 1
         how = {k: config.get(k, v) for k, v in _UNIT.items()}
         how |= dict(copies=8) if config['flips'] else {}
-        run = dict(mask=mask, seed=seed, device=device, quiet=quiet)
+        run = dict(mask=mask, signed=signed, seed=seed, device=device, quiet=quiet)
         return denoise_unit(data, sigma, net, steps, **how, **run)
     if any(config.get(k, v) != v for k, v in _UNIT.items()):
         names = ', '.join(_UNIT)
@@ -374,7 +375,7 @@ def denoise_supervised(
     data = np.asarray(data, np.float32)
     series = data if data.ndim == 4 else data[..., None]
     kind, schedule = learned['kind'], schedule_of(learned)
-    n, magnitude = series.shape[3], not is_signed(data)
+    n, magnitude = series.shape[3], not is_signed(data, told=signed)
     scalings = [volume_scaling(series[..., v], not magnitude) for v in range(n)]
     levels, sigmas = [None] * n, _sigma_per_volume(sigma, n)
     if sigmas is not None:

@@ -115,13 +115,13 @@ def denoise_unet_pca(
     modes: int = 0,  # Components kept; 0: those above the noise, as they are or smoothed
     probes: int = 0,  # As for `clean_scores`
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     **run: object,  # seed, device, quiet of `clean_scores`
 ) -> dict:  # denoised, std (None without probes), sigma_found, notes
     "The network of the package on the principal components of a series"
     _checked(copies, strength, probes)
-    ready = decompose_series(
-        data, bvals, mask, sigma, n_coils, K=modes, smooth=True, around=True, name='unet_pca'
-    )
+    kept = dict(K=modes, smooth=True, around=True, name='unet_pca', signed=signed)
+    ready = decompose_series(data, bvals, mask, sigma, n_coils, **kept)
     found, notes = ready['modes'], list(ready['notes'])
     kernel = _noise_kernel(ready) if probes else None
     how = dict(copies=copies, strength=strength, probes=probes, kernel=kernel, notes=notes, **run)
@@ -139,10 +139,10 @@ def denoise_unet_pca(
     return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes)
 
 
-def _denoise(data, sigma, config, mask=None, bvals=None, seed=0, device='cpu', quiet=None, **_):
+def _denoise(data, sigma, config, mask=None, bvals=None, signed=None, **known):
     "`denoise_unet_pca` as a Method calls it"
-    run = dict(seed=seed, device=device, quiet=quiet)
-    return denoise_unet_pca(data, sigma, mask, bvals, **config, **run)
+    run = {k: known[k] for k in ('seed', 'device', 'quiet') if k in known}
+    return denoise_unet_pca(data, sigma, mask, bvals, signed=signed, **config, **run)
 
 
 _SETTINGS = dict(copies=2, strength=0.91, modes=0, probes=0, n_coils=1)

@@ -85,6 +85,7 @@ def denoise_unit(
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
     check_sigma: bool = True,  # Correct a noise level that is clearly wrong
     mask: np.ndarray | None = None,  # (X, Y, Z) the object
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     seed: int = 0,  # Of fine-tuning and random fields
     device: str = 'cpu',  # Where to compute
     quiet: bool | None = None,  # No progress bar
@@ -92,7 +93,7 @@ def denoise_unit(
     "Each volume by the network, on the scale where its noise has std one"
     data, copies = np.asarray(data, np.float32), check_copies(copies)
     series = data if data.ndim == 4 else data[..., None]
-    kind = 'additive' if is_signed(data) else 'magnitude'
+    kind = 'additive' if is_signed(data, told=signed) else 'magnitude'
     half, many, out, stds, notes = _has_bfloat16(device), series.shape[3] > 1, [], [], []
     factors = []
     memory = apply_memory(net, series.shape[:3])

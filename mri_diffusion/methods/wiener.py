@@ -77,9 +77,11 @@ def denoise_wiener(
     width: float = 1.2,  # Std of the Gaussian that weights the neighbours, voxels
     modes: int = 0,  # Components kept; 0: those above the noise
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> dict:  # denoised, std, sigma_found, notes
     "Local Wiener filter in the principal components of a series"
-    ready = decompose_series(data, bvals, mask, sigma, n_coils, K=modes, name='wiener')
+    how = dict(K=modes, name='wiener', signed=signed)
+    ready = decompose_series(data, bvals, mask, sigma, n_coils, **how)
     found, notes = ready['modes'], list(ready['notes'])
     scores, spread = shrink_scores(ready['amplitudes'], ready['weights'], found.basis, width)
     notes += _modes_notes(ready, bvals)
@@ -93,9 +95,9 @@ def denoise_wiener(
     return dict(denoised=denoised, std=std, sigma_found=ready['sigma'], notes=notes)
 
 
-def _denoise(data, sigma, config, mask=None, bvals=None, **_):
+def _denoise(data, sigma, config, mask=None, bvals=None, signed=None, **_):
     "`denoise_wiener` as a Method calls it"
-    return denoise_wiener(data, sigma, mask, bvals, **config)
+    return denoise_wiener(data, sigma, mask, bvals, signed=signed, **config)
 
 
 WIENER = Method(

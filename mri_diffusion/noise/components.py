@@ -168,12 +168,13 @@ def series_sigma(
     bvals: Sequence[float] | None = None,  # (V,) s/mm^2, for series of few volumes
     rounds: int = 4,  # Corrections of the map
     width: float = 3.0,  # Std of the Gaussian window, voxels
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> tuple[np.ndarray, list[str]]:  # (X, Y, Z) map of sigma, image units, and notes
     "Noise level of a series, from the components that hold no signal"
-    x, magnitude = np.asarray(series, np.float32), not is_signed(series)
+    x, magnitude = np.asarray(series, np.float32), not is_signed(series, told=signed)
     mask = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
     if x.shape[3] < FEW:
-        found = estimate_sigma(x, mask=mask, n_coils=n_coils, bvals=bvals)
+        found = estimate_sigma(x, mask=mask, n_coils=n_coils, bvals=bvals, signed=signed)
         level = found.sigma if np.ndim(found.sigma) == 3 else found.number
         notes = [f'noise level estimated by {found.how}: {found.number:.4g}', *found.notes]
         return _filled(np.broadcast_to(level, x.shape[:3]), mask), notes

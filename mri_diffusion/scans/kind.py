@@ -82,8 +82,11 @@ def _is_noise(x):
 def is_signed(
     data: np.ndarray,  # (X, Y, Z) or (X, Y, Z, V), any unit
     mask: np.ndarray | None = None,  # (X, Y, Z) bool, where to look; None: everywhere
+    told: bool | None = None,  # What is known of it: the answer, without a look at the data
 ) -> bool:  # True: Gaussian noise; False: a magnitude, also one with ripples
     "Is it a real channel, whose negative values are noise (or signal)?"
+    if told is not None:
+        return bool(told)
     x = np.asarray(data)
     if mask is not None:
         x = np.where(np.asarray(mask, bool)[(...,) + (None,) * (x.ndim - 3)], x, 0)
@@ -186,10 +189,10 @@ def kind_of(
 ) -> tuple[str, str]:  # One of `KINDS`, and why: one line, empty for a plain magnitude
     "What kind of numbers these are"
     sidecar, x = sidecar or {}, np.asarray(data)
-    why = phase_reason(x, path, sidecar, stored)
+    recorded = sidecar.get('DataKind') == 'signed'
+    why = None if recorded else phase_reason(x, path, sidecar, stored)
     if why:
         return 'phase', why
-    recorded = sidecar.get('DataKind') == 'signed'
     below = float((x < 0).mean())
     if below == 0 and not recorded:
         return 'magnitude', ''

@@ -80,13 +80,13 @@ def _open(path):
         raise InputError(f'{path}: {_damage(path, e)}') from None
 
 # %% ../../nbs/scans/01_nifti.ipynb #82673576
-def _check_type(path, img):
+def _check_type(path, img, complex_too=False):
     "Refuse complex and colour data, and shapes that are neither volume nor series"
     kind, shape = img.get_data_dtype(), img.shape
     give = 'give a volume (X, Y, Z) or a series (X, Y, Z, V)'
     if kind.fields is not None:
         raise InputError(f'{path}: colour (RGB) image; give a grey-scale image')
-    if kind.kind == 'c':
+    if kind.kind == 'c' and not complex_too:
         raise InputError(f'{path}: complex data; give the magnitude')
     if min(shape, default=0) <= 0:
         raise InputError(f'{path}: no voxels, shape {shape}; {give}')
@@ -97,7 +97,8 @@ def _check_type(path, img):
 
 def _check_finite(path, data):
     "Refuse NaN and Inf, and say how many there are"
-    if np.isfinite(data.sum(dtype=np.float64)):
+    wide = np.complex128 if np.iscomplexobj(data) else np.float64
+    if np.isfinite(data.sum(dtype=wide)):
         return
     bad, nan = int((~np.isfinite(data)).sum()), int(np.isnan(data).sum())
     if bad != 0:
@@ -512,18 +513,19 @@ def load_mask(
 
 # %% ../../nbs/scans/01_nifti.ipynb #316b154e
 def _nifti(scan):
-    "A float32 NIfTI image with the metadata of `scan`, in the shape and unit of its source"
+    "A float32 or complex64 NIfTI image with the metadata, shape and unit of its source"
+    kind = np.complex64 if np.iscomplexobj(scan.data) else np.float32
     header = nib.Nifti1Header() if scan.header is None else scan.header.copy()
     second = isinstance(header, nib.Nifti2Header) or max(scan.shape) > 32767
     cls = nib.Nifti2Image if second else nib.Nifti1Image
     if scan.header is None:
         header.set_xyzt_units('mm', 'sec')
-    header.set_data_dtype(np.float32)
+    header.set_data_dtype(kind)
     header['cal_min'] = header['cal_max'] = 0
     affine = np.diag([1 / length_unit(header)[0]] * 3 + [1]) @ scan.affine
     shape = tuple(header.get_data_shape())  # Of the source; kept if only axes of length one differ
     shape = shape if plain_shape(shape) == scan.shape else scan.shape
-    img = cls(np.asarray(scan.data, np.float32).reshape(shape), affine, header)
+    img = cls(np.asarray(scan.data, kind).reshape(shape), affine, header)
     img.header.set_slope_inter(1, 0)
     return img
 
