@@ -241,6 +241,23 @@ _Quiet = _opt(
     bool, '--quiet -q', 'No progress bars and no notes.', callback=_set_quiet, is_eager=True
 )
 
+# %% ../../nbs/app/62_cli.ipynb #d753707a
+_NoiseVolumes = _opt(
+    str | None,
+    '--noise-volumes',
+    'Volumes of the series that hold noise alone, from 0, or from the end if negative: they give '
+    'sigma and its map, and are left out of the result.',
+    '-1,-2',
+)
+_Combine = _opt(
+    str | None,
+    '--combine',
+    'Of raw k-space: combine its coils by maps from the data, or as the root of the sum of squares; '
+    'both in units of the noise.',
+    'adaptive|sos',
+)
+
+
 # %% ../../nbs/app/62_cli.ipynb #57d31994
 @_command('methods')
 def _methods(
@@ -324,11 +341,13 @@ def _noise(
     how: _opt(str, '--how', _HOW, 'NAME') = 'auto',
     coils: _opt(int | None, '--coils', _COILS) = None,
     noise_scan: _NoiseScan = None,
+    noise_volumes: _NoiseVolumes = None,
     force: _Force = False,
     quiet: _Quiet = False,
 ):
     "Estimate the noise of a scan: level, distribution, correlation."
-    found = scan_noise(path, bval, mask, how, coils, map, json, force, noise_scan)
+    alone = noise_scan, noise_volumes
+    found = scan_noise(path, bval, mask, how, coils, map, json, force, *alone)
     _echo(noise_text(found))
 
 # %% ../../nbs/app/62_cli.ipynb #902c242f
@@ -436,6 +455,8 @@ def _denoise(
     coils: _opt(int | None, '--coils', 'Coils of a sum-of-squares --noise-scan.') = None,
     phase: _file('--phase', _PHASE) = None,
     part: _Part = 'magnitude',
+    noise_volumes: _NoiseVolumes = None,
+    combine: _Combine = None,
     preset: _Preset = None,
     bias_field: _BiasField = 'keep',
     residual: _file('--residual', 'Also write noisy - denoised.') = None,
@@ -457,6 +478,7 @@ def _denoise(
     scan, pages = (bval, bvec, mask, sigma), (report, report_notebook, picture)
     choices = {k: v.split(',') for k, v in _pairs(choose, '--choose').items()}
     how = seed, device, _pairs(set, '--set'), force, bias_field, choices, noise_scan, coils
+    raw = dict(combine=combine, noise_volumes=noise_volumes)
     result = denoise_scan(
         path,
         out,
@@ -471,6 +493,7 @@ def _denoise(
         *how,
         phase=phase,
         part=part,
+        **raw,
     )
     seconds = time.perf_counter() - start
     _say(*(f'note: {n}' for n in result.meta['notes']))

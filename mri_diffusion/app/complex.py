@@ -15,6 +15,7 @@ from .result import Result
 from ..core import InputError
 from ..methods.method import Method
 from ..noise.phase import demodulate
+from ..noise.sigma import NoiseEstimate
 from ..scans.complex import ComplexScan
 from ..scans.nifti import Scan
 
@@ -69,10 +70,11 @@ def denoise_complex(
     obstacle = complex_obstacle(denoiser.method, part, **wish)
     if obstacle:
         raise InputError(obstacle)
-    sigma = read_sigma(scan.sigma if sigma is None else sigma, scan)
-    found = demodulate(scan, sigma)
+    known = sigma if isinstance(sigma, NoiseEstimate) else None
+    level = scan.sigma if sigma is None else sigma if known is None else known.sigma
+    found = demodulate(scan, read_sigma(level, scan))
     found.real.notes = [*found.real.notes, *found.notes]
-    real = denoiser.denoise(found.real, found.sigma, **how)
+    real = denoiser.denoise(found.real, found.sigma if known is None else known, **how)
     real.meta |= dict(part=part)
     if not found.known:
         real.meta['sigma_from'] = 'measured in the imaginary channel'

@@ -35,6 +35,7 @@ from ..core import InputError, MriDiffusionError, environment, plain
 from ..methods.default import default_method
 from ..methods.method import GIVES, Method, make_config
 from ..methods.registry import get_method
+from ..noise.sigma import NoiseEstimate
 from ..once import keep_answers
 from ..scans.complex import ComplexScan, is_complex, join_phase
 from ..scans.nifti import Scan
@@ -216,8 +217,9 @@ class Denoiser:
     def denoise(
         self,
         scan: Scan | ComplexScan | np.ndarray | Path | str,  # What to denoise
-        # Noise std, image units: number, (V,), map, path of a map; None: estimated where needed
-        sigma: float | np.ndarray | Path | str | None = None,
+        # Noise std, image units: number, (V,), map, path of a map, or what a noise scan shows;
+        # None: estimated where needed
+        sigma: float | np.ndarray | Path | str | NoiseEstimate | None = None,
         mask: np.ndarray | None = None,  # (X, Y, Z) where to denoise; None: the scan's own
         *,
         # Model folder of a method that learns from the scan: made if missing, continued if
@@ -324,10 +326,11 @@ def _denoise(d, scan, sigma, model, reuse, force, bias_field, choose, needs_std,
     "The steps of `Denoiser.denoise`"
     finished = bool(model) and reuse and has_finished(model)
     _check_request(d, scan, finished, bias_field, choose, needs_std)
-    flat, level, field = scan, read_sigma(sigma, scan), None
+    known = sigma if isinstance(sigma, NoiseEstimate) else None
+    flat, level, field = scan, read_sigma(sigma if known is None else known.sigma, scan), None
     if bias_field != 'keep':
         flat, level, field = without_field(scan, level)
-    noise = ScanNoise(flat)
+    noise = ScanNoise(flat, known)
     elsewhere = _learned_elsewhere(d, scan, flat) if d.net is not None else []
     _learn(d, flat, level, model, finished, force)
     if needs_std:

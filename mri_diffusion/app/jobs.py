@@ -115,20 +115,15 @@ def _load_input(
 ) -> 'Scan':  # Or a `ComplexScan`
     "What a command line names as its input"
     from mri_diffusion.scans.complex import ComplexScan, is_complex
-    from mri_diffusion.scans.nifti import Scan, load_mask
+    from mri_diffusion.scans.nifti import Scan
 
-    if not str(path).lower().endswith('.h5'):
-        tables = _with_inherited(path, bval, bvec)
-        scan = (ComplexScan if complex_too and is_complex(path) else Scan).load(
-            path, bval=tables[0], bvec=tables[1], mask=mask
-        )
-        scan.notes += _inherited_notes(path, tables)
-        return scan
-    from mri_diffusion.scans.raw import load_raw
-
-    scan = load_raw(path)
-    if mask is not None:
-        scan.mask = load_mask(mask, scan)
+    if _is_raw(path):
+        return _raw_input(path, mask)[0]
+    tables = _with_inherited(path, bval, bvec)
+    scan = (ComplexScan if complex_too and is_complex(path) else Scan).load(
+        path, bval=tables[0], bvec=tables[1], mask=mask
+    )
+    scan.notes += _inherited_notes(path, tables)
     return scan
 
 # %% ../../nbs/app/62_jobs.ipynb #62000012
@@ -161,6 +156,138 @@ def _load_described(path, bval, bvec, mask, notes=(), complex_too=False):
 def is_quiet() -> bool:
     "Whether the user asked for no progress bars and no notes"
     return bool(os.environ.get('MRI_DIFFUSION_QUIET'))
+
+# %% ../../nbs/app/62_jobs.ipynb #e93a49d0
+def _is_raw(path):
+    return str(path).lower().endswith('.h5')
+
+
+def _raw_input(path, mask=None, combine=None, noise_scan=None, complex_too=False):
+    "The image of raw k-space, and the `NoiseEstimate` of its coils, None if it does not show it"
+    from mri_diffusion.noise.coils import NoNoise
+    from mri_diffusion.noise.combine import combine_coils
+    from mri_diffusion.scans.nifti import load_mask
+    from mri_diffusion.scans.raw import load_raw, read_raw
+
+    raw = read_raw(path, undersampled=True)
+    try:
+        found = combine_coils(raw, combine or 'adaptive', *_noise_samples(noise_scan, raw))
+        whole = complex_too and found.data.dtype.kind == 'c'
+        scan, level = found.complex_scan() if whole else found.scan(), found.estimate()
+    except NoNoise as e:
+        if combine is not None:
+            raise
+        scan, level = load_raw(path), None
+        scan.notes.append(f'{path}: root of the sum of squares, since of the noise: {e}')
+    scan.path = Path(path)
+    if mask is not None:
+        scan.mask = load_mask(mask, scan)
+    return scan, level
+
+
+def _noise_samples(noise_scan, raw):
+    "Samples of a noise scan in k-space, and what their variance is multiplied by"
+    from mri_diffusion.core import InputError
+    from mri_diffusion.scans.raw import read_noise_samples
+
+    if noise_scan is None:
+        return None, None
+    if not _is_raw(noise_scan):
+        raise InputError(f'{noise_scan}: raw data need a noise scan in k-space (.h5)')
+    samples, dwell = read_noise_samples(noise_scan)
+    scan = raw.facts.get('dwell_us')
+    return samples, dwell / scan if dwell and scan else None
+
+
+# %% ../../nbs/app/62_jobs.ipynb #9418ccdb
+def _open_scan(files, sigma, noise_scan, combine, noise_volumes, phase):
+    "The scan, and what shows its noise: a path, a `NoiseEstimate`, volumes of noise, or None"
+    from mri_diffusion.core import InputError
+
+    path, mask, notes = files[0], files[3], files[4]
+    if not _is_raw(path):
+        if combine is not None or (noise_scan is not None and _is_raw(noise_scan)):
+            only = '--combine' if combine is not None else f'{noise_scan}: noise in k-space'
+            raise InputError(f'{only}: is for raw k-space (.h5); {path} is an image')
+        scan = _load_noisy(files, *phase)
+        return (scan, noise_scan) if noise_volumes is None else _without_noise(scan, noise_volumes)
+    if phase[0] is not None:
+        raise InputError(f'{path}: raw k-space holds its phase; leave --phase out')
+    if noise_volumes is not None:
+        raise InputError('--noise-volumes: raw data show their noise; leave it out')
+    if sigma is None:
+        scan, level = _raw_input(path, mask, combine, noise_scan, complex_too=True)
+    elif combine is None:
+        scan, level = _sum_of_squares(path, mask), None
+    else:
+        raise InputError('--sigma and --combine: raw data are combined in units of their noise')
+    scan.notes += notes
+    return scan, level
+
+
+def _without_noise(scan, volumes):
+    from mri_diffusion.app.noise_checks import take_noise_volumes
+
+    return take_noise_volumes(scan, volumes)
+
+
+def _sum_of_squares(path, mask):
+    from mri_diffusion.scans.nifti import load_mask
+    from mri_diffusion.scans.raw import load_raw
+
+    scan = load_raw(path)
+    scan.mask = None if mask is None else load_mask(mask, scan)
+    scan.notes.append(f'{path}: root of the sum of squares, in units of the file')
+    return scan
+
+
+def _one_level(sigma, noise_scan, coils=None, noise_volumes=None):
+    "The noise level that is given, or the file that shows it; not both"
+    from mri_diffusion.checks import check_number
+    from mri_diffusion.core import InputError
+
+    if coils is not None:
+        check_number('--coils', coils, 1, 1024)
+    if coils is not None and noise_scan is None and noise_volumes is None:
+        raise InputError('--coils: tells how to read a --noise-scan; give that too')
+    ways = {'--sigma': sigma, '--noise-scan': noise_scan, '--noise-volumes': noise_volumes}
+    ways = [k for k, v in ways.items() if v is not None]
+    if len(ways) > 1:
+        raise InputError(f'{" and ".join(ways)} both give the noise level; give one of them')
+    return sigma if noise_scan is None else str(noise_scan)
+
+# %% ../../nbs/app/62_jobs.ipynb #3ef44055
+def _level_of(source, scan, coils):
+    "The `NoiseEstimate` of what shows the noise of a scan; its notes are added to those of the scan"
+    from mri_diffusion.app.noise_checks import read_noise_scan, read_noise_volumes
+
+    if hasattr(source, 'how'):
+        return source
+    volumes = hasattr(source, 'shape')
+    found = (read_noise_volumes if volumes else read_noise_scan)(source, scan, coils)
+    if coils > 1:
+        found.notes.append(f'the noise scan is read as a sum of squares of {coils} coils')
+    scan.notes = [*scan.notes, *found.notes]
+    return found
+
+
+def _told_coils(settings, method, source):
+    "Settings with the coils of a sum of squares of raw data, where the method has such a setting"
+    from mri_diffusion.methods.registry import get_method
+
+    coils = getattr(source, 'n_coils', 1)
+    if coils == 1 or not method or 'n_coils' in settings:
+        return settings
+    preset = next(iter(get_method(method).presets.values()), {})
+    return settings | dict(n_coils=coils) if 'n_coils' in preset else settings
+
+
+def _source_of(source, noise_scan):
+    "Where the noise level comes from, in words"
+    if hasattr(source, 'how'):
+        return 'k-space of the coils'
+    return 'noise volumes' if hasattr(source, 'shape') else f'noise scan {noise_scan}'
+
 
 # %% ../../nbs/app/62_jobs.ipynb #60c1a001
 def _phase_of(path, phase):
@@ -209,7 +336,8 @@ def _usable(scan, method, asked_for, wish):
     obstacle = complex_obstacle(method, **wish) if is_complex else ''
     if not obstacle:
         return scan, dict(part=wish['part']) if is_complex else {}
-    if asked_for or wish['part'] != 'magnitude' or '_part-mag' not in str(scan.path):
+    found = '_part-mag' in str(scan.path) or _is_raw(scan.path)  # Its phase, and not told
+    if asked_for or wish['part'] != 'magnitude' or not found:
         raise InputError(obstacle)
     scan = scan.magnitude
     scan.notes.append(f'only the magnitude is used, its phase is not ({obstacle})')
@@ -321,7 +449,8 @@ def scan_noise(
     json: Path | str | None = None,  # Also write what was found there
     force: bool = False,  # Replace existing files
     noise_scan: Path | str | None = None,  # Scan of noise alone: the source of sigma
-) -> dict:  # Plain values, from `describe_noise`
+    noise_volumes: str | Sequence[int] | None = None,  # Volumes of noise alone: '-1,-2'
+) -> dict:  # Plain values, from `describe_noise`; of raw k-space also `coils`
     "Level, distribution and correlation of the noise of a scan"
     from mri_diffusion.checks import check_number
     from mri_diffusion.core import plain, write_json
@@ -331,12 +460,16 @@ def scan_noise(
     if coils is not None:
         check_number('--coils', coils, 1, 1024)
     _check_files([map, json], [path, bval, mask, noise_scan], [map], force)
-    scan = _load_input(path, bval, None, mask)
+    _one_level(None, noise_scan, None, noise_volumes)
+    scan, source = _scan_and_noise(path, bval, mask, noise_scan, noise_volumes)
     methods = dict(assumptions=assumptions(), instead=alternatives())
     found = describe_noise(scan, n_coils=coils, how=how, **methods)
     estimate = found.pop('estimate')
-    if noise_scan is not None:
-        estimate = _by_noise_scan(found, noise_scan, scan, coils)
+    if source is not None:
+        estimate = _by_noise_alone(found, source, scan, coils)
+        found['warnings'] = _warnings_of(estimate.correlation, **methods)
+    if _is_raw(path):
+        found['notes'] += _by_coils(found, path, scan, noise_scan, how == 'auto' and coils is None)
     if map is not None:
         found['notes'] += _save_map(scan, estimate, found['n_coils'], map, force)
     found = plain({'scan': str(path), **found, 'notes': scan.notes + found['notes']})
@@ -345,11 +478,36 @@ def scan_noise(
     return found
 
 # %% ../../nbs/app/62_jobs.ipynb #dec63f18
-def _by_noise_scan(found, path, scan, coils):
-    "Put what a noise scan shows in the place of what the scan shows"
-    from mri_diffusion.app.noise_checks import read_noise_scan
+def _scan_and_noise(path, bval, mask, noise_scan, noise_volumes):
+    "The scan as it is, and the file or the volumes that show its noise, or None"
+    from mri_diffusion.core import InputError
 
-    e, own = read_noise_scan(path, scan, coils or 1), (found['low'], found['high'])
+    if _is_raw(path):
+        if noise_volumes is not None:
+            raise InputError('--noise-volumes: raw data show their noise; leave it out')
+        return _sum_of_squares(path, mask), None
+    if noise_scan is not None and _is_raw(noise_scan):
+        raise InputError(f'{noise_scan}: noise in k-space is for raw k-space; {path} is an image')
+    scan = _load_input(path, bval, None, mask)
+    return (scan, noise_scan) if noise_volumes is None else _without_noise(scan, noise_volumes)
+
+
+def _warnings_of(lags, assumptions, instead):
+    "What the correlation of noise alone means for each method"
+    from mri_diffusion.noise.describe import check_independence
+
+    return [
+        line
+        for name, kinds in assumptions.items()
+        for line in check_independence(lags, name, kinds, threshold=0.1, instead=instead)
+    ]
+
+
+def _by_noise_alone(found, source, scan, coils):
+    "Put what a noise scan or noise volumes show in the place of what the scan shows"
+    before = scan.notes
+    e, own = _level_of(source, scan, coils or 1), (found['low'], found['high'])
+    scan.notes = before
     inside = e.sigma[scan.foreground() & (e.sigma > 0)]
     if inside.size:
         import numpy as np
@@ -367,6 +525,7 @@ def _by_noise_scan(found, path, scan, coils):
     found['by_estimator']['noise_scan'] = level
     found |= dict(sigma=level, low=e.low, high=e.high, how=e.how, notes=notes)
     found |= dict(distribution=e.distribution, n_coils=e.n_coils)
+    found |= dict(correlation=e.correlation, correlation_from='noise alone')
     return e
 
 
@@ -385,6 +544,35 @@ def _save_map(scan, estimate, n_coils, path, force):
         return []
     better = '; --how mppca does' if scan.data.ndim == 4 else ''
     return [f'the map holds one value: {estimate.how} sees no places apart{better}']
+
+# %% ../../nbs/app/62_jobs.ipynb #5e3f8eb0
+def _by_coils(found, path, scan, noise_scan, headline):
+    "Add what raw k-space says of its coils, perhaps as the headline; notes"
+    from mri_diffusion.noise.coils import NoNoise
+    from mri_diffusion.noise.combine import magnitude_level, measure_coils
+    from mri_diffusion.scans.raw import read_raw
+
+    raw = read_raw(path)
+    try:
+        coils = measure_coils(raw, *_noise_samples(noise_scan, raw))
+    except NoNoise as e:
+        return [f'{path}: {e}']
+    seen, (mean, most) = magnitude_level(raw, coils, scan), coils.between
+    if headline:
+        found |= dict(sigma=coils.sigma, low=coils.sigma / 1.05, high=coils.sigma * 1.05)
+        found |= dict(how='k-space', distribution='ncchi', n_coils=round(coils.effective))
+        found |= dict(coils_in_air=coils.effective, notes=[])
+    found['coils'] = dict(
+        n=len(coils.cov),
+        effective=coils.effective,
+        correlation_mean=mean,
+        correlation_max=most,
+        sigma=coils.sigma,
+        sigma_magnitude=seen,
+        source=coils.source,
+    )
+    return coils.notes
+
 
 # %% ../../nbs/app/62_jobs.ipynb #b133c6e9
 def _training_scans(
@@ -592,6 +780,9 @@ def denoise_scan(
     # there; 'none': the magnitude alone
     phase: Path | str | None = None,
     part: str = 'magnitude',  # Of complex data: magnitude, real or complex
+    # Raw k-space: adaptive or sos; None: adaptive where its noise can be measured
+    combine: str | None = None,
+    noise_volumes: str | Sequence[int] | None = None,  # Volumes of noise alone: '-1,-2'
 ) -> 'Result':
     "Denoise a scan on disk; what this very request has made before is used"
     from mri_diffusion.app.request import read_request
@@ -599,7 +790,7 @@ def denoise_scan(
     named = dict(out=out, residual=residual, noise_map=noise_map, std=std, report=report)
     outputs = {k: Path(p) for k, p in dict(named, picture=picture).items() if p is not None}
     maps = [p for p in (residual, noise_map, std) if p is not None]
-    level = _one_level(sigma, noise_scan, coils)
+    level = _one_level(sigma, noise_scan, coils, noise_volumes)
     bval, bvec = _with_inherited(path, bval, bvec)
     phase, asked_for = _phase_of(path, phase)
     inputs = [path, bval, bvec, mask, level if _is_path(level) else None, phase]
@@ -608,20 +799,22 @@ def denoise_scan(
     made = [*records, report, picture] if kept is None else []
     _check_files(made, inputs, [out, *maps], force, out)
     _check_report(report, report_notebook, picture)
-    scan = _load_noisy((path, bval, bvec, mask, notes), phase, asked_for, part)
+    files, shows = (path, bval, bvec, mask, notes), (sigma, noise_scan, combine, noise_volumes)
+    scan, source = _open_scan(files, *shows, (phase, asked_for, part))
     method = method or (None if model else _by_default(scan))
-    denoiser = _open_with_probes(std, method, model, preset, seed, device, settings or {})
+    settings = _told_coils(settings or {}, method, source)
+    denoiser = _open_with_probes(std, method, model, preset, seed, device, settings)
     how = dict(bias_field=bias_field, choose=choices)
     scan, told = _usable(scan, denoiser.method, asked_for, dict(part=part, **how))
     coils = coils or denoiser.config.get('n_coils') or 1
-    told |= _coils_told(noise_scan, coils)
+    told |= _noise_told(noise_scan, coils, combine=combine, noise_volumes=noise_volumes)
     asked = dict(files=inputs, sigma=level, model=model, **how, **told)
     if kept is not None:
         return _done_before(kept, denoiser, scan, asked, outputs)
     _check_tables(scan, (out, *maps), inputs, force)
     result = denoiser.denoise(
         scan,
-        sigma if noise_scan is None else _noise_scan_level(noise_scan, scan, coils),
+        sigma if source is None else _level_of(source, scan, coils),
         model=model or _model_beside(out, denoiser.method),
         reuse=model is not None,
         force=force and not model,
@@ -630,7 +823,7 @@ def denoise_scan(
         needs_level=noise_map is not None or report is not None,
         part=part,
     )
-    result.meta |= {} if noise_scan is None else dict(sigma_from=f'noise scan {noise_scan}')
+    result.meta |= {} if source is None else dict(sigma_from=_source_of(source, noise_scan))
     _write_all(result, (out, residual, noise_map, std), picture, force)
     result.meta |= _report_of(result, path, out, report, force, report_notebook or 'report')
     return _note_done(denoiser, asked, outputs, result)
@@ -656,35 +849,12 @@ def _by_default(scan):
     return name
 
 
-def _one_level(sigma, noise_scan, coils=None):
-    "The noise level that is given, or the file that shows it; not both"
-    from mri_diffusion.checks import check_number
-    from mri_diffusion.core import InputError
-
-    if coils is not None:
-        check_number('--coils', coils, 1, 1024)
-    if coils is not None and noise_scan is None:
-        raise InputError('--coils: tells how to read a --noise-scan; give that too')
-    if sigma is not None and noise_scan is not None:
-        raise InputError('--sigma and --noise-scan both give the noise level; give one of them')
-    return sigma if noise_scan is None else str(noise_scan)
-
-# %% ../../nbs/app/62_jobs.ipynb #a2d19d9f
-def _noise_scan_level(path, scan, coils):
-    "The map of a noise scan; where it comes from is added to the notes of the scan"
-    from mri_diffusion.app.noise_checks import read_noise_scan
-
-    found = read_noise_scan(path, scan, coils)
-    if coils > 1:
-        found.notes.append(f'the noise scan is read as a sum of squares of {coils} coils')
-    scan.notes = [*scan.notes, *found.notes]
-    return found.sigma
-
-
-def _coils_told(noise_scan, coils):
-    "What a request says of a noise scan"
+def _noise_told(noise_scan, coils, **also):
+    "What a request says of where the noise is seen"
     many = noise_scan is not None and coils > 1
-    return dict(noise_scan=noise_scan is not None) | (dict(noise_coils=coils) if many else {})
+    told = dict(noise_scan=noise_scan is not None) | (dict(noise_coils=coils) if many else {})
+    return told | {k: v for k, v in also.items() if v is not None}
+
 
 
 def _model_beside(out, method):

@@ -34,6 +34,7 @@ def noise_text(
         ('distribution', _distribution_text(found)),
         ('estimators', ', '.join(levels) or 'none'),
     ]
+    rows += _coil_rows(found.get('coils'))
     for axis, lags in (found['correlation'] or {}).items():
         rows.append((f'correlation {axis}', '  '.join(f'{v:+.2f}' for v in lags)))
     source = found['correlation_from']
@@ -42,6 +43,21 @@ def noise_text(
     rows += [('note', n) for n in found['notes']]
     rows += [('warning', w) for w in _together(found['warnings'])]
     return '\n'.join(f'{k:14}{v}' for k, v in rows)
+
+
+def _coil_rows(coils):
+    "What raw k-space says of its coils"
+    if not coils:
+        return []
+    seen = coils['sigma_magnitude']
+    mean, most = coils['correlation_mean'], coils['correlation_max']
+    level = f'{coils["sigma"]:.4g} from the {coils["source"]}, '
+    level += 'none' if seen is None else f'{seen:.4g}'
+    return [
+        ('coils', f'{coils["n"]}, effective {coils["effective"]:.1f}'),
+        ('between coils', f'correlation mean {mean:.2f}, largest {most:.2f}'),
+        ('channel', f'sigma {level} from the magnitude, told the effective coils'),
+    ]
 
 
 def _sigma_text(sigma):
