@@ -27,6 +27,7 @@ CONTRACT = dict(
     run='-p --out --sweep --cluster',
     batch='--method --model --participant-label --suffix --per-field --cluster --jobs --preset '
     '--bias-field --set',
+    export='--model --force --json',
     bench='--full --quick --repeats --threads --device --json --compare --seed --force',
 )
 

@@ -683,6 +683,30 @@ def _batch(
         _echo(f'mri-diffusion: error: {said}', err=True)
     raise typer.Exit(batch_code(rows))
 
+# %% ../../nbs/app/62_cli.ipynb #62c8e002
+_NETWORK = 'unet or diffusion: the networks that travel with the package.'
+_TRAINED = 'Folder of a network that was trained from that of the package; without it that itself.'
+
+
+@_command('export')
+def _export(
+    method: _arg(str, 'METHOD', _NETWORK),
+    out: _arg(Path, 'OUT', 'File to write: .onnx.'),
+    model: _opt(Path | None, '--model', _TRAINED, 'MODEL') = None,
+    force: _Force = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+):
+    "Write a network as ONNX, for programs without torch."
+    from mri_diffusion.app.export import export_network
+
+    made = export_network(method, out, model, force)
+    said = (
+        f'{out}: {method} ({made["network"]}), ONNX opset {made["opset"]}, '
+        f'{made["bytes"] / 1e6:.1f} MB; differs from torch by {made["largest_difference"]:.0e} sigma'
+    )
+    _echo(_json(made) if json else said)
+
 # %% ../../nbs/app/62_cli.ipynb #62c80002
 _PARTS = 'volume, precision, series, training, memory; without any, all.'
 _LENGTH = 'Tiny scans (a trial of the command), or five rounds; without it three rounds.'
