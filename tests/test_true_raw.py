@@ -210,7 +210,6 @@ REVERSED = [acquisition(K[0, :, :, 0], [ismrmrd.ACQ_IS_REVERSE])]
 BAD = dict(
     every_second=(lambda: [a for a in lines(K) if a.idx.kspace_encode_step_1 % 2], WIDE, 'under'),
     one_missing=(lambda: lines(K)[1:-1] + lines(K)[40:41], WIDE, 'undersampled'),
-    partial=(lambda: [a for a in lines(K) if a.idx.kspace_encode_step_1 > 9], WIDE, 'partial F'),
     twice=(lambda: lines(K) + lines(K)[5:6], WIDE, 'a line twice'),
     radial=(lambda: lines(K), WIDE.replace('cartesian', 'radial'), 'a radial trajectory'),
     epi=(lambda: lines(K) + REVERSED, WIDE, 'reverse'),

@@ -221,7 +221,10 @@ _Sigma = _opt(
     'Noise std of one real channel, image units; without it estimated where the method needs it.',
     'NUMBER|MAP',
 )
-_NoiseScan = _file('--noise-scan', 'Scan of noise alone (no RF): gives sigma and its map.')
+_NoiseScan = _file(
+    '--noise-scan',
+    'Scan of noise alone (no RF; of raw k-space an .h5): gives sigma, its map and correlation.',
+)
 _BiasField = _opt(
     str,
     '--bias-field',
@@ -256,7 +259,6 @@ _Combine = _opt(
     'both in units of the noise.',
     'adaptive|sos',
 )
-
 
 # %% ../../nbs/app/62_cli.ipynb #57d31994
 @_command('methods')

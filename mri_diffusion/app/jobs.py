@@ -167,13 +167,14 @@ def _raw_input(path, mask=None, combine=None, noise_scan=None, complex_too=False
     from mri_diffusion.noise.coils import NoNoise
     from mri_diffusion.noise.combine import combine_coils
     from mri_diffusion.scans.nifti import load_mask
-    from mri_diffusion.scans.raw import load_raw, read_raw
+    from mri_diffusion.scans.raw import left_out_note, load_raw, read_raw
 
     raw = read_raw(path, undersampled=True)
     try:
         found = combine_coils(raw, combine or 'adaptive', *_noise_samples(noise_scan, raw))
         whole = complex_too and found.data.dtype.kind == 'c'
         scan, level = found.complex_scan() if whole else found.scan(), found.estimate()
+        scan.notes += left_out_note(raw, scan.shape)
     except NoNoise as e:
         if combine is not None:
             raise
@@ -197,7 +198,6 @@ def _noise_samples(noise_scan, raw):
     samples, dwell = read_noise_samples(noise_scan)
     scan = raw.facts.get('dwell_us')
     return samples, dwell / scan if dwell and scan else None
-
 
 # %% ../../nbs/app/62_jobs.ipynb #9418ccdb
 def _open_scan(files, sigma, noise_scan, combine, noise_volumes, phase):
@@ -258,7 +258,7 @@ def _one_level(sigma, noise_scan, coils=None, noise_volumes=None):
 
 # %% ../../nbs/app/62_jobs.ipynb #3ef44055
 def _level_of(source, scan, coils):
-    "The `NoiseEstimate` of what shows the noise of a scan; its notes are added to those of the scan"
+    "The `NoiseEstimate` of what shows the noise; its notes are added to those of the scan"
     from mri_diffusion.app.noise_checks import read_noise_scan, read_noise_volumes
 
     if hasattr(source, 'how'):
@@ -271,6 +271,14 @@ def _level_of(source, scan, coils):
     return found
 
 
+def _given(bias_field, choices, noise_scan, coils, combine, noise_volumes):
+    "What else decides a result, for the record of the request"
+    told = dict(noise_coils=coils) if noise_scan is not None and coils > 1 else {}
+    also = dict(combine=combine, noise_volumes=noise_volumes)
+    told |= {k: v for k, v in also.items() if v is not None}
+    return dict(bias_field=bias_field, choose=choices, noise_scan=noise_scan is not None, **told)
+
+# %% ../../nbs/app/62_jobs.ipynb #ac05858b
 def _told_coils(settings, method, source):
     "Settings with the coils of a sum of squares of raw data, where the method has such a setting"
     from mri_diffusion.methods.registry import get_method
@@ -287,7 +295,6 @@ def _source_of(source, noise_scan):
     if hasattr(source, 'how'):
         return 'k-space of the coils'
     return 'noise volumes' if hasattr(source, 'shape') else f'noise scan {noise_scan}'
-
 
 # %% ../../nbs/app/62_jobs.ipynb #60c1a001
 def _phase_of(path, phase):
@@ -502,7 +509,7 @@ def _warnings_of(lags, assumptions, instead):
         for line in check_independence(lags, name, kinds, threshold=0.1, instead=instead)
     ]
 
-
+# %% ../../nbs/app/62_jobs.ipynb #7b925116
 def _by_noise_alone(found, source, scan, coils):
     "Put what a noise scan or noise volumes show in the place of what the scan shows"
     before = scan.notes
@@ -528,7 +535,7 @@ def _by_noise_alone(found, source, scan, coils):
     found |= dict(correlation=e.correlation, correlation_from='noise alone')
     return e
 
-
+# %% ../../nbs/app/62_jobs.ipynb #6458e9f5
 def _save_map(scan, estimate, n_coils, path, force):
     "Write the noise std at every voxel; a note where it is the same everywhere"
     import numpy as np
@@ -572,7 +579,6 @@ def _by_coils(found, path, scan, noise_scan, headline):
         source=coils.source,
     )
     return coils.notes
-
 
 # %% ../../nbs/app/62_jobs.ipynb #b133c6e9
 def _training_scans(
@@ -807,8 +813,8 @@ def denoise_scan(
     how = dict(bias_field=bias_field, choose=choices)
     scan, told = _usable(scan, denoiser.method, asked_for, dict(part=part, **how))
     coils = coils or denoiser.config.get('n_coils') or 1
-    told |= _noise_told(noise_scan, coils, combine=combine, noise_volumes=noise_volumes)
-    asked = dict(files=inputs, sigma=level, model=model, **how, **told)
+    given = _given(bias_field, choices, noise_scan, coils, combine, noise_volumes)
+    asked = dict(files=inputs, sigma=level, model=model, **given, **told)
     if kept is not None:
         return _done_before(kept, denoiser, scan, asked, outputs)
     _check_tables(scan, (out, *maps), inputs, force)
@@ -847,13 +853,6 @@ def _by_default(scan):
     name, said = default_method(scan)
     scan.notes = [said, *scan.notes]
     return name
-
-
-def _noise_told(noise_scan, coils, **also):
-    "What a request says of where the noise is seen"
-    many = noise_scan is not None and coils > 1
-    told = dict(noise_scan=noise_scan is not None) | (dict(noise_coils=coils) if many else {})
-    return told | {k: v for k, v in also.items() if v is not None}
 
 
 

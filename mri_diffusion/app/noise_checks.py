@@ -18,8 +18,8 @@ from scipy import ndimage
 from ..core import InputError
 from ..methods.method import Method
 from ..methods.registry import alternatives
-from ..noise.describe import check_independence, coils_in_background, scan_correlation
 from ..noise.correlation import noise_correlation
+from ..noise.describe import check_independence, coils_in_background, scan_correlation
 from ..noise.evidence import coils_of
 from ..noise.sigma import NoiseEstimate, estimate_sigma
 from ..scans.nifti import Scan, _check_grid, load_like
@@ -79,7 +79,7 @@ def read_noise_scan(
     found.notes = [f'from the noise scan {Path(path).name}', *found.notes]
     return found
 
-
+# %% ../../nbs/app/60_noise_checks.ipynb #89cf84af
 def _level_alone(name, x, signed, n_coils):
     "Map and correlation of noise alone; 0 where it is blanked"
     seen = (x != 0) if x.ndim == 3 else (x != 0).any(-1)

@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage, stats
 
 from ..core import InputError
-from ..scans.fourier import acquired_block, ifft2c
+from ..scans.fourier import ifft2c
 
 # %% ../../nbs/noise/11_coils.ipynb #5f074320
 class NoNoise(InputError):
@@ -194,7 +194,7 @@ class CoilNoise:
         said = f'CoilNoise({coils}, correlation mean {mean:.2f} to {most:.2f}'
         return f'{said}, sigma {self.sigma:.4g} from the {self.source})'
 
-# %% ../../nbs/noise/11_coils.ipynb #03cf659e
+# %% ../../nbs/noise/11_coils.ipynb #b9ed8f40
 def coil_noise(
     kspace: torch.Tensor,  # complex (N, slice, coil, y, x), acquired lines; others zero
     noise: torch.Tensor | None = None,  # complex (coil, samples), measured without RF
@@ -220,11 +220,12 @@ def coil_noise(
     if noise is None:
         _check_level(outer[0], k[:, used])
         return CoilNoise(outer[0], profile, used, 'outer k-space', notes)
+    _check_alone(noise[used])
     cov = noise_covariance(noise[used]) * (1 if ratio is None else ratio)
     notes += _scaling_notes(ratio) + ([] if outer is None else _contradiction(cov, outer[0]))
     return CoilNoise(cov, profile, used, 'noise measurement', notes)
 
-# %% ../../nbs/noise/11_coils.ipynb #38e74836
+# %% ../../nbs/noise/11_coils.ipynb #c861f2da
 def _left_out(used, n):
     empty = sorted(set(range(n)) - set(used))
     return f'coils {empty} of {n} are empty (all zero) and left out'
@@ -234,6 +235,14 @@ def _check_level(cov, k):
     "Refuse corners without noise, as of a simulated scan"
     if float(cov.diagonal().real.min()) < 1e-10 * float(k.abs().square().mean()):
         raise NoNoise('kspace: its outer part shows no noise; give a noise scan')
+
+
+def _check_alone(noise):
+    "Refuse samples that are not Gaussian: the fourth moment of complex noise is twice the square"
+    power = noise.abs().double().square()
+    fourth = power.square().mean(1) / power.mean(1).square().clamp_min(1e-300)
+    if float(fourth.median()) > 4:
+        raise InputError('noise scan: shows more than noise; give a scan without RF')
 
 
 def _scaling_notes(ratio):
@@ -248,7 +257,7 @@ def _scaling_notes(ratio):
 def _contradiction(cov, outer):
     "A note where the noise measurement and the outer k-space are far apart"
     a, b = (float(c.diagonal().real.mean().sqrt()) for c in (cov, outer))
-    if not b / 3 < a < 3 * b:
+    if not b / 2 < a < 2 * b:
         raise InputError(
             f'noise scan: sigma {a:.4g}, but the outer k-space of the scan shows {b:.4g}; is it a '
             f'scan without RF, with the same gain?'

@@ -126,15 +126,23 @@ def _centre_maps(kspace, low, high):
     share = float(window.square().mean())  # of the power of the noise, and of its samples
     return adaptive_maps(ifft2c(kspace * window) / share**0.5, n / (4 * half), share)
 
-# %% ../../nbs/noise/12_combine.ipynb #6b37823b
+# %% ../../nbs/noise/12_combine.ipynb #1cdaba31
+def _divisible(kspace, accel):
+    "k-space with zero columns at its ends, so that their number is a multiple of `accel`"
+    n = kspace.shape[-1]
+    more = -n % accel
+    left = (n + more) // 2 - n // 2
+    return torch.nn.functional.pad(kspace, (left, more - left))
+
+
 def _unfolded(kspace, sampling):
     "SENSE of one slice (N, coil, y, x), whitened: image (N, y, x), and sqrt(R) g (y, x)"
     accel, offset, low, high = sampling
     n, maps = kspace.shape[-1], _centre_maps(kspace, low, high)
-    if n % accel or accel > kspace.shape[1]:
+    if accel > kspace.shape[1]:
         raise InputError(
-            f'kspace: {n} columns of {kspace.shape[1]} coils, one in {accel} acquired; the columns '
-            f'must be a multiple of it, and the coils as many'
+            f'kspace: one column in {accel} was acquired, with {kspace.shape[1]} coils; at least '
+            f'{accel} coils are needed to unfold it'
         )
     line = torch.arange(n) - n // 2
     regular = kspace * ((line - offset) % accel == 0)
@@ -177,9 +185,11 @@ class Combined:
 
     def __repr__(self) -> str:
         shape = ' x '.join(map(str, self.data.shape))
-        return f'Combined({shape}, {self.how}, {self.n_coils} coils of the magnitude; {self.noise!r})'
+        return (
+            f'Combined({shape}, {self.how}, {self.n_coils} coils of the magnitude; {self.noise!r})'
+        )
 
-# %% ../../nbs/noise/12_combine.ipynb #17aa272b
+# %% ../../nbs/noise/12_combine.ipynb #13698881
 def combine_coils(
     raw: RawScan,  # k-space of all coils
     how: str = 'adaptive',  # 'adaptive': complex; 'sos': root of the sum of squares
@@ -195,8 +205,13 @@ def combine_coils(
     if sampling[0] > 1 and how == 'sos':
         raise InputError('kspace: undersampled; the sum of squares would be folded, use adaptive')
     found = measure_coils(raw, noise, ratio)
+    if sampling[0] > 1:
+        k = _divisible(k, sampling[0])
+        sampling = _sampling(k)
     white = mix_coils(whitening(found.cov), k[:, :, found.coils])
     even = None if found.profile is None else torch.from_numpy(found.profile)
+    if even is not None and even.shape[1] != k.shape[-1]:
+        even = even[:, :1].expand(-1, k.shape[-1])  # The readout is the axis of rows
     pairs = [_combined(white[:, s], how, sampling, even) for s in range(white.shape[1])]
     part = float((k != 0).any(0).any(0).any(0).float().mean()) if sampling[0] == 1 else 1.0
     level = torch.stack([p[1] for p in pairs]) * part**0.5

@@ -330,8 +330,8 @@ def _stack(lines):
 def read_ismrmrd(
     path: Path | str,  # An ISMRMRD .h5 file
     contrast: int | None = None,  # Number of the contrast (echo); None: the only one
-) -> dict:  # kspace, noise, noise_ratio (variance of a sample over that of noise), facts, notes, …
-    "ISMRMRD acquisitions sorted: kspace (N, slice, coil, y, x), noise (coil, samples) or None, its ratio"
+) -> dict:  # kspace, noise, noise_ratio (variance over that of noise), facts, thickness, notes
+    "ISMRMRD acquisitions sorted: kspace (N, slice, coil, y, x), noise (coil, samples) or None"
     xml, acquisitions = _acquisitions(path)
     facts = header_facts(path, xml)
     noise, lines, others = _by_use(acquisitions)
@@ -363,7 +363,7 @@ def read_ismrmrd(
         notes=notes + measured[2],
     )
 
-
+# %% ../../nbs/scans/14_ismrmrd.ipynb #427be0f7
 def _noise_of(path, noise, lines, averages):
     "Noise (coil, samples) or None; variance of a line's sample over that of its; notes"
     n = lines[0].active_channels

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RawScan', 'upright', 'trim_zeros', 'load_m4raw', 'load_fastmri', 'load_ismrmrd', 'read_noise_samples', 'read_raw',
-           'load_raw']
+           'load_raw', 'left_out_note']
 
 # %% ../../nbs/scans/14_raw.ipynb #b4baf8d9
 import math
@@ -17,7 +17,13 @@ import torch
 
 from ..core import InputError, OneLine
 from .fourier import acquired_block, ifft2c, rss
-from .ismrmrd import dataset_of, header_facts, open_h5, read_acquisitions, read_ismrmrd
+from mri_diffusion.scans.ismrmrd import (
+    dataset_of,
+    header_facts,
+    open_h5,
+    read_acquisitions,
+    read_ismrmrd,
+)
 from .nifti import Scan
 
 # %% ../../nbs/scans/14_raw.ipynb #8f8302c7
@@ -65,7 +71,7 @@ def upright(
     zooms = [fov[0] / data.shape[0], fov[1] / data.shape[1], raw.voxel_size[2], 1]
     return data if data.shape[3] > 1 else data[..., 0], np.diag(zooms)
 
-
+# %% ../../nbs/scans/14_raw.ipynb #4ae975b7
 def trim_zeros(
     kspace: torch.Tensor,  # (..., y, x), perhaps zero-filled
 ) -> tuple:  # The acquired block, as of `crop_zero_fill`; notes
@@ -265,12 +271,22 @@ def load_raw(
 ) -> Scan:  # (X, Y, Z), or (X, Y, Z, N); on the acquired lines only
     "The image of raw k-space without zero-filled lines: noise that neighbours do not share"
     raw = read_raw(path, repetitions)
-    scan, whole = raw.images(crop_zero_fill=True), (raw.crop or raw.kspace.shape[-2:])[::-1]
+    scan = raw.images(crop_zero_fill=True)
     scan.path = Path(path)
     scan.notes = raw.notes + [f'{path}: {n}' for n in scan.notes]
-    if scan.shape[:2] != tuple(whole):
-        scan.notes.append(
-            f'{path}: the zero-filled lines of k-space are left out, {scan.shape[0]} x '
-            f'{scan.shape[1]} of {whole[0]} x {whole[1]}; voxels are larger by as much'
-        )
+    scan.notes += left_out_note(raw, scan.shape)
     return scan
+
+
+def left_out_note(
+    raw: RawScan,  # Where an image came from
+    shape: tuple,  # (X, Y, ...) of the image
+) -> list[str]:  # One line, or none
+    "Whether an image has fewer voxels than the file's own, since zero-filled lines were left out"
+    whole = (raw.crop or raw.kspace.shape[-2:])[::-1]
+    if tuple(shape[:2]) == tuple(whole):
+        return []
+    size = f'{shape[0]} x {shape[1]} of {whole[0]} x {whole[1]}'
+    where = f'{raw.paths[0]}: ' if raw.paths else ''
+    said = 'the zero-filled lines of k-space are left out'
+    return [f'{where}{said}, {size}; voxels are larger by as much']
