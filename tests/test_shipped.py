@@ -214,7 +214,7 @@ def test_no_fine_tuning_where_a_blanked_background_looks_like_correlation():
 
 
 def test_what_is_no_scan_is_refused():
-    for x, said in ((np.ones((8, 8, 8), complex), 'complex'), ([[1.0, 2.0]], 'list')):
+    for x, said in ((np.full((8, 8, 8), 'a'), 'real or complex'), ([[1.0, 2.0]], 'list')):
         with pytest.raises(InputError, match=said):
             denoise(x, 1.0)
 

@@ -51,7 +51,7 @@ def volume(rng):
 def series(rng):
     "The same for a series: every slice of every volume has an angle and a ramp of its own"
     table = make_gradients({1000: 6, 3000: 20}, 3)
-    scan, _ = simulate_dmri(*table, shape=(36, 44, 10), voxel_size=4.5)
+    scan, _ = simulate_dmri(*table, shape=(30, 36, 8), voxel_size=5.0)
     phases = [smooth_phase(scan.shape[:3], rng, 0.6) for _ in scan.bvals]
     phi = np.stack(phases, -1) + rng.uniform(-np.pi, np.pi, (1, 1, *scan.shape[2:]))
     air = scan.data.max(-1) < 1
@@ -125,6 +125,16 @@ def rows(truth):
                     yield about | scores(answer(), s, sigma, brain, air, wanted)
 
 
+def write(done, path, left):
+    "The rows as a table, those of the noisy image once, and how they were made"
+    frame = pd.DataFrame(done).round(4)
+    noisy = frame.way == 'noisy'  # the same for every method
+    first = frame[noisy].drop_duplicates(['truth', 'snr', 'seed']).assign(method='none')
+    pd.concat([first, frame[~noisy]]).to_csv(path, index=False)
+    facts = dict(command=f'python tools/complex.py {path}', snrs=SNRS, seeds=SEEDS, left_out=left)
+    write_json(path.with_suffix('.json'), facts | dict(environment=environment()), force=True)
+
+
 def main(path='results/complex.csv', *truths):
     "Write the table; a truth whose data are not there is left out and said"
     path, done, left = Path(path), [], []
@@ -135,13 +145,7 @@ def main(path='results/complex.csv', *truths):
         for row in rows(truth):
             done.append(row)
             print(row, file=sys.stderr)
-    frame = pd.DataFrame(done).round(4)
-    noisy = frame.way == 'noisy'  # the same for every method
-    first = frame[noisy].drop_duplicates(['truth', 'snr', 'seed']).assign(method='none')
-    frame = pd.concat([first, frame[~noisy]])
-    frame.to_csv(path, index=False)
-    facts = dict(command=f'python tools/complex.py {path}', snrs=SNRS, seeds=SEEDS, left_out=left)
-    write_json(path.with_suffix('.json'), facts | dict(environment=environment()), force=True)
+        write(done, path, left)
 
 
 if __name__ == '__main__':

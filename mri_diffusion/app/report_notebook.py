@@ -123,7 +123,9 @@ def _pack_result(
     folder, scan, s = Path(folder), result.noisy, result.sigma
     folder.mkdir(parents=True, exist_ok=True)
     images = _images_of(result, clean)
-    paths = {k: str(v.save(folder / f'{k}.nii', force=True)) for k, v in images.items()}
+    said = {'noisy': dict(DataKind='signed')} if scan.kind == 'signed' else {}
+    save = lambda k, v: str(v.save(folder / f'{k}.nii', True, said.get(k)))
+    paths = {k: save(k, v) for k, v in images.items()}
     meta = {**result.meta, 'source': str(result.meta.get('source') or scan.path or '') or None}
     command = provenance(result)['command']
     if command != 'called from Python':
