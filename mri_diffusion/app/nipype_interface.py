@@ -163,7 +163,7 @@ class DenoiseInputSpec(_Inputs):
     report, picture = map(_also, ('report', 'picture'))
     force = traits.Bool(argstr='--force', desc='replace existing files')
 
-
+# %% ../../nbs/app/64_nipype_interface.ipynb #64a1000e
 class DenoiseOutputSpec(TraitedSpec):
     "Outputs of `Denoise`: files that exist, and what the record says"
 
@@ -180,7 +180,7 @@ class DenoiseOutputSpec(TraitedSpec):
     method = traits.Str(desc='method that was used')
     notes = traits.List(traits.Str, desc='what is to be known of the result')
 
-# %% ../../nbs/app/64_nipype_interface.ipynb #64a1000e
+# %% ../../nbs/app/64_nipype_interface.ipynb #64a1000f
 class Denoise(_Named):
     "Denoise a scan: `mri-diffusion denoise` as a nipype interface"
 
@@ -211,7 +211,7 @@ def _of_record(path):
         found['sigma'] = float(median(levels))
     return {k: v for k, v in found.items() if v is not None}
 
-# %% ../../nbs/app/64_nipype_interface.ipynb #64a10010
+# %% ../../nbs/app/64_nipype_interface.ipynb #64a10011
 class NoiseInputSpec(_Inputs):
     "Inputs of `Noise`: the options of `mri-diffusion noise`"
 
