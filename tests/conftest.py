@@ -7,6 +7,7 @@ for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ.setdefault(name, '1')
 
 import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,24 @@ from mri_diffusion.app.cli import main
 from mri_diffusion.app.jobs import simulate_scan, train_method
 from mri_diffusion.phantoms.heads import load_t1, make_gradients, simulate_dmri
 from mri_diffusion.scans.nifti import Scan
+
+# `make test` has a Python that starts with PyTorch imported (tools/warm.py): tests start processes by it
+sys.executable = os.environ.get('WARM_PYTHON', sys.executable)
+
+
+# The longest files begin first, so that no process is left alone with one of them at the end
+LONG = 'on_gpu accelerate memory gpu_script cli batch diffdenoise ddm2 selfsup bench experiments course'
+FIRST = {f'test_{name}': i for i, name in enumerate(LONG.split())}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.get(item.path.stem, len(FIRST)))
+
+
+@pytest.fixture
+def cold(monkeypatch):
+    "Processes begin from nothing: for tests of what is imported, of memory, of missing packages"
+    monkeypatch.setenv('COLD_PYTHON', '1')
 
 
 @pytest.fixture(scope='session')

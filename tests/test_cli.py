@@ -66,6 +66,7 @@ def test_no_words_is_help_and_version(cli):
     assert cli('--version').out.startswith('mri-diffusion 0.')
 
 
+@pytest.mark.usefixtures('cold')
 def test_the_installed_command_says_one_line():
     run = subprocess.run(
         [
@@ -1009,6 +1010,7 @@ QUICK = {
 
 
 @pytest.mark.parametrize('words', QUICK.values(), ids=QUICK)
+@pytest.mark.usefixtures('cold')
 def test_a_quick_answer_imports_nothing_heavy(words, tmp_path):
     "Each of these takes a second or more to import"
     code = (

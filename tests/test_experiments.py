@@ -170,6 +170,7 @@ def without(packages, *words):
 
 
 @pytest.mark.parametrize('missing', ['papermill', 'ipykernel'])
+@pytest.mark.usefixtures('cold')
 def test_a_report_without_its_extra_is_refused_in_one_line(made, tmp_path, missing):
     out = tmp_path / 'out.nii.gz'
     words = ('denoise', made / 'noisy.nii.gz', out, '--method', 'blur')
@@ -178,6 +179,7 @@ def test_a_report_without_its_extra_is_refused_in_one_line(made, tmp_path, missi
     assert f"needs {missing}: pip install 'mri_diffusion[report]'" in run.stderr
 
 
+@pytest.mark.usefixtures('cold')
 def test_denoising_needs_no_jupyter(made, tmp_path):
     out = tmp_path / 'out.nii.gz'
     run = without(JUPYTER, 'denoise', made / 'noisy.nii.gz', out, '--method', 'blur')

@@ -147,6 +147,7 @@ def test_a_pair_is_a_function_of_its_numbers(sources, tmp_path):
         assert (training_pair(sources, **numbers | other)[0] != a[0]).any()
 
 
+@pytest.mark.usefixtures('cold')
 def test_another_process_makes_the_same_bits():
     ask = (
         'import hashlib; from mri_diffusion.learn.invented import training_pair; '

@@ -17,6 +17,7 @@ from mri_diffusion.core import generator
 from mri_diffusion.noise.models import add_noise
 from mri_diffusion.phantoms.heads import make_gradients, simulate_dmri
 
+pytestmark = pytest.mark.usefixtures('cold')
 TIMES, REST = 3, 200  # Of the scan as float32; MiB: slabs in float64, a network's windows, FFTs
 UNIT = 2**20 if sys.platform == 'darwin' else 2**10  # Of ru_maxrss in bytes, as a part of a MiB
 

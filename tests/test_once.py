@@ -108,6 +108,7 @@ def spins(**own):
     return ran.stdout.strip()
 
 
+@pytest.mark.usefixtures('cold')
 def test_threads_that_wait_let_others_work():
     assert spins() == '1000'
     assert spins(GOMP_SPINCOUNT='7') == '7' and spins(OMP_WAIT_POLICY='active') == 'None'

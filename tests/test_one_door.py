@@ -135,6 +135,7 @@ def test_a_model_is_not_read_back_before_it_is_used(cli, scans, tmp_path, monkey
     assert (tmp_path / 'a_r2r' / 'model.safetensors').is_file()
 
 
+@pytest.mark.usefixtures('cold')
 def test_a_filter_loads_no_network(scans, tmp_path):
     code = (
         'import sys; from mri_diffusion.app.cli import main; main(sys.argv[1:]); '

@@ -1,6 +1,7 @@
 "What holds for the whole project: form, order, generated files, and that it can be installed"
 
 import ast
+import os
 import subprocess
 import sys
 import zipfile
@@ -207,6 +208,7 @@ def test_settings_keep_the_parameters_tag():
     assert 'allowed_cell_metadata_keys = tags' in (root / 'settings.ini').read_text()
 
 
+@pytest.mark.usefixtures('cold')
 def test_this_python_imports_the_checkout():
     run = subprocess.run(
         [sys.executable, '-c', 'import mri_diffusion; print(mri_diffusion.__file__)'],
@@ -226,6 +228,7 @@ def built(tmp_path_factory):
         [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(out), str(copy)],
         check=True,
         capture_output=True,
+        env=os.environ | dict(COLD_PYTHON='1'),
     )
     return next(out.glob('*.tar.gz')), next(out.glob('*.whl'))
 
@@ -252,6 +255,7 @@ def test_a_plain_install_brings_no_jupyter(built):
 
 
 @pytest.mark.install
+@pytest.mark.usefixtures('cold')
 def test_wheel_installs_and_finds_its_experiments(built, tmp_path):
     pip = [
         sys.executable,

@@ -35,6 +35,7 @@ def test_a_name_that_is_none_is_refused():
         mri_diffusion.no_such_name  # noqa: B018
 
 
+@pytest.mark.usefixtures('cold')
 def test_importing_the_package_loads_nothing():
     heavy = ('numpy', 'torch', 'nibabel', 'pandas', 'matplotlib')
     code = f'import sys, mri_diffusion; print([m for m in {heavy} if m in sys.modules])'

@@ -165,6 +165,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.usefixtures('cold')
 def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
     "400 x 400 x 400 voxels are promised (256 MB as float32), 1728 are there"
     path = nifti(tmp_path / 'x.nii.gz', (42, '3h', 400, 400, 400))

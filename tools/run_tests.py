@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from project import files, root
@@ -21,6 +23,7 @@ steps = {
         'pytest',
         '-n2',
         '--dist=loadfile',
+        '--no-loadscope-reorder',  # in the order of tests/conftest.py: the longest first
         '--durations=5',
         '-pno:cacheprovider',
     ],
@@ -36,6 +39,27 @@ def run(name, command, env):
     return name, code == 0, time.monotonic() - start
 
 
+@contextmanager
+def quick_starts(folder, env):
+    "Adds to `env` the python of tools/warm.py, where processes can be forked so; says if it failed"
+    if sys.platform != 'linux':
+        yield True
+        return
+    python = Path(folder) / 'warm/bin/python'
+    server = subprocess.Popen(
+        [sys.executable, 'tools/warm.py', python.parents[1]], cwd=root, env=env
+    )
+    while not python.exists() and server.poll() is None:
+        time.sleep(0.1)
+    if server.poll() is None:
+        env['WARM_PYTHON'] = str(python)
+    try:
+        yield server.poll() is None
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def main():
     "Run all steps, also after a failure; no step may leave a file in the project"
     before = set(files())
@@ -44,7 +68,9 @@ def main():
             OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', PYTHONDONTWRITEBYTECODE='1', TMPDIR=tmp
         )
         env['PATH'] = f'{bin}:{env.get("PATH", "")}'
-        done = [run(*step, env) for step in steps.items()]
+        with quick_starts(tmp, env) as started:
+            done = [run(*step, env) for step in steps.items()]
+        done.append(('quick starts of processes (tools/warm.py)', started, 0))
     left = sorted(map(str, set(files()) - before))
     done.append(('no file left behind', not left, 0))
     if left:

@@ -1,14 +1,19 @@
 """`python tools/test_pages.py [PAGES]`: every page runs, as nbdev_test runs it, two at a time.
 
-Says of each page how long it took, in seconds of one processor; `tools/page_seconds.py --log FILE`
-reads that from what is printed.
+Each page has a process of its own; the longest begin first (`results/page_seconds.json`). Says of each
+page how long it took, in seconds of one processor; `tools/page_seconds.py --log FILE` reads that from
+what is printed. `make test` starts the processes by `tools/warm.py`, with PyTorch imported.
 """
 
 import os
 import resource
+import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from page_seconds import kept
 from project import notebooks, root
 
 LINE = '{page}: {seconds:.1f} s'
@@ -21,30 +26,41 @@ def used():
 
 
 def run(page):
-    "Page, whether it passed, seconds; what it raised goes to stderr"
+    "Run a page in this process; what it raised goes to stderr; the exit code"
     from nbdev.config import get_config
     from nbdev.test import test_nb
 
-    begin = used()
     flags = get_config().tst_flags.split()
-    passed, _ = test_nb(root / 'nbs' / page, skip_flags=flags, basepath=root)
-    return page, passed, used() - begin
+    with TemporaryDirectory() as tmp:
+        # what it starts by tools/warm.py is no child of this process, and is counted there
+        others = Path(os.environ.setdefault('WARM_SECONDS', f'{tmp}/seconds'))
+        passed, _ = test_nb(root / 'nbs' / page, skip_flags=flags, basepath=root)
+        more = sum(map(float, others.read_text().split())) if others.exists() else 0
+    print(LINE.format(page=page, seconds=used() + more) + ' FAILED' * (not passed), flush=True)
+    return int(not passed)
+
+
+def start(page):
+    "Run a page in a process of its own; whether it passed"
+    words = 'import sys; sys.path.insert(0, "tools"); import test_pages as t; '
+    words += f'sys.exit(t.run({page!r}))'
+    python = os.environ.get('WARM_PYTHON', sys.executable)
+    code = subprocess.run([python, '-c', words], cwd=root).returncode
+    if code not in (0, 1):
+        print(f'{page}: ended with exit code {code} FAILED', flush=True)
+    return code == 0
 
 
 def main(wanted):
-    from test_pages import run  # by its own name: a page takes the place of __main__
-
-    os.chdir(root)
     pages = [p.removeprefix('nbs/') for p in wanted] or [str(p) for p in notebooks()]
-    failed = []
-    # as processes start by default: a page may start some of its own, and they inherit the way
-    with ProcessPoolExecutor(2) as pool:
-        for done in as_completed([pool.submit(run, p) for p in sorted(pages)]):
-            page, passed, seconds = done.result()
-            print(LINE.format(page=page, seconds=seconds) + ' FAILED' * (not passed), flush=True)
-            failed += [page] * (not passed)
+    known = {p: v['seconds'] for p, v in kept().items()}
+    pages.sort(key=lambda p: -known.get(p, 60))  # a new page may be a long one
+    with ThreadPoolExecutor(2) as pool:
+        runs = {pool.submit(start, p): p for p in pages}
+        failed = [runs[done] for done in as_completed(runs) if not done.result()]
     if failed:
-        sys.exit('pages that failed: ' + ', '.join(failed))
+        again = '\n'.join(f'  .venv/bin/python tools/test_pages.py {p}' for p in sorted(failed))
+        sys.exit(f'pages that failed; one alone:\n{again}')
     print(f'all {len(pages)} pages run')
 
 
