@@ -4,8 +4,11 @@ The truth is the tensor fitted to a real series, as in `series_table.py`. Its no
 came through interpolation: two thirds of k-space along two axes are filled, the rest is empty, and
 the correlation of neighbours is 0.41. No method is told the level, but for the row `pca, told`.
 Seconds are those of a core; `ratio` is seconds over those of `mppca` (DIPY's, with its bias
-removed) on the same series. The table is written after every series, and the same command goes on
-where it was interrupted. `r2r` trains for minutes: it is asked at SNR 15 with the first seed only.
+removed) on the same series. The scores come from a part of the head, three seeds each; seconds also
+from the larger part on which `series_table.py` and `speed.py` measure. Two rivals are not run
+again: `r2r`, which trains for minutes, stands in `results/speed.csv` on that larger part, `unet_pca`
+in `results/series.csv`. The table is written after every run, and the same command goes on where it
+was interrupted.
 """
 
 import sys
@@ -32,10 +35,12 @@ METHODS = {
     'pca, optimal': ('pca', dict(shrink='optimal')),
     'pca, patches only': ('pca', dict(axes='patch')),
     'pca, told': ('pca', {}),
-    'unet_pca': ('unet_pca', {}),
-    'r2r': ('r2r', {}),
 }
-ASKED = [('white', 15), ('interpolated', 15), ('white', 8), ('white', 30)]
+PART = '32:96,24:104,24:32'
+SERIES = [('white', 15), ('interpolated', 15), ('white', 8), ('white', 30)]
+ASKED = [(PART, *s, 0) for s in SERIES] + [(CROP, 'white', 15, 0)]
+ASKED += [(PART, *s, seed) for seed in range(1, SEEDS) for s in SERIES]
+KEYS = ['crop', 'noise', 'snr', 'seed']
 
 
 def interpolated(shape, seed):
@@ -58,32 +63,26 @@ def truth_of(clean, noise, snr, seed):
     return replace(truth, noisy=clean.with_data(data.astype(np.float32)))
 
 
-def rows_of(truth, about, names):
-    "A row for each method; `noisy` is the series itself"
-    n, rows = truth.noisy, []
+def run(truth, name):
+    "Seconds and scores of one method"
+    n = truth.noisy
     bare = Scan.from_array(n.data, n.affine, n.bvals, n.bvecs)  # No mask is told
-    for name in names:
-        method, settings = METHODS[name]
-        denoiser = Denoiser(method, quiet=True, **settings)
-        since = time.process_time()
-        if denoiser.method.learns:
-            denoiser.fit(bare)
-        sigma = truth.sigma if name == 'pca, told' else None
-        found = denoiser.apply(bare, sigma=sigma)
-        row = about | dict(method=name, seconds=time.process_time() - since)
-        row |= score_series(found.denoised, truth)
-        if found.std is not None:
-            error = np.abs(found.denoised.data - truth.clean.data)[truth.mask]
-            row['within_std'] = float((error < found.std.data[truth.mask]).mean())
-        rows.append(row)
-    return rows
+    method, settings = METHODS[name]
+    sigma = truth.sigma if name == 'pca, told' else None
+    denoiser = Denoiser(method, quiet=True, **settings)
+    since = time.process_time()
+    found = denoiser.apply(bare, sigma=sigma)
+    row = dict(seconds=time.process_time() - since) | score_series(found.denoised, truth)
+    if found.std is None:
+        return row
+    error = np.abs(found.denoised.data - truth.clean.data)[truth.mask]
+    return row | dict(within_std=float((error < np.asarray(found.std)[truth.mask]).mean()))
 
 
 def facts():
     "How and where the table was made"
     return dict(
         command='python tools/pca.py FOLDER CSV',
-        crop=CROP,
         preset='laptop',
         methods=METHODS,
         share_of_kspace=SHARE,
@@ -95,29 +94,28 @@ def facts():
 
 def with_ratios(table):
     "The table with seconds over those of `mppca` on the same series"
-    keys = ['noise', 'snr', 'seed']
-    mppca = table[table.method == 'mppca'].set_index(keys).seconds
-    return table.assign(ratio=table.seconds / mppca.reindex(table.set_index(keys).index).to_numpy())
+    mppca = table[table.method == 'mppca'].set_index(KEYS).seconds
+    return table.assign(ratio=table.seconds / mppca.reindex(table.set_index(KEYS).index).to_numpy())
 
 
 def main(folder='../shared/data/dti32', out='results/pca.csv'):
     "Print the table, and keep it"
-    clean, out = clean_series(folder), Path(out)
-    table = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=['noise', 'snr', 'seed'])
-    for noise, snr in ASKED:
-        for seed in range(SEEDS):
-            about = dict(noise=noise, snr=snr, seed=seed)
-            known = table[(table[list(about)] == list(about.values())).all(axis=1)]
-            names = [n for n in METHODS if n not in set(known.get('method', ()))]
-            names = [n for n in names if n != 'r2r' or (snr, seed) == (15, 0)]
-            if not names:
-                continue
-            rows = rows_of(truth_of(clean, noise, snr, seed), about, names)
-            table = with_ratios(pd.concat([table, pd.DataFrame(rows)], ignore_index=True))
+    out = Path(out)
+    table = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=[*KEYS, 'method'])
+    clean = {}
+    for asked in ASKED:
+        known = set(table[(table[KEYS] == list(asked)).all(axis=1)].method)
+        names, truth = [n for n in METHODS if n not in known], None
+        for name in names:
+            crop = asked[0]
+            clean[crop] = clean[crop] if crop in clean else clean_series(folder, crop)
+            truth = truth or truth_of(clean[crop], *asked[1:])
+            row = dict(zip(KEYS, asked)) | dict(method=name) | run(truth, name)
+            table = with_ratios(pd.concat([table, pd.DataFrame([row])], ignore_index=True))
             table.round(5).to_csv(out, index=False)
             write_json(out.with_suffix('.json'), facts())
     columns = ['seconds', 'ratio', 'psnr', 'bias', 'fa_error', 'within_std']
-    groups = table.groupby(['noise', 'snr', 'method'])[columns]
+    groups = table.groupby([*KEYS[:-1], 'method'])[columns]
     print(groups.agg(['mean', 'std']).round(3).to_string())
 
 

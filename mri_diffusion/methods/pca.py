@@ -60,7 +60,8 @@ _HIGH = 2.55  # Standard deviations above the mean: 99 % of the law of Tracy and
 @lru_cache(64)
 def _spectrum(side, V, key, is_complex, draws, seed):
     "`noise_spectrum` of what can be looked up"
-    gen, each = generator(seed), max(2**22 // (V * math.prod(side)), 1)
+    drawn = math.prod(s + (key[1][0] - 1 if key else 0) for s in side)
+    gen, each = generator(seed), max(2**22 // (V * drawn), 1)
     some = (run.stop - run.start for run in runs(draws, each))
     found = torch.cat([_noise_powers(side, V, key, is_complex, n, gen) for n in some])
     largest = found[:, -1]
@@ -130,7 +131,10 @@ def _gather(a, blocks):
     "For each patch the sum over its cells"
     for d, m in enumerate(blocks):
         patches = a.shape[d] - m + 1
-        a = sum(a.narrow(d, i, patches) for i in range(m))
+        out = a.narrow(d, 0, patches).clone()
+        for i in range(1, m):
+            out += a.narrow(d, i, patches)
+        a = out
     return a
 
 
@@ -182,7 +186,7 @@ def _filters(cells, seen, blocks, gain_of, edge_of=None):
     return sums, int((gain > 0).sum()), int(there.sum())
 
 # %% ../../nbs/methods/42_pca.ipynb #42f00014
-_MOST = 6e7  # Bytes of the filters of a slab
+_MOST = 1.5e7  # Bytes of the filters of a slab
 
 
 def filter_patches(
@@ -334,6 +338,7 @@ def denoise_states(
     share = 1.0 if kernel is None else float((np.asarray(kernel) ** 2).sum())
     K = min(modes or _head_count(power, inside.sum(), share), V) if axes == 'head' else 0
     x, there = torch.as_tensor(states - mean), torch.as_tensor(seen, dtype=torch.float32)
+    del states  # Whoever called may have no more need of them
     out, var, notes = torch.zeros_like(x), torch.zeros(*shape, V), []
     parts = [(turn[:, :K], shrink, 1, 2 * K), (turn[:, K:], 'optimal', stride, 2 * (V - K))]
     for basis, how, step, least in (p for p in parts if p[0].shape[1]):
@@ -372,8 +377,9 @@ def denoise_pca(
 ) -> dict:  # denoised, std, sigma_found, notes
     "Principal components of a series, with noise that is known"
     ready = _prepared(data, sigma, mask, bvals, n_coils, remove_bias)
-    found = denoise_states(ready['states'], ready['mask'], ready['weights'] > 0, **how)
-    y, spread, said = found
+    y, spread, said = denoise_states(
+        ready.pop('states'), ready['mask'], ready['weights'] > 0, **how
+    )
     if np.iscomplexobj(y):
         level, out = ready['sigma'][..., None], np.array(data, np.complex64)
         keep = (ready['weights'] > 0)[..., None]
