@@ -79,9 +79,24 @@ def denoise_complex(
     if not found.known:
         real.meta['sigma_from'] = 'measured in the imaginary channel'
     if part == 'real':
+        real.meta['notes'] += _lost_notes(found)
         return real
     imaginary = denoiser.apply(found.imaginary, real.sigma)
     return _together(scan, found, real, imaginary)
+
+
+_FAR = 6.0  # Sigma: noise alone is beyond in 2 of 10^9 voxels
+
+
+def _lost_notes(found):
+    "A line if the phase changes too fast to be taken out, so that the real channel lacks signal"
+    s = np.asarray(found.sigma, np.float32)
+    s = s[..., None] if s.ndim == 3 and found.imaginary.data.ndim == 4 else s
+    lost = (abs(found.imaginary.data) > _FAR * s) & (s > 0)
+    return [
+        f'in {lost.sum()} voxels ({lost.mean():.2%}) the phase changes too fast to be taken out: '
+        f'the real channel lacks signal there, --part magnitude keeps it'
+    ] * bool(lost.any())
 
 
 def _together(scan, found, real, imaginary):
