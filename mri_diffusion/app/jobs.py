@@ -855,7 +855,6 @@ def _by_default(scan):
     return name
 
 
-
 def _model_beside(out, method):
     "Where a method that learns from the scan keeps its model if the user does not say"
     from mri_diffusion.scans.nifti import stem
