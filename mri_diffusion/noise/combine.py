@@ -15,8 +15,8 @@ from ..core import InputError
 from .coils import CoilNoise, coil_noise, mix_coils, whitening
 from .kspace import g_factor, sense
 from .sigma import NoiseEstimate, estimate_sigma, find_background
-from ..scans.fourier import ifft2c, rss
 from ..scans.complex import ComplexScan
+from ..scans.fourier import ifft2c, rss
 from ..scans.nifti import Scan
 from ..scans.raw import RawScan, trim_zeros, upright
 
