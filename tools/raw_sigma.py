@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mri_diffusion.core import environment, write_json
 from mri_diffusion.noise.combine import combine_coils, magnitude_level, measure_coils
 from mri_diffusion.noise.kspace import coil_maps, simulate_kspace
 from mri_diffusion.noise.sigma import estimate_sigma
@@ -83,6 +84,9 @@ def main(folder='../shared/data/raw_coils', out='results/raw_sigma.csv'):
         ]
     table = pd.DataFrame(rows).round(3)
     table.to_csv(out, index=False)
+    facts = dict(command=f'python tools/raw_sigma.py {folder} {out}', seeds=[0, 1, 2], sigma=SIGMA)
+    facts |= dict(coils=COILS, environment=environment())
+    write_json(Path(out).with_suffix('.json'), facts, force=True)
     print(table.to_string(index=False))
 
 

@@ -87,7 +87,7 @@ def _check_type(path, img, complex_too=False):
     if kind.fields is not None:
         raise InputError(f'{path}: colour (RGB) image; give a grey-scale image')
     if kind.kind == 'c' and not complex_too:
-        raise InputError(f'{path}: complex data; give the magnitude')
+        raise InputError(f'{path}: complex data, which `denoise` takes; give the magnitude here')
     if min(shape, default=0) <= 0:
         raise InputError(f'{path}: no voxels, shape {shape}; {give}')
     if len(shape) < 2 or len(plain_shape(shape)) > 4:
