@@ -158,6 +158,28 @@ def test_denoise_says_what_was_measured(tmp_path, cli):
     assert dark[0] > 2.5 and dark[1] < 1.2
 
 
+def test_the_adaptive_image_stays_complex(tmp_path, cli):
+    "The real channel of raw data has Gaussian noise of the level of its map, and no floor"
+    write(tmp_path / 'a.h5', kspace()[None])
+    files = {p: tmp_path / f'{p}.nii.gz' for p in ('magnitude', 'real', 'complex')}
+    for part, f in files.items():
+        done = cli('denoise', tmp_path / 'a.h5', f, '--method', 'identity', '--part', part)
+        assert done.code == 0 and 'Gaussian channels' in done.err, done.err
+    z = combine_coils(read_raw(tmp_path / 'a.h5'))
+    whole = np.asarray(nib.load(files['complex']).dataobj)
+    assert np.allclose(whole, z.data, atol=1e-4) and whole.dtype == np.complex64
+    size, real = (Scan.load(files[p]).data for p in ('magnitude', 'real'))
+    assert np.allclose(size, np.abs(z.data), atol=1e-4)
+    air = np.abs(z.data) < np.quantile(np.abs(z.data), 0.3)  # A quantile of the magnitude: no sign
+    assert abs(real[air].mean()) < 0.05 < 0.5 < size[air].mean()
+    done = cli(
+        'denoise', tmp_path / 'a.h5', tmp_path / 'b.nii.gz', '--combine', 'sos', '--part', 'real'
+    )
+    assert done.code == 2 and 'no phase' in done.err
+    done = cli('denoise', tmp_path / 'a.h5', tmp_path / 'b.nii.gz', '--phase', files['real'])
+    assert done.code == 2 and 'holds its phase' in done.err
+
+
 def test_noise_prints_the_coils(tmp_path, cli):
     write(tmp_path / 'a.h5', kspace(8, 0.5)[None])
     done = cli('noise', tmp_path / 'a.h5', '--json', tmp_path / 'n.json')

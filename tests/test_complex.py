@@ -118,6 +118,18 @@ def test_series(method):
     assert np.allclose(abs(result.complex.data), result.denoised.data, atol=0.01)
 
 
+def test_a_phase_too_fast_is_said():
+    "A voxel whose phase is against that of its neighbours is lost in the real channel, with a note"
+    s, phi = truth()
+    z = noisy()
+    lost = 'changes too fast'
+    assert lost not in ' '.join(mri.denoise(z, method='identity', part='real').meta['notes'])
+    z[22:24, 17:19, 2] *= 1j
+    notes = ' '.join(mri.denoise(z, method='identity', part='real').meta['notes'])
+    assert lost in notes and 'in 4 voxels' in notes
+    assert lost not in ' '.join(mri.denoise(z, method='identity').meta['notes'])
+
+
 def test_every_way_in_is_the_same(pair):
     mag, phase, z = pair
     scan = Scan.load(mag)

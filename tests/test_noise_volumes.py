@@ -62,6 +62,21 @@ def test_they_give_the_map_and_are_left_out(stored, cli, tmp_path):
     assert 'noise volumes' in json.dumps(record)
 
 
+def test_of_complex_data_both_channels_count(cli, tmp_path):
+    scan, sigma = series()
+    gen = np.random.default_rng(1)
+    noise = gen.normal(size=(2, *scan.shape)) * SIGMA
+    z = np.where(np.arange(9) < 7, scan.data, 0) + noise[0] + 1j * noise[1]
+    img = nib.Nifti1Image(z.astype(np.complex64), scan.affine)
+    nib.save(img, tmp_path / 'z.nii.gz')
+    words = '--noise-volumes', '7,8', '--method', 'identity', '--noise-map', tmp_path / 's.nii.gz'
+    done = cli('denoise', tmp_path / 'z.nii.gz', tmp_path / 'o.nii.gz', *words, '--part', 'real')
+    assert done.code == 0, done.err
+    assert Scan.load(tmp_path / 'o.nii.gz').shape == (*SHAPE, 7)
+    found = nib.load(tmp_path / 's.nii.gz').get_fdata()
+    assert np.abs(found / SIGMA - 1).mean() < 0.05
+
+
 def test_noise_prints_them(stored, cli, tmp_path):
     path, sigma = stored
     words = '--noise-volumes', '7,8', '--map', tmp_path / 's.nii.gz', '--json', tmp_path / 'n.json'

@@ -282,7 +282,7 @@ def _said(found, how, accel):
     coils += f'mean {mean:.2f}, largest {most:.2f})'
     level = f'sigma of a channel {found.sigma:.4g} in units of k-space, from the {found.source}'
     ways = dict(
-        adaptive='combined by maps from the data, Rician noise',
+        adaptive='combined by maps from the data into a complex image',
         sos=f'root of the sum of squares, noncentral chi noise of {len(found.coils)} coils',
     )
     done = f'coils whitened, {ways[how]}; the image is in units of the noise'

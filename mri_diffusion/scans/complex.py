@@ -170,13 +170,14 @@ class ComplexScan:
 
     def with_data(
         self,
-        data: np.ndarray,  # Shape of the scan, complex
-    ) -> 'ComplexScan':
+        data: np.ndarray,  # (X, Y, Z) or (X, Y, Z, V) complex, on the same grid
+    ) -> 'ComplexScan':  # The gradient table only if the number of volumes agrees
         "The same scan with other values"
         z = np.asarray(data, np.complex64)
-        if z.shape != self.shape:
+        if z.ndim not in (3, 4) or z.shape[:3] != self.shape[:3]:
             raise InputError(f'array of shape {z.shape} for a scan of {self.shape}')
-        return replace(self, data=z)
+        same = z.shape[3:] == self.shape[3:]
+        return replace(self, data=z, **({} if same else dict(bvals=None, bvecs=None)))
 
     def save(
         self,
