@@ -127,3 +127,24 @@ def test_a_real_channel_below_zero_has_a_scale():
     )
     out = d.denoise(Scan.from_array(np.float32(-abs(clean) + noisy - clean)))
     assert out.denoised.data[clean != 0].mean() < -50
+
+
+@pytest.mark.parametrize('axis', [0, 1, 2])
+@pytest.mark.parametrize('n', [1, 2, 3, 4, 5])
+def test_nlmeans_of_thin_volumes_sees_nothing_but_the_volume(axis, n):
+    "DIPY's classic variant reads beyond axes that are shorter than it looks"
+    shape = [24, 24, 24]
+    shape[axis] = n
+    noise = np.random.default_rng(n).normal(size=shape).astype(np.float32)
+    for data, signed in ((100 + noise, False), (noise, True)):
+        out = nlmeans(data, 1.0, signed=signed)
+        assert out.shape == data.shape and abs(out - data.mean()).max() < abs(noise).max() + 0.1
+        assert out.std() < 0.5 and abs(out.mean() - data.mean()) < 0.1
+
+
+def test_nlmeans_of_a_map_and_a_mask_of_one_slice():
+    noise = 100 + np.random.default_rng(0).normal(size=(24, 24, 1)).astype(np.float32)
+    mask = np.ones(noise.shape, bool)
+    mask[:8] = False
+    out = nlmeans(noise, np.ones(noise.shape) + np.linspace(0, 0.1, 24)[:, None, None], mask)
+    assert (out[:8] == noise[:8]).all() and out[8:].std() < 0.5

@@ -190,6 +190,40 @@ def test_noise_prints_the_coils(tmp_path, cli):
     assert found['correlation_max'] == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize('first', [0, 30])
+def test_noise_of_partial_fourier_is_that_of_the_image(tmp_path, cli, first):
+    "Zeros of k-space bring no noise: sigma in image units is lower than that of a sample"
+    seen = torch.arange(96) >= first
+    write(tmp_path / 'a.h5', apply_mask(kspace(8, 0.0), seen, -1)[None])
+    done = cli('noise', tmp_path / 'a.h5', '--json', tmp_path / 'n.json')
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / 'n.json').read_text())
+    assert found['sigma'] == pytest.approx(SIGMA * (1 - first / 96) ** 0.5, rel=0.04)
+    assert found['coils']['sigma'] == pytest.approx(SIGMA, rel=0.04)
+    assert found['coils']['sigma_magnitude'] == pytest.approx(SIGMA, rel=0.1)
+    assert not any('the background' in n and 'tells' in n for n in found['notes'])
+
+
+def test_a_level_that_the_background_contradicts_is_said(tmp_path, cli):
+    "Hard edges in a small matrix: signal lies in the corners of k-space"
+    k = simulate_kspace(10 * (head() > 0.2).float(), coil_maps((96, 96), 4))
+    write(tmp_path / 'a.h5', (k + draw(covariance(4, 0.0), (96, 96), 0))[None])
+    done = cli('noise', tmp_path / 'a.h5', '--json', tmp_path / 'n.json')
+    found = json.loads((tmp_path / 'n.json').read_text())
+    assert abs(found['coils']['sigma'] / found['coils']['sigma_magnitude'] - 1) > 0.2
+    assert done.code == 0 and 'a noise scan (--noise-scan) tells' in done.out
+
+
+@pytest.mark.parametrize('words', [('--combine', 'sos'), ('--sigma', '0.05')])
+@pytest.mark.parametrize('part', ['real', 'complex'])
+def test_a_part_that_no_magnitude_has(tmp_path, cli, words, part):
+    write(tmp_path / 'a.h5', kspace()[None])
+    how = '--method', 'blur', '--part', part, *words
+    done = cli('denoise', tmp_path / 'a.h5', tmp_path / 'o.nii.gz', *how)
+    assert done.code == 2 and 'leave --sigma and --combine sos out' in done.err, done.err
+    assert '--phase' not in done.err and not (tmp_path / 'o.nii.gz').exists()
+
+
 @needs_data
 def test_the_phantom_of_sixteen_coils(cli, tmp_path):
     raw = read_raw(DATA / 'phantom16.h5')

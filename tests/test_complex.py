@@ -182,6 +182,29 @@ def test_methods_are_told_what_the_channel_is():
     assert told == [True, False]
 
 
+@pytest.mark.parametrize('unit', [1e-12, 1e12, 1e-30, 1e30])
+@pytest.mark.parametrize('part', ['magnitude', 'real'])
+def test_units_do_not_matter(unit, part):
+    s, _ = truth()
+    z = noisy() / 100
+    made = [mri.denoise(v, method='unet', part=part, quiet=True) for v in (z, z * np.float32(unit))]
+    for a, b in ((r.denoised.data, r.std) for r in made[:1]):
+        assert np.allclose(made[1].denoised.data / unit, a, atol=2e-3)
+        assert (b is None) == (made[1].std is None)
+    assert abs(made[1].level / unit / made[0].level - 1) < 1e-3
+
+
+def test_std_of_a_size_has_no_unit():
+    from mri_diffusion.app.complex import _std_of_size
+
+    a, b = np.float32([[[3, 0, 0]]]), np.float32([[[4, 5, 0]]])
+    for unit in (1, 1e-25, 1e25):
+        a1, b1 = (v * np.float32(unit) for v in (a, b))
+        got = _std_of_size(a1, b1, np.full_like(a, unit), np.full_like(a, 2 * unit)) / unit
+        expected = [np.sqrt((9 + 16 * 4) / 25), 2, 1]
+        assert np.allclose(got.ravel(), expected, rtol=1e-5)
+
+
 # The command
 
 
@@ -285,6 +308,15 @@ def test_bad_phase(pair, tmp_path, values, said):
     phase = broken(pair, tmp_path, values(np.angle(z)))
     message = line(denoise_scan, mag, out, method='nlmeans', phase=phase)
     assert said in message and str(phase) in message and not out.exists()
+
+
+def test_a_sidecar_that_contradicts_the_values(pair, tmp_path):
+    "Degrees of a circle of radians, radians of a circle of degrees: neither is taken"
+    phi = np.angle(pair[2])
+    for said, values in (('deg', phi), ('rad', np.degrees(phi))):
+        assert 'not recognised' in line(to_radians, values, 'p.nii.gz', {'Units': said})
+    for said, values in (('deg', np.degrees(phi)), ('rad', phi)):
+        assert np.allclose(to_radians(values, 'p.nii.gz', {'Units': said})[0], phi, atol=1e-5)
 
 
 def test_bad_pairs(pair, tmp_path):

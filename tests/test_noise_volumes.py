@@ -18,6 +18,7 @@ from mri_diffusion.app.noise_checks import (
 from mri_diffusion.core import InputError, generator
 from mri_diffusion.methods.registry import get_method
 from mri_diffusion.noise.models import add_noise
+from mri_diffusion.scans.complex import ComplexScan
 from mri_diffusion.scans.nifti import Scan
 
 DATA = Path(__file__).parents[2] / 'shared/data/noise_scans'
@@ -97,6 +98,56 @@ def test_their_correlation_warns_a_method(width):
     assert any('independent' in line for line in said) == (width > 0)
     notes = Denoiser('nlmeans').denoise(rest, known).meta['notes']
     assert any('independent' in line for line in notes) == (width > 0)
+
+
+@pytest.mark.parametrize('signed', [True, False])
+def test_chance_of_few_pairs_is_no_correlation(signed):
+    "Four slices have few pairs of slices: over seeds, what chance shows there is not taken for more"
+    rest = Scan.from_array(np.ones((24, 22, 4), np.float32))
+    rest.sidecar['DataKind'] = 'signed' if signed else 'magnitude'
+    for seed in range(30):
+        a = np.random.default_rng(seed).normal(size=(24, 22, 4, 2)) * SIGMA
+        b = np.random.default_rng(seed + 100).normal(size=a.shape) * SIGMA
+        found = read_noise_volumes(a if signed else np.hypot(a, b), rest)
+        assert not any(v for lags in found.correlation.values() for v in lags), seed
+
+
+@pytest.mark.parametrize('part', ['magnitude', 'real', 'complex'])
+def test_of_a_complex_series(cli, tmp_path, part):
+    truth = series(alone=0)[0].data * 0 + np.linspace(0, 100, SHAPE[0])[:, None, None, None]
+    turn = np.exp(1j * np.linspace(0, 3, SHAPE[1]))[:, None, None]
+    a = np.random.default_rng(0).normal(size=(2, *SHAPE, 9)) * SIGMA
+    z = np.concatenate([truth, 0 * truth[..., :2]], 3) * turn + a[0] + 1j * a[1]
+    b = np.array([0.0] + [1000] * 6 + [0] * 2)
+    bvecs = np.eye(3)[np.arange(9) % 3] * (b > 0)[:, None]
+    ComplexScan.from_array(z, bvals=b, bvecs=bvecs).save(tmp_path / 'z.nii.gz')
+    out = tmp_path / 'o.nii.gz'
+    words = 'denoise', tmp_path / 'z.nii.gz', out, '--method', 'pca', '--part', part
+    done = cli(*words, '--noise-volumes', '-1,-2', '--noise-map', tmp_path / 's.nii.gz')
+    assert done.code == 0 and 'left out' in done.err, done.err
+    found = np.asarray(nib.load(out).dataobj)
+    assert found.shape == (*SHAPE, 7) and np.iscomplexobj(found) == (part == 'complex')
+    assert np.sqrt(((abs(found) - truth)[8:] ** 2).mean()) < 0.4 * SIGMA
+    assert np.loadtxt(tmp_path / 'o.bval').tolist() == b[:7].tolist()
+    assert abs(nib.load(tmp_path / 's.nii.gz').get_fdata() / SIGMA - 1).mean() < 0.06
+
+
+def test_levels_of_volumes_are_taken_apart_too():
+    z = np.random.default_rng(0).normal(size=(8, 8, 4, 5)) + 1j
+    rest, alone = take_noise_volumes(ComplexScan.from_array(z, sigma=np.arange(1.0, 6)), '-1')
+    assert rest.sigma.tolist() == [1, 2, 3, 4] and alone.shape == (8, 8, 4, 1)
+
+
+def test_another_request_is_not_taken_for_this_one(stored, cli, tmp_path):
+    "What was asked for then and is not asked for now counts, too"
+    out, alone = tmp_path / 'o.nii.gz', ('--noise-volumes', '-1,-2')
+    words = 'denoise', stored[0], out, '--method', 'blur'
+    assert cli(*words, *alone).code == 0
+    done = cli(*words, *alone)
+    assert done.code == 0 and 'finished before' in done.out
+    for other in ((), (*alone, '--coils', '2')):
+        done = cli(*words, *other)
+        assert done.code == 2 and 'was made with' in done.err, done.out
 
 
 def test_one_volume_left_is_a_volume():

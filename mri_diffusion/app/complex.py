@@ -120,7 +120,11 @@ def _together(scan, found, real, imaginary):
 def _std_of_size(a, b, std_a, std_b):
     "Std of hypot(a, b) where the errors are small beside it: along its direction"
     if std_a.ndim < a.ndim:
-        a, b = (np.sqrt((v**2).mean(-1)) for v in (a, b))
-    power = a**2 + b**2
-    along = (a**2 * std_a**2 + b**2 * std_b**2) / np.where(power > 0, power, 1)
-    return np.sqrt(np.where(power > 0, along, std_a**2)).astype(np.float32)
+        a, b = (np.linalg.norm(v / _largest(v), axis=-1) * _largest(v) for v in (a, b))
+    size = np.hypot(a, b)
+    c, s = (v / np.where(size > 0, size, 1) for v in (a, b))
+    return np.where(size > 0, np.hypot(c * std_a, s * std_b), std_a).astype(np.float32)
+
+
+def _largest(v):
+    return abs(v).max() or 1

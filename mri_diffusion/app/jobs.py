@@ -221,6 +221,11 @@ def _open_scan(files, sigma, noise_scan, combine, noise_volumes, phase):
         scan, level = _sum_of_squares(path, mask), None
     else:
         raise InputError('--sigma and --combine: raw data are combined in units of their noise')
+    if phase[2] != 'magnitude' and not hasattr(scan, 'channel'):
+        raise InputError(
+            f'--part {phase[2]}: of raw k-space the phase is kept where its noise is measured and '
+            f'its coils are combined by maps; leave --sigma and --combine sos out'
+        )
     scan.notes += notes
     return scan, level
 
@@ -273,7 +278,8 @@ def _level_of(source, scan, coils):
 
 def _given(bias_field, choices, noise_scan, coils, combine, noise_volumes):
     "What else decides a result, for the record of the request"
-    told = dict(noise_coils=coils) if noise_scan is not None and coils > 1 else {}
+    alone = noise_scan is not None or noise_volumes is not None
+    told = dict(noise_coils=coils) if alone and coils > 1 else {}
     also = dict(combine=combine, noise_volumes=noise_volumes)
     told |= {k: v for k, v in also.items() if v is not None}
     return dict(bias_field=bias_field, choose=choices, noise_scan=noise_scan is not None, **told)
@@ -556,7 +562,7 @@ def _save_map(scan, estimate, n_coils, path, force):
 def _by_coils(found, path, scan, noise_scan, headline):
     "Add what raw k-space says of its coils, perhaps as the headline; notes"
     from mri_diffusion.noise.coils import NoNoise
-    from mri_diffusion.noise.combine import magnitude_level, measure_coils
+    from mri_diffusion.noise.combine import acquired_share, magnitude_level, measure_coils
     from mri_diffusion.scans.raw import read_raw
 
     raw = read_raw(path)
@@ -566,7 +572,8 @@ def _by_coils(found, path, scan, noise_scan, headline):
         return [f'{path}: {e}']
     seen, (mean, most) = magnitude_level(raw, coils, scan), coils.between
     if headline:
-        found |= dict(sigma=coils.sigma, low=coils.sigma / 1.05, high=coils.sigma * 1.05)
+        level = coils.sigma * acquired_share(raw) ** 0.5  # Zeros of k-space bring no noise
+        found |= dict(sigma=level, low=level / 1.05, high=level * 1.05)
         found |= dict(how='k-space', distribution='ncchi', n_coils=round(coils.effective))
         found |= dict(coils_in_air=coils.effective, notes=[])
     found['coils'] = dict(
@@ -578,7 +585,16 @@ def _by_coils(found, path, scan, noise_scan, headline):
         sigma_magnitude=seen,
         source=coils.source,
     )
-    return coils.notes
+    return coils.notes + _apart(coils, seen)
+
+
+def _apart(coils, seen):
+    "A note where k-space and the magnitude disagree on the level"
+    if seen is None or abs(coils.sigma / seen - 1) <= 0.2:
+        return []
+    said = f'the {coils.source} shows sigma {coils.sigma:.4g}, the background {seen:.4g}'
+    why = 'in a small matrix signal reaches the outer k-space, in the background lies ghosting'
+    return [f'{said}: {why}; a noise scan (--noise-scan) tells']
 
 # %% ../../nbs/app/62_jobs.ipynb #b133c6e9
 def _training_scans(
@@ -800,11 +816,9 @@ def denoise_scan(
     bval, bvec = _with_inherited(path, bval, bvec)
     phase, asked_for = _phase_of(path, phase)
     inputs = [path, bval, bvec, mask, level if _is_path(level) else None, phase]
-    records = [f for p in (out, *maps) for f in _files_of(p, ['.json'])]
     kept = None if force else read_request(_files_of(out, ['.json'])[1], outputs)
-    made = [*records, report, picture] if kept is None else []
-    _check_files(made, inputs, [out, *maps], force, out)
-    _check_report(report, report_notebook, picture)
+    pages = report, report_notebook, picture
+    _check_outputs(kept is None, [out, *maps], inputs, pages, force)
     files, shows = (path, bval, bvec, mask, notes), (sigma, noise_scan, combine, noise_volumes)
     scan, source = _open_scan(files, *shows, (phase, asked_for, part))
     method = method or (None if model else _by_default(scan))
@@ -949,6 +963,14 @@ def _write_picture(result, path):
         fig.savefig(p, dpi=120, format='png', bbox_inches='tight')
 
 # %% ../../nbs/app/62_jobs.ipynb #b9ee6abc
+def _check_outputs(new, images, inputs, pages, force):
+    "Refuse, before any work, places and names that cannot be; `new`: nothing is there already"
+    report, _, picture = pages
+    records = [f for p in images for f in _files_of(p, ['.json'])]
+    _check_files([*records, report, picture] if new else [], inputs, images, force, images[0])
+    _check_report(*pages)
+
+
 def _check_report(report, notebook, picture=None):
     "Refuse a page or a picture that is none, and a notebook that is not there"
     from mri_diffusion.core import InputError

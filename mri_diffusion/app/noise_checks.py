@@ -106,11 +106,15 @@ def _lags_alone(x, seen, sigma, signed):
         even = even - even.mean(-1, keepdims=True)
     lags = noise_correlation(even, seen)
     lags.pop('volume', None)
-    if signed:
-        return lags
-    chance = 4 / np.sqrt(seen.sum() * max(1, x.size // seen.size))
-    root = lambda v: float(np.sqrt(v)) if v > chance else 0.0
-    return {k: [root(v) for v in values] for k, values in lags.items()}
+    root = lambda v: v if signed else float(np.sqrt(max(v, 0)))
+    chance = {k: 4 / np.sqrt(_pairs(x, axis) * seen.mean()) for axis, k in enumerate('xyz')}
+    return {k: [root(v) if abs(v) > c else 0.0 for v, c in zip(lags[k], chance[k])] for k in lags}
+
+
+def _pairs(x, axis, most=3):
+    "Pairs of voxels at lags 1 to `most` along an axis, at least 1"
+    n = x.shape[axis]
+    return np.array([max(x.size * (n - lag) / n, 1) for lag in range(1, most + 1)])
 
 
 def _check_noise_alone(path, x, seen, signed, n_coils):
@@ -121,7 +125,8 @@ def _check_noise_alone(path, x, seen, signed, n_coils):
         power = np.maximum((near(v**2) / share)[seen], 1e-300)
         bright = power >= np.quantile(power, 0.9)  # an object, if there is one
         even = (v[seen] / np.sqrt(power))[bright]
-        bad |= abs(even.mean()) > 0.2 if signed else coils_of(abs(even)) > 2 * n_coils
+        most = max(0.2, 5 / np.sqrt(even.size))  # chance
+        bad |= abs(even.mean()) > most if signed else coils_of(abs(even)) > 2 * n_coils
         powers.append((v[seen] ** 2).mean())
     if bad or max(powers) > 1.5 * min(powers):
         raise InputError(
@@ -154,8 +159,18 @@ def parse_volumes(
     return found
 
 
+def _of_volumes(scan, at):
+    "What a scan says of each volume, for some of them; nothing of a single one"
+    rows = {k: getattr(scan, k) for k in ('bvals', 'bvecs')}
+    own = {k: None if v is None or np.ndim(at) == 0 else v[at] for k, v in rows.items()}
+    level = getattr(scan, 'sigma', None)
+    if np.ndim(level) in (1, 4):
+        own['sigma'] = level[..., at]
+    return own
+
+
 def take_noise_volumes(
-    scan: Scan,  # A series (X, Y, Z, V)
+    scan: Scan,  # A series (X, Y, Z, V), perhaps a `ComplexScan`
     volumes: str | Sequence[int],  # As in `parse_volumes`
 ) -> tuple:  # Scan without them, and they: (X, Y, Z, n)
     "Take the volumes that hold noise alone out of a series"
@@ -163,11 +178,9 @@ def take_noise_volumes(
         raise InputError(f'--noise-volumes: of a series (X, Y, Z, V), but the scan is {scan.shape}')
     at = parse_volumes(volumes, scan.n_volumes)
     kept = [v for v in range(scan.n_volumes) if v not in at]
-    data = scan.data[..., kept] if len(kept) > 1 else scan.data[..., kept[0]]
-    rest = scan.with_data(np.ascontiguousarray(data))
-    if scan.bvals is not None and len(kept) > 1:
-        bvecs = None if scan.bvecs is None else scan.bvecs[kept]
-        rest = replace(rest, bvals=scan.bvals[kept], bvecs=bvecs)
+    at_kept = kept if len(kept) > 1 else kept[0]
+    own = _of_volumes(scan, at_kept)
+    rest = replace(scan, data=np.ascontiguousarray(scan.data[..., at_kept]), **own)
     said = ', '.join(map(str, at))
     note = f'volumes {said} hold noise alone: they give sigma and are left out of the result'
     return replace(rest, notes=[*scan.notes, note]), scan.data[..., at]

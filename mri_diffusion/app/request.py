@@ -86,6 +86,9 @@ def read_request(
     return found if set(found['outputs']) >= set(outputs) else None
 
 # %% ../../nbs/app/62_request.ipynb #6250000b
+_ANSWERED = 'outputs', 'verdict', 'reasons'  # Written beside a request, and not asked for
+
+
 def check_done(
     kept: dict,  # From `read_request`
     request: dict,  # What is wanted now
@@ -93,7 +96,8 @@ def check_done(
 ) -> None:
     "Nothing if these files are what is wanted; else `InputError`"
     out = next(iter(outputs.values()))
-    differ = [_words(k, kept.get(k), v) for k, v in request.items() if kept.get(k) != v]
+    wanted = request | {k: None for k in kept if k not in request and k not in _ANSWERED}
+    differ = [_words(k, kept.get(k), v) for k, v in wanted.items() if kept.get(k) != v]
     if kept.get('method') != request.get('method'):  # its settings are others, too
         differ = differ[:1]
     if differ:

@@ -131,17 +131,27 @@ def _lift(data, times):
     return np.float64(times * abs(data).max())
 
 
+def _mirrored(volume, sigma, mask, reach):
+    "Short axes mirrored, since DIPY's classic variant reads beyond them; and where the volume is"
+    pads = [(reach, reach) if n <= reach else (0, 0) for n in volume.shape]
+    wide = lambda a: np.pad(a, pads, 'reflect') if a.ndim else a
+    own = tuple(slice(p, p + n) for (p, _), n in zip(pads, volume.shape))
+    return wide(volume), wide(sigma), np.pad(mask, pads), own
+
+
 def _one_nlmeans(volume, sigma, level, variant, **how):
     "DIPY's non-local means of (a part of) a volume; sigma a number or (X, Y, Z), its median"
     from dipy.denoise.nlmeans import nlmeans as dipy_nlmeans
 
+    reach = 0 if variant == 'blockwise' else how['patch_radius'] + how['block_radius']
+    volume, sigma, how['mask'], own = _mirrored(volume, sigma, how['mask'], reach)
     sigma = np.where(sigma > 0, sigma, level)  # DIPY gives 0 where sigma is 0
     if 'method' in inspect.signature(dipy_nlmeans).parameters:  # DIPY >= 1.12
         how['method'] = variant
     # the blockwise variant has limits in absolute units: it sees the noise as 100
     unit = level / 100 if variant == 'blockwise' else 1.0
     sigma = float(sigma) / unit if sigma.ndim == 0 else sigma / unit
-    return unit * dipy_nlmeans(np.array(volume / unit, order='C'), sigma, **how)
+    return unit * dipy_nlmeans(np.array(volume / unit, order='C'), sigma, **how)[own]
 
 
 def _level_of(sigma):

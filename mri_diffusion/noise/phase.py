@@ -175,7 +175,9 @@ def demodulate(
     turn, share = np.empty_like(series), np.empty(series.shape, np.float32)
     for v in range(series.shape[3]):
         z = np.ascontiguousarray(series[..., v])
-        level = first_level(z) if sigma is None else _of_volume(sigma, v)
+        unit = _unit_of(z)
+        z = z / unit
+        level = first_level(z) if sigma is None else _of_volume(sigma, v) / unit
         turn[..., v], share[..., v] = _turn_volume(z, level)
     flat = (series * turn.conj()).reshape(scan.shape)
     turn, share = turn.reshape(scan.shape), share.reshape(scan.shape)
@@ -186,6 +188,12 @@ def demodulate(
         notes.append(_said(sigma))
     real, imaginary = scan.channel(flat.real), scan.channel(flat.imag)
     return Demodulated(real, imaginary, turn, sigma, known, notes)
+
+
+def _unit_of(z):
+    "A power of two as large as the values: their squares then have a place in float32"
+    most = max(float(abs(part).max()) for part in (z.real, z.imag))
+    return np.float32(2.0 ** np.clip(np.round(np.log2(most)), -120, 120) if most > 0 else 1)
 
 
 def _of_volume(sigma, v):

@@ -74,7 +74,8 @@ def to_radians(
     if said & {'RAD', 'RADIAN', 'RADIANS'}:
         found = (0.0, np.pi, 'radians, as its sidecar says') if most <= 100 else None
     elif said & {'DEG', 'DEGREE', 'DEGREES'}:
-        found = 0.0, 180.0, 'degrees, as its sidecar says'
+        radians = (_known_circle(x, True) or ' ')[-1] == 'radians'  # 3 degrees of a circle?
+        found = None if radians else (0.0, 180.0, 'degrees, as its sidecar says')
     elif slope > 0 and abs(start + 2048 * slope) < 1e-3 * slope and 0 < most <= -1.001 * start:
         found = 0.0, -start, f'a circle of 4096 steps, as slope {slope:g} and intercept say'
     else:

@@ -183,7 +183,7 @@ def _check_columns(path, kspace):
     n, span = len(at), int(at[-1] - at[0]) + 1
     if n < span:
         left = f'undersampled, {n} of {span} columns are there'
-        raise InputError(f'{path}: {left}; give a fully sampled file, or --combine adaptive')
+        raise InputError(f'{path}: {left}; only `denoise`, without --sigma, unfolds it')
 
 
 def load_fastmri(
