@@ -253,7 +253,9 @@ with locked(sys.argv[1]):
 """
 
 
-def test_a_second_process_in_a_folder_is_refused_until_the_first_is_gone(files, cli, tmp_path):
+def test_a_second_process_in_a_folder_is_refused_until_the_first_is_gone(
+    files, cli, tmp_path, cold
+):
     places = [tmp_path / n for n in ('model', 'run', 'batch')]
     holders = [python(HOLD, p) for p in places]
     assert all(h.stdout.readline() == 'held\n' for h in holders)

@@ -17,7 +17,6 @@ from ..methods.method import Method
 from ..noise.phase import demodulate
 from ..noise.sigma import NoiseEstimate
 from ..scans.complex import ComplexScan
-from ..scans.nifti import Scan
 
 # %% ../../nbs/app/60_complex.ipynb #60c0000a
 PARTS = dict(

@@ -166,8 +166,13 @@ def _facts_of(method, scan, sigma, mask):
     if sigma is None and method.needs_sigma:
         sigma = ScanNoise(replace(scan, mask=mask)).level.sigma
     tables = dict(bvals=scan.bvals, bvecs=scan.bvecs)
-    signed = True if scan.kind == 'signed' else None
-    return dict(**tables, mask=mask, sigma=sigma, voxel_size=scan.voxel_size, signed=signed)
+    told = dict(sigma=sigma, signed=_is_signed(scan))
+    return dict(**tables, mask=mask, voxel_size=scan.voxel_size, **told)
+
+
+def _is_signed(scan):
+    "Is it a real channel? None of what looks like phase: the method must judge itself"
+    return scan.kind == 'signed' if scan.kind != 'phase' else None
 
 # %% ../../nbs/app/60_denoiser.ipynb #1743bcb8
 class Denoiser:
@@ -456,9 +461,8 @@ def _apply(d, scan, sigma, noise):
 
 # %% ../../nbs/app/60_denoiser.ipynb #895d1b4d
 def _what_kind(method, scan):
-    "What a method that asks is told: is it a real channel? Not of what looks like phase"
-    told = scan.kind == 'signed' if scan.kind != 'phase' else None
-    return dict(signed=told) if method.takes_signed else {}
+    "What a method that asks is told of the kind of data"
+    return dict(signed=_is_signed(scan)) if method.takes_signed else {}
 
 
 _FAR = 1.5  # Times the interval of the estimate: a told level beyond is worth a note

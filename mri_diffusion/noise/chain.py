@@ -28,7 +28,6 @@ from mri_diffusion.noise.kspace import (
     sense,
     undersampling_mask,
 )
-from ..phantoms.heads import simulate_dmri
 from ..scans.derivatives import link_dataset, write_bidsignore
 from ..scans.fourier import fft2c, fftnc, ifft2c, ifftnc, rss, zero_fill
 from ..scans.nifti import Scan, load_like, write_dataset_description
