@@ -19,6 +19,7 @@ from mri_diffusion.methods.finetune import (
     _with_lesions,
     finetune_pairs,
     finetune_scan,
+    holds_in_half,
     pair_sigma,
 )
 from mri_diffusion.methods.pretrained import denoise_volume
@@ -230,3 +231,17 @@ def test_bad_pairs_in_one_line(given, said):
     with pytest.raises(InputError) as e:
         finetune_pairs(make_net('tiny'), steps=1, quiet=True, **opened)
     assert said in str(e.value) and '\n' not in str(e.value)
+
+
+def test_a_slab_of_eight_voxels_learns_right_gradients():
+    "Its lowest level is two voxels deep, where bfloat16 gradients come from unwritten memory"
+    assert [d for d in range(2, 41) if not holds_in_half(d, 4)] == [2, 4, 8]
+    clean = np.maximum(load_t1(downsample=3).data, 0).astype(np.float32)[20:28, 20:44, 20:36]
+    sigma = 0.1 * float(clean.max())
+    noisy = add_noise(clean, sigma, 'rician', gen=generator(1))
+    net, seen = load_shipped('unet')[0], []
+    for _ in range(3):
+        junk = [torch.full((n,), float('nan')) for n in (300, 3000, 30_000, 100_000)]
+        del junk
+        seen.append(finetune_scan(net, noisy, sigma, kernel=WHITE, steps=3, quiet=True)[1].losses)
+    assert seen[0] == seen[1] == seen[2] and np.isfinite(seen[0]).all()
