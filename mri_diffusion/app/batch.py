@@ -625,13 +625,13 @@ def batch_scans(
     preset: str | None = None,  # tiny, laptop or paper
     settings: dict | None = None,  # Settings to change
     bias_field: str = 'keep',  # keep, correct or restore
-    part: str = 'magnitude',  # magnitude, or real: of pairs of part-mag and part-phase
     seed: int | None = None,  # Fixes what is random
     device: str = 'auto',  # auto, cpu, cuda, mps
     cluster: str = 'local',  # local, slurm, debug
     jobs: int | None = None,  # At a time; None: one here, as many as Slurm starts there
     force: bool = False,  # Do it again
     submit: dict | None = None,  # Options for Slurm, named as for sbatch
+    part: str = 'magnitude',  # magnitude, or real: of pairs of part-mag and part-phase
 ) -> list[dict]:  # From `run_batch`
     "Denoise every scan of a BIDS folder, and write the table of it"
     settings = settings or {}

@@ -113,8 +113,8 @@ def floor(
     mask: np.ndarray | None = None,  # Where to denoise; None: everywhere
     bvals: Sequence[float] | None = None,  # Not used
     factor: float = 1.5,  # How many sigma to take away
-    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     info: dict | None = None,  # Not used
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> np.ndarray:  # Denoised, float32
     "max(noisy - factor sigma, 0); of signed data the same towards zero"
     data, sigma, mask = _open(data, sigma, mask, 'floor', needs_sigma=True)
@@ -173,8 +173,8 @@ def nlmeans(
     # Take out the Rician bias (DIPY's `rician`); signed data have none; False: Gaussian noise
     remove_bias: bool = True,
     variant: str = 'classic',  # 'classic' or 'blockwise' (DIPY >= 1.12)
-    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     info: dict | None = None,  # Not used
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> np.ndarray:  # Denoised, float32
     "DIPY's non-local means, volume by volume (doi:10.1109/TMI.2007.906087)"
     data, sigma, mask = _open(data, sigma, mask, 'nlmeans', needs_sigma=True)
@@ -242,8 +242,8 @@ def mppca(
     patch_radius: int | None = None,
     remove_bias: bool = False,  # Take out the Rician bias
     n_coils: int = 1,  # Coils of the magnitude, for `remove_bias`
-    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     info: dict | None = None,  # 'sigma' (X, Y, Z) and 'patch_radius' are put there
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> np.ndarray:  # Denoised, float32
     "DIPY's MP-PCA (doi:10.1016/j.neuroimage.2016.08.016)"
     from dipy.denoise.localpca import mppca as dipy_mppca
@@ -351,9 +351,9 @@ def patch2self(
     n_coils: int = 1,  # Coils of the magnitude, for `remove_bias`
     b0_threshold: float = 50,  # s/mm2; at or below it a volume is a b0
     seed: int = 0,  # Fixes DIPY's sketch
-    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     # 'notes' is put there where another regression than the asked one was taken
     info: dict | None = None,
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> np.ndarray:  # Denoised, float32, of magnitudes not negative; a single b0 comes back as it was
     "Patch2Self, each volume from all the others (arXiv:2011.01355)"
     data, sigma, mask = _open(data, sigma, mask, 'patch2self', dims=(4,))

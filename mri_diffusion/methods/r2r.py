@@ -518,10 +518,10 @@ def denoise_series(
     mask: np.ndarray | None = None,  # (X, Y, Z)
     bvals: np.ndarray | None = None,  # (V,) s/mm2
     bvecs: np.ndarray | None = None,  # (V, 3)
-    signed: bool | None = None,  # As in `decompose_series`
     seed: int = 0,  # Of the probes
     device: 'str | torch.device' = 'cpu',  # Where the network runs
     quiet: bool | None = None,  # No progress bar
+    signed: bool | None = None,  # As in `decompose_series`
 ) -> dict:  # denoised, std, sigma_found, notes, pictures
     "Denoise a series with a trained network: one pass, and one for each probe of the uncertainty"
     check_protocol('r2r', learned, np.shape(data), bvals, bvecs)

@@ -354,10 +354,10 @@ def denoise_supervised(
     net: torch.nn.Module | None = None,  # Trained network
     learned: dict | None = None,  # From `fit_supervised`
     mask: np.ndarray | None = None,  # (X, Y, Z) the object
-    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     seed: int = 0,  # Of fine-tuning and uncertainty
     device: str = 'cpu',  # Where to denoise
     quiet: bool | None = None,  # No progress bar
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     **facts: object,  # Gradient table: not used
 ) -> dict:  # denoised, notes
     "Scale each volume as in training, denoise it in windows, scale it back"

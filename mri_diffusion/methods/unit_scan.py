@@ -85,10 +85,10 @@ def denoise_unit(
     n_coils: int = 1,  # Coils of a sum-of-squares magnitude
     check_sigma: bool = True,  # Correct a noise level that is clearly wrong
     mask: np.ndarray | None = None,  # (X, Y, Z) the object
-    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     seed: int = 0,  # Of fine-tuning and random fields
     device: str = 'cpu',  # Where to compute
     quiet: bool | None = None,  # No progress bar
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> dict[str, Any]:  # denoised, notes, sigma_used if it is another; with `probes` std
     "Each volume by the network, on the scale where its noise has std one"
     data, copies = np.asarray(data, np.float32), check_copies(copies)
