@@ -175,7 +175,7 @@ def test_the_adaptive_image_stays_complex(tmp_path, cli):
     done = cli(
         'denoise', tmp_path / 'a.h5', tmp_path / 'b.nii.gz', '--combine', 'sos', '--part', 'real'
     )
-    assert done.code == 2 and 'no phase' in done.err
+    assert done.code == 2 and 'leave --sigma and --combine sos out' in done.err
     done = cli('denoise', tmp_path / 'a.h5', tmp_path / 'b.nii.gz', '--phase', files['real'])
     assert done.code == 2 and 'holds its phase' in done.err
 
