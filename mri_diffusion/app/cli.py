@@ -331,6 +331,10 @@ def _simulate(
 # %% ../../nbs/app/62_cli.ipynb #7fb87bf1
 _HOW = 'Estimator: auto, piesno, mppca, repeats, object, wavelet, background or noise_scan.'
 _COILS = 'Coils of a sum-of-squares image; without it read from the background.'
+_PHASE_OF = (
+    'Phase of SCAN, .nii or .nii.gz: sigma is measured in the imaginary channel. Without it the '
+    'part-phase beside a BIDS part-mag, if there; none leaves it out.'
+)
 
 
 @_command('noise')
@@ -344,11 +348,12 @@ def _noise(
     coils: _opt(int | None, '--coils', _COILS) = None,
     noise_scan: _NoiseScan = None,
     noise_volumes: _NoiseVolumes = None,
+    phase: _file('--phase', _PHASE_OF) = None,
     force: _Force = False,
     quiet: _Quiet = False,
 ):
     "Estimate the noise of a scan: level, distribution, correlation."
-    alone = noise_scan, noise_volumes
+    alone = noise_scan, noise_volumes, phase
     found = scan_noise(path, bval, mask, how, coils, map, json, force, *alone)
     _echo(noise_text(found))
 

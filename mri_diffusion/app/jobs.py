@@ -272,8 +272,34 @@ def _level_of(source, scan, coils):
     found = (read_noise_volumes if volumes else read_noise_scan)(source, scan, coils)
     if coils > 1:
         found.notes.append(f'the noise scan is read as a sum of squares of {coils} coils')
-    scan.notes = [*scan.notes, *found.notes]
+    scan.notes = [*scan.notes, *found.notes, *_doubts(found, scan)]
     return found
+
+
+def _doubts(found, scan, factor=2):
+    "A note where a volume of the scan itself shows another level by more than `factor`"
+    import numpy as np
+
+    from mri_diffusion.core import InputError
+    from mri_diffusion.noise.phase import first_level
+    from mri_diffusion.noise.sigma import estimate_sigma
+
+    volume = scan.data if scan.data.ndim == 3 else scan.data[..., scan.n_volumes // 2]
+    try:
+        if np.iscomplexobj(volume):
+            low = high = first_level(volume)
+        else:
+            own = estimate_sigma(volume, mask=scan.mask, signed=scan.kind == 'signed' or None)
+            low, high = own.low or own.number, own.high or own.number
+    except InputError:
+        return []  # it shows no level
+    if low <= factor * found.number and found.number <= factor * high:
+        return []
+    own = f'{low:.4g}' if low == high else f'{low:.4g} to {high:.4g}'
+    return [
+        f'the noise scan shows sigma {found.number:.4g}, the scan itself {own}: were both made '
+        f'with the same gain and reconstruction?'
+    ]
 
 
 def _given(bias_field, choices, noise_scan, coils, combine, noise_volumes):
@@ -463,6 +489,7 @@ def scan_noise(
     force: bool = False,  # Replace existing files
     noise_scan: Path | str | None = None,  # Scan of noise alone: the source of sigma
     noise_volumes: str | Sequence[int] | None = None,  # Volumes of noise alone: '-1,-2'
+    phase: Path | str | None = None,  # Phase of the magnitude `path`, as for `denoise_scan`
 ) -> dict:  # Plain values, from `describe_noise`; of raw k-space also `coils`
     "Level, distribution and correlation of the noise of a scan"
     from mri_diffusion.checks import check_number
@@ -472,12 +499,17 @@ def scan_noise(
 
     if coils is not None:
         check_number('--coils', coils, 1, 1024)
-    _check_files([map, json], [path, bval, mask, noise_scan], [map], force)
+    phase, asked_for = _phase_of(path, phase)
+    _check_files([map, json], [path, bval, mask, noise_scan, phase], [map], force)
     _one_level(None, noise_scan, None, noise_volumes)
-    scan, source = _scan_and_noise(path, bval, mask, noise_scan, noise_volumes)
+    alone = noise_scan, noise_volumes
+    scan, source = _scan_and_noise(path, bval, mask, *alone, (phase, asked_for, 'magnitude'))
+    scan, channel = _channels(scan, coils)
     methods = dict(assumptions=assumptions(), instead=alternatives())
     found = describe_noise(scan, n_coils=coils, how=how, **methods)
     estimate = found.pop('estimate')
+    if channel is not None and how == 'auto':
+        estimate = _by_channel(found, channel, estimate)
     if source is not None:
         estimate = _by_noise_alone(found, source, scan, coils)
         found['warnings'] = _warnings_of(estimate.correlation, **methods)
@@ -491,17 +523,19 @@ def scan_noise(
     return found
 
 # %% ../../nbs/app/62_jobs.ipynb #dec63f18
-def _scan_and_noise(path, bval, mask, noise_scan, noise_volumes):
+def _scan_and_noise(path, bval, mask, noise_scan, noise_volumes, phase):
     "The scan as it is, and the file or the volumes that show its noise, or None"
     from mri_diffusion.core import InputError
 
     if _is_raw(path):
         if noise_volumes is not None:
             raise InputError('--noise-volumes: raw data show their noise; leave it out')
+        if phase[0] is not None:
+            raise InputError(f'{path}: raw k-space holds its phase; leave --phase out')
         return _sum_of_squares(path, mask), None
     if noise_scan is not None and _is_raw(noise_scan):
         raise InputError(f'{noise_scan}: noise in k-space is for raw k-space; {path} is an image')
-    scan = _load_input(path, bval, None, mask)
+    scan = _with_its_phase(_load_input(path, bval, None, mask, complex_too=True), *phase)
     return (scan, noise_scan) if noise_volumes is None else _without_noise(scan, noise_volumes)
 
 
@@ -514,6 +548,31 @@ def _warnings_of(lags, assumptions, instead):
         for name, kinds in assumptions.items()
         for line in check_independence(lags, name, kinds, threshold=0.1, instead=instead)
     ]
+
+# %% ../../nbs/app/62_jobs.ipynb #62c0a001
+def _channels(scan, coils):
+    "The real channel of a complex scan and its `NoiseEstimate`; any other scan, and None"
+    from mri_diffusion.core import InputError
+    from mri_diffusion.noise.phase import demodulate
+    from mri_diffusion.noise.sigma import NoiseEstimate
+
+    if not hasattr(scan, 'channel'):
+        return scan, None
+    if coils is not None:
+        raise InputError('--coils: of a sum of squares; complex data have two Gaussian channels')
+    found = demodulate(scan)
+    found.real.notes += found.notes
+    return found.real, NoiseEstimate(found.sigma, 'imaginary channel', 'gaussian')
+
+
+def _by_channel(found, channel, estimate):
+    "Put what the imaginary channel shows in the place of what the real channel shows"
+    level = channel.number
+    channel.low, channel.high = level / 1.05, level * 1.05
+    channel.correlation = estimate.correlation
+    found['by_estimator'][channel.how] = level
+    found |= dict(sigma=level, low=channel.low, high=channel.high, how=channel.how, notes=[])
+    return channel
 
 # %% ../../nbs/app/62_jobs.ipynb #7b925116
 def _by_noise_alone(found, source, scan, coils):
@@ -1011,18 +1070,20 @@ def evaluate_scan(
     "Measure a denoised scan"
     from mri_diffusion.core import InputError, write_json
     from mri_diffusion.judge.scores import evaluate
-    from mri_diffusion.scans.nifti import Scan, load_like
+    from mri_diffusion.scans.complex import is_complex, load_size, size_like
 
     if not clean and not repeats and not noisy:
         raise InputError(f'{denoised}: nothing to compare with; give --clean, --repeats or --noisy')
     if clean and repeats:
         raise InputError('--clean and --repeats: give one of them')
     _check_files([json], [denoised, clean, repeats, noisy, mask, bval, bvec], force=force)
-    scan = Scan.load(denoised, bval, bvec, mask)
+    scan = load_size(denoised, bval, bvec, mask)
     found = dict(denoised=str(denoised), mask=None if mask is None else str(mask))
-    before = None if noisy is None else load_like(noisy, scan, 'noisy')
+    files = denoised, clean, repeats, noisy
+    found['magnitude_of'] = [str(p) for p in files if p is not None and is_complex(p)]
+    before = None if noisy is None else size_like(noisy, scan, 'noisy')
     if clean is not None:
-        truth = load_like(clean, scan, 'clean')
+        truth = size_like(clean, scan, 'clean')
         found |= evaluate(scan.data, truth, before, scan.mask)
         if scan.data.ndim == 4 and scan.bvals is not None and scan.bvecs is not None:
             found['tensor'] = _tensor_errors(scan, truth, before)
@@ -1042,15 +1103,15 @@ def _scores_by_repeats(scan, denoised, before, repeats):
     "PSNR against the mean of repeats, and the range it is taken over"
     from mri_diffusion.core import InputError
     from mri_diffusion.judge.scores import psnr_repeats
-    from mri_diffusion.scans.nifti import Scan, load_like
+    from mri_diffusion.scans.complex import load_size, size_like
 
-    series = Scan.load(repeats)
+    series = load_size(repeats)
     if scan.data.ndim != 3 or series.data.ndim != 4 or series.n_volumes <= 1:
         raise InputError(
             f'{repeats}: shape {series.shape}; give a series (X, Y, Z, N) of at least 2 repeats '
             f'of the denoised volume'
         )
-    load_like(denoised, series, 'denoised', spatial=True)
+    size_like(denoised, series.with_data(series.data[..., 0]), 'denoised')
     pairs = (('psnr_repeats', scan.data), ('psnr_repeats_noisy', before))
     found = {k: psnr_repeats(x, series.data, scan.mask) for k, x in pairs if x is not None}
     mean = series.data.mean(-1)

@@ -25,6 +25,7 @@ from mri_diffusion.core import (
 )
 from ..judge.page import STYLE
 from ..judge.report import provenance
+from ..scans.complex import load_size, size_like
 from ..scans.nifti import Scan, load_like, stem
 
 # %% ../../nbs/app/61_report_notebook.ipynb #d3ac8861
@@ -92,7 +93,7 @@ def load_result(
     record: Path | str = '',  # JSON with what made it; empty: the one beside `denoised`, if there
 ) -> Result:
     "A result that is stored in files, whoever made it"
-    scan = Scan.load(noisy, bval or None, bvec or None, mask or None)
+    scan = load_size(noisy, bval or None, bvec or None, mask or None)
     facts, ours = _record_of(denoised, record)
     if not isinstance(facts, dict):
         raise InputError(f'{record or denoised}: its record is not a JSON object')
@@ -102,7 +103,7 @@ def load_result(
     level = sigma if sigma != '' else known if isinstance(known, (int, float, list)) else ''
     pictures = facts.get('pictures', {}) if ours else {}
     result = Result(
-        scan.with_data(load_like(denoised, scan, 'denoised')),
+        scan.with_data(size_like(denoised, scan, 'denoised')),
         scan,
         None if level == '' else _sigma_from(level, scan),
         None if std == '' else load_like(std, scan, 'uncertainty', spatial=True),

@@ -132,7 +132,7 @@ def evaluation_text(
     found: dict,  # From `evaluate_scan`
 ) -> str:
     "The numbers as a table, the data range first"
-    rows = []
+    rows = [f'{p}: complex; its magnitude is measured' for p in found.get('magnitude_of', ())]
     if 'data_range' in found:
         where = 'value inside the mask' if found['mask'] else 'value'
         of = 'clean' if 'psnr' in found else 'mean'

@@ -24,7 +24,8 @@ from .residual import residual_anatomy
 from .tensors import dipy_tensor
 from ..noise.models import rician_mean
 from ..noise.sigma import estimate_sigma
-from ..scans.nifti import Scan, load_like
+from ..scans.complex import size_like
+from ..scans.nifti import Scan
 from ..scans.tables import shell_labels
 from ..viz import draw, get_slice, get_window
 
@@ -331,7 +332,7 @@ def judge_files(
         sigma = estimate_sigma(noisy.data, mask=mask, bvals=noisy.bvals).sigma
     rows = {'noisy': criteria(noisy, noisy, sigma, mask, clean)}
     for name, paths in files.items():
-        x, *more = (load_like(p, noisy, f'others: {name}') for p in paths)
+        x, *more = (size_like(p, noisy, f'others: {name}') for p in paths)
         rows[name] = criteria(noisy.with_data(x), noisy, sigma, mask, clean, repeats=more)
     return criteria_table(rows)
 
@@ -371,7 +372,7 @@ def criteria_html(
         + '</tr>'
         for name, row in zip(table.index, table.to_numpy(float))
     )
-    found = {k: load_like(p[0], noisy, f'others: {k}') for k, p in files.items()}
+    found = {k: size_like(p[0], noisy, f'others: {k}') for k, p in files.items()}
     picture = figure_html(show_programs(noisy.data, found), 'All images in one window')
     return (
         '<h2>Programs side by side</h2><div class="scroll"><table id="criteria"><thead><tr>'

@@ -97,15 +97,15 @@ def scan_correlation(
     return kernel_lags(kernel), source, 0.05 if source == 'difference of repeats' else 0.1
 
 
-def _quick_estimate(x, how, mask, n_coils, bvals, slices=12):
+def _quick_estimate(x, how, mask, n_coils, bvals, signed=None, slices=12):
     "As `estimate_sigma`, but MP-PCA (minutes on a whole series) gets the middle slices only"
     chosen, reason = _choose(x, mask, bvals) if how == 'auto' else (how, None)
     if chosen != 'mppca' or x.shape[2] <= slices:
-        return estimate_sigma(x, how, mask, n_coils, bvals)
+        return estimate_sigma(x, how, mask, n_coils, bvals, signed)
     inside = auto_mask(x.mean(-1)) if mask is None else np.asarray(mask, bool)
     first = int(np.clip(ndimage.center_of_mass(inside)[2] - slices / 2, 0, x.shape[2] - slices))
     cut = slice(first, first + slices)
-    e = estimate_sigma(x[:, :, cut], chosen, inside[:, :, cut], n_coils, bvals)
+    e = estimate_sigma(x[:, :, cut], chosen, inside[:, :, cut], n_coils, bvals, signed)
     e.sigma = e.number
     e.notes[:0] = [f'chosen because: {reason}'] if reason else []
     e.notes.append(
@@ -171,14 +171,16 @@ def describe_noise(
     instead: dict[str, Sequence[str]] | None = None,
 ) -> dict:  # Plain values for JSON, and the `NoiseEstimate` itself under 'estimate'
     "All that a scan says about its noise: level, distribution, coils, correlation, warnings"
+    signed = None  # told by the values
     if hasattr(noisy, 'affine'):
+        signed = noisy.kind == 'signed' or None
         mask = noisy.mask if mask is None else mask
         bvals = noisy.bvals if bvals is None else bvals
         noisy = noisy.data
     x = np.asarray(noisy)
     mask = auto_mask(x) if mask is None and x.ndim == 3 else mask
-    coils = coils_in_background(x, mask)
-    best = _quick_estimate(x, how, mask, n_coils or 1, bvals)
+    coils = None if signed else coils_in_background(x, mask)
+    best = _quick_estimate(x, how, mask, n_coils or 1, bvals, signed)
     n = best.n_coils
     found = _by_estimator(x, best, mask, n, bvals)
     best.correlation, source, limit = scan_correlation(x, mask, bvals)
