@@ -346,6 +346,30 @@ def _to(batch, device):
     move = lambda v: v.to(device, non_blocking=True) if torch.is_tensor(v) else v
     return {k: move(v) for k, v in batch.items()}
 
+# %% ../../nbs/learn/30_train.ipynb #30bf0001
+@contextmanager
+def _thin_refused(acc, net):
+    "On a processor, in bfloat16: no convolution of a volume whose first axis has two voxels"
+    half = acc.device.type == 'cpu' and acc.mixed_precision == 'bf16'
+    hooks = [
+        m.register_forward_pre_hook(_refuse_thin)
+        for m in net.modules()
+        if half and isinstance(m, torch.nn.Conv3d) and max(m.kernel_size) > 1
+    ]
+    try:
+        yield
+    finally:
+        for h in hooks:
+            h.remove()
+
+
+def _refuse_thin(conv, inputs):
+    if inputs[0].shape[2] == 2 and torch.is_grad_enabled():
+        raise InputError(
+            'training: precision bf16 has wrong gradients on a processor where a level of the '
+            'network is two voxels deep (PyTorch 2.13); give precision no, or deeper patches'
+        )
+
 # %% ../../nbs/learn/30_train.ipynb #408ffaca
 def _optimise(acc, model, opt, objective, batches, rate, clip):
     "One optimizer step on `accumulate` batches; (mean loss, norm of the gradient)"
@@ -463,7 +487,8 @@ def fit(
         acc.init_trackers('tensorboard')
     batches = _loaded(data, s, start, steps, acc)
     try:
-        _run(state, opt, objective, batches, callbacks, start, rows, facts, s)
+        with _thin_refused(acc, net):
+            _run(state, opt, objective, batches, callbacks, start, rows, facts, s)
     finally:
         if s.tensorboard:
             acc.end_training()
