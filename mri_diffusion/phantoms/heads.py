@@ -38,10 +38,11 @@ def _cut(data, affine, downsample, crop):
             f'downsample less'
         )
     whole = data[: size[0] * k, : size[1] * k, : size[2] * k]
-    data = whole.reshape(size[0], k, size[1], k, size[2], k).mean((1, 3, 5))
+    if k > 1:
+        whole = whole.reshape(size[0], k, size[1], k, size[2], k).mean((1, 3, 5))
     step = np.diag([k, k, k, 1.0])  # The centre of a block lies (k - 1)/2 voxels from its first
     step[:3, 3] = np.array(start) + (k - 1) / 2
-    return data.astype(np.float32), affine @ step
+    return whole.astype(np.float32), affine @ step
 
 
 def load_t1(
