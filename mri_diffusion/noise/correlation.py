@@ -8,7 +8,7 @@ __all__ = ['noise_correlation', 'predictable_fraction', 'flat_noise', 'noise_ker
 
 # %% ../../nbs/noise/17_correlation.ipynb #c903bdc4
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -191,20 +191,35 @@ def flat_noise(
 # %% ../../nbs/noise/17_correlation.ipynb #15788915
 def _explained(kernel, side, reach):
     "r' R^-1 r of the voxels outside the blind spot"
+    kernel = (kernel + np.flip(kernel)) / 2
     half = np.array(kernel.shape) // 2
     at = np.array(list(np.ndindex(*[2 * reach + 1] * kernel.ndim))) - reach
     at = at[np.abs(at).max(1) > side // 2]
-    if len(at) == 0:
+    if len(at) == 0 or np.count_nonzero(kernel) == 1:
         return 0.0
+    at = at[: len(at) // 2]  # opposite voxels predict alike: one of each two
 
     def rho(lag):
         inside = (np.abs(lag) <= half).all(-1)
         index = np.where(inside[..., None], lag, 0) + half
         return np.where(inside, kernel[tuple(np.moveaxis(index, -1, 0))], 0)
 
-    w, v = np.linalg.eigh(rho(at[:, None] - at[None]))
+    w, v = np.linalg.eigh(rho(at[:, None] - at[None]) + rho(at[:, None] + at[None]))
     keep = w > 1e-6 * w[-1]
-    return float(np.clip((((v.T @ rho(at))[keep]) ** 2 / w[keep]).sum(), 0, 1))
+    return float(np.clip(2 * (((v.T @ rho(at))[keep]) ** 2 / w[keep]).sum(), 0, 1))
+
+# %% ../../nbs/noise/17_correlation.ipynb #d604a819
+def _spectra(shape):
+    "Functions from a symmetric kernel to its spectrum on four times as many frequencies, and back"
+    turn = lambda a, waves: reduce(lambda x, w: np.tensordot(x, w, (0, 1)), waves, a).real
+    waves = []
+    for axis, n in enumerate(shape):
+        # the spectrum is symmetric too: half of the first axis holds it
+        frequencies = np.arange(4 * n if axis else 2 * n + 1) / (4 * n)
+        waves.append(np.exp(-2j * np.pi * np.outer(frequencies, np.arange(n) - n // 2)))
+    back = [w.conj().T / (4 * n) for w, n in zip(waves, shape)]
+    back[0][:, 1:-1] *= 2
+    return lambda k: turn(k, waves), lambda s: turn(s, back)
 
 # %% ../../nbs/noise/17_correlation.ipynb #fa574786
 def _valid(kernel, n, limit=0.05, rounds=200):
@@ -220,18 +235,12 @@ def _valid(kernel, n, limit=0.05, rounds=200):
     clear = off.max() > max(limit, 5 / np.sqrt(n))
     k[off <= 4 / np.sqrt(n) if clear else off < 2] = 0
     k[centre] = 1
-    pad, start = [4 * s for s in k.shape], [-(s // 2) for s in k.shape]
-
-    def spectrum(a):
-        wide = np.pad(a, [(0, m - s) for m, s in zip(pad, a.shape)])
-        return np.fft.fftn(np.roll(wide, start, range(a.ndim))).real
-
+    spectrum, kernel_of = _spectra(k.shape)
     for _ in range(rounds):
         s = spectrum(k)
         if s.min() >= -1e-3:
             break
-        wide = np.roll(np.fft.ifftn(s.clip(0)).real, [-v for v in start], range(k.ndim))
-        k = wide[tuple(slice(0, v) for v in k.shape)]
+        k = kernel_of(s.clip(0))
     k[centre] += max(0.0, -spectrum(k).min())
     return k / k[centre]
 
