@@ -8,7 +8,7 @@ __all__ = ['noise_correlation', 'predictable_fraction', 'flat_noise', 'noise_ker
 
 # %% ../../nbs/noise/17_correlation.ipynb #c903bdc4
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -191,37 +191,46 @@ def flat_noise(
 # %% ../../nbs/noise/17_correlation.ipynb #15788915
 def _explained(kernel, side, reach):
     "r' R^-1 r of the voxels outside the blind spot"
-    kernel = (kernel + np.flip(kernel)) / 2
-    half = np.array(kernel.shape) // 2
     at = np.array(list(np.ndindex(*[2 * reach + 1] * kernel.ndim))) - reach
     at = at[np.abs(at).max(1) > side // 2]
-    if len(at) == 0 or np.count_nonzero(kernel) == 1:
+    # every difference of two lags has a place of its own in the kernel with zeros around it
+    around = [(max(2 * reach - s // 2, 0),) * 2 for s in kernel.shape]
+    wide = np.pad((kernel + np.flip(kernel)) / 2, around)
+    half = at[: len(at) // 2] @ (np.array(wide.strides) // wide.itemsize)
+    rho = lambda lag: wide.ravel()[lag + wide.size // 2]
+    if not rho(half).any():
         return 0.0
-    at = at[: len(at) // 2]  # opposite voxels predict alike: one of each two
-
-    def rho(lag):
-        inside = (np.abs(lag) <= half).all(-1)
-        index = np.where(inside[..., None], lag, 0) + half
-        return np.where(inside, kernel[tuple(np.moveaxis(index, -1, 0))], 0)
-
-    w, v = np.linalg.eigh(rho(at[:, None] - at[None]) + rho(at[:, None] + at[None]))
-    keep = w > 1e-6 * w[-1]
-    return float(np.clip(2 * (((v.T @ rho(at))[keep]) ** 2 / w[keep]).sum(), 0, 1))
-
-# %% ../../nbs/noise/17_correlation.ipynb #d604a819
-def _spectra(shape):
-    "Functions from a symmetric kernel to its spectrum on four times as many frequencies, and back"
-    turn = lambda a, waves: reduce(lambda x, w: np.tensordot(x, w, (0, 1)), waves, a).real
-    waves = []
-    for axis, n in enumerate(shape):
-        # the spectrum is symmetric too: half of the first axis holds it
-        frequencies = np.arange(4 * n if axis else 2 * n + 1) / (4 * n)
-        waves.append(np.exp(-2j * np.pi * np.outer(frequencies, np.arange(n) - n // 2)))
-    back = [w.conj().T / (4 * n) for w, n in zip(waves, shape)]
-    back[0][:, 1:-1] *= 2
-    return lambda k: turn(k, waves), lambda s: turn(s, back)
+    # of two voxels that lie opposite only the mean predicts: even and odd part of R come apart
+    same, across = rho(half[:, None] - half), rho(half[:, None] + half)
+    w, v = np.linalg.eigh(same + across)
+    keep = w > 1e-6 * max(w[-1], np.linalg.eigvalsh(same - across)[-1])
+    return float(np.clip(2 * ((v.T @ rho(half))[keep] ** 2 / w[keep]).sum(), 0, 1))
 
 # %% ../../nbs/noise/17_correlation.ipynb #fa574786
+@lru_cache(8)
+def _waves(shape):
+    "A matrix for each axis, from lags to four times as many frequencies; of the last axis half"
+    many = [4 * n for n in shape[:-1]] + [2 * shape[-1] + 1]
+    phase = [np.outer(np.arange(n) - n // 2, np.arange(m)) / n for n, m in zip(shape, many)]
+    return [np.exp(-0.5j * np.pi * p) for p in phase]
+
+
+def _spectrum(k):
+    "Spectrum of a symmetric kernel"
+    for wave in _waves(k.shape):
+        k = np.tensordot(k, wave, (0, 0))  # The first axis goes, and comes back as the last
+    return k.real
+
+
+def _of_spectrum(s, shape):
+    "The lags of a kernel that has this spectrum"
+    s = s / np.prod([4 * n for n in shape])
+    s[..., 1:-1] *= 2  # The half that is not there
+    for wave in _waves(shape):
+        s = np.tensordot(s, wave.conj(), (0, 1))
+    return s.real
+
+
 def _valid(kernel, n, limit=0.05, rounds=200):
     "A correlation: drift and chance removed, symmetric, spectrum not negative, 1 at the centre"
     centre = tuple(s // 2 for s in kernel.shape)
@@ -235,13 +244,12 @@ def _valid(kernel, n, limit=0.05, rounds=200):
     clear = off.max() > max(limit, 5 / np.sqrt(n))
     k[off <= 4 / np.sqrt(n) if clear else off < 2] = 0
     k[centre] = 1
-    spectrum, kernel_of = _spectra(k.shape)
     for _ in range(rounds):
-        s = spectrum(k)
+        s = _spectrum(k)
         if s.min() >= -1e-3:
             break
-        k = kernel_of(s.clip(0))
-    k[centre] += max(0.0, -spectrum(k).min())
+        k = _of_spectrum(s.clip(0), k.shape)
+    k[centre] += max(0.0, -_spectrum(k).min())
     return k / k[centre]
 
 
