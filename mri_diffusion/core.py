@@ -472,10 +472,13 @@ def progress(
     **kwargs: object,  # Passed to tqdm
 ) -> Iterable:  # The same items
     "A progress bar on stderr"
-    if os.environ.get('MRI_DIFFUSION_BAR') == 'text':
+    bar = os.environ.get('MRI_DIFFUSION_BAR')  # 'text', or 'file': text, seldom redrawn
+    if bar in ('text', 'file'):
         from tqdm.std import tqdm
     else:
         from tqdm.auto import tqdm
+    if bar == 'file':
+        kwargs = dict(mininterval=float(os.environ.get('TQDM_MININTERVAL', 5))) | kwargs
     told = _watcher.get()
     if told is not None:
         return _watched(told)(items, desc=desc, total=total, file=StringIO(), **kwargs)

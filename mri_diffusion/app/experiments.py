@@ -311,9 +311,8 @@ class _Terminal:
 @contextlib.contextmanager
 def _kernel_environment(quiet):
     "What the kernel inherits: how to draw its bars, or none"
-    new = dict(MRI_DIFFUSION_QUIET='1') if quiet else dict(MRI_DIFFUSION_BAR='text')
-    if not sys.stderr.isatty():
-        new['TQDM_MININTERVAL'] = os.environ.get('TQDM_MININTERVAL', '5')
+    bar = 'text' if sys.stderr.isatty() else 'file'
+    new = dict(MRI_DIFFUSION_QUIET='1') if quiet else dict(MRI_DIFFUSION_BAR=bar)
     old = {k: os.environ.get(k) for k in new}
     os.environ.update(new)
     try:
