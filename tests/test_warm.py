@@ -102,6 +102,29 @@ def test_other_surroundings_begin_from_nothing(more):
     assert python('-I', '-c', code).stdout == 'False\n'
 
 
+def test_a_script_beside_it_starts_by_it():
+    "As the command of the package: with its words, its exit code and the imports done"
+    beside = Path(sys.executable).parent
+    first = (beside / 'mri-diffusion').read_text().splitlines()[0]
+    assert first == f'#!{sys.executable}'
+    run = subprocess.run([beside / 'mri-diffusion', '--version'], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.startswith('mri-diffusion 0.') and not run.stderr
+    assert (beside / 'ruff').is_symlink()  # no script of this Python
+
+
+def test_more_folders_of_modules(tmp_path):
+    "They are searched; where one hides what was imported, the process begins from nothing"
+    (tmp_path / 'own_module.py').write_text('name = "mine"\n')
+    code = 'import own_module, sys; print("torch" in sys.modules, own_module.name)'
+    known = os.environ.get('PYTHONPATH')
+    for folder in (str(tmp_path), '.'):
+        env = os.environ | dict(PYTHONPATH=os.pathsep.join([folder, *filter(None, [known])]))
+        assert python('-c', code, env=env, cwd=tmp_path).stdout == 'True mine\n'
+    (tmp_path / 'torch.py').write_text('name = "another"\n')
+    run = python('-c', 'import torch; print(torch.name)', env=env, cwd=tmp_path)
+    assert run.stdout == 'another\n'
+
+
 def test_workers_of_a_loader_and_a_pool_run():
     code = """import torch, multiprocessing
 from concurrent.futures import ProcessPoolExecutor

@@ -2,8 +2,9 @@
 
 One process imports PyTorch, MONAI and others, runs nothing with them, and forks at each start of
 FOLDER/bin/python: a process of its own, with the words, environment, folder and open files of the
-caller, which passes signals on and ends as the child ends. What a fork could not show rightly (other
-flags, another PYTHONPATH, other numbers of threads, further open files) is started by the real Python,
+caller, which passes signals on and ends as the child ends. So do the scripts beside the real Python,
+`mri-diffusion` among them. What a fork could not show rightly (other flags, a PYTHONPATH that hides an
+import, other numbers of threads, further open files) is started by the real Python,
 and so is everything where COLD_PYTHON is set. `tools/run_tests.py` runs pages and tests with it.
 """
 
@@ -13,6 +14,7 @@ import importlib
 import json
 import os
 import random
+import re
 import resource
 import runpy
 import selectors
@@ -38,12 +40,23 @@ def at_start(env):
     return {k: v for k, v in env.items() if k.startswith(tuple(AT_START))}
 
 
+def write_command(path, p):
+    "At `path` what the file `p` beside the real python is; a script of it starts by the quick one"
+    with p.open('rb') as f:
+        first = f.readline()
+        if re.fullmatch(rb'#!' + re.escape(f'{p.parent}/python'.encode()) + rb'[\d.]*\n', first):
+            path.write_bytes(f'#!{path.parent}/python\n'.encode() + f.read())
+            path.chmod(0o755)
+        else:
+            path.symlink_to(p)
+
+
 def write_folder(folder, env):
     "FOLDER/bin: the quick python, and everything else that lies beside the real one"
     (folder / 'bin').mkdir()
     for p in Path(sys.executable).parent.iterdir():
-        if not p.name.startswith('python'):
-            (folder / 'bin' / p.name).symlink_to(p)
+        if p.is_file() and not p.name.startswith('python'):
+            write_command(folder / 'bin' / p.name, p)
     known = dict(
         REAL=sys.executable,
         SOCKET=str(folder / 'socket'),
@@ -51,6 +64,7 @@ def write_folder(folder, env):
         ENV=at_start(env),
         ADDED={k: v for k, v in os.environ.items() if k not in env},
         LIMITS=[resource.getrlimit(getattr(resource, n)) for n in ('RLIMIT_AS', 'RLIMIT_FSIZE')],
+        IMPORTED={'sitecustomize', 'usercustomize', *(m.split('.')[0] for m in sys.modules)},
     )
     values = ''.join(f'{k} = {v!r}\n' for k, v in known.items())
     text = f'#!{sys.executable} -IS\n{values}{SHIM.read_text(encoding="utf-8")}'
@@ -160,6 +174,7 @@ def take_over(request, fds):
     os.chdir(request['cwd'])
     os.environ.clear()
     os.environ.update(request['env'])
+    sys.path[1:1] = request['folders']
     for s in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'):
         usual = signal.default_int_handler if s == 'SIGINT' else signal.SIG_DFL
         ignored = s in request['ignored']

@@ -1,5 +1,5 @@
-# What FOLDER/bin/python runs (tools/warm.py writes REAL, SOCKET, PREFIXES, ENV, ADDED and LIMITS above):
-# asks the server for a child, passes signals on to it, and ends as it ends.
+# What FOLDER/bin/python runs (tools/warm.py writes REAL, SOCKET, PREFIXES, ENV, ADDED, LIMITS and
+# IMPORTED above): asks the server for a child, passes signals on to it, and ends as it ends.
 import os
 import resource
 import signal
@@ -29,9 +29,23 @@ def is_plain():
     "Whether a fork of the server shows what the real Python would"
     env = {k: v for k, v in os.environ.items() if ADDED.get(k) != v}  # noqa: F821
     known = {k: v for k, v in env.items() if k.startswith(PREFIXES)}  # noqa: F821
+    if known.pop('PYTHONPATH', '') != ENV.get('PYTHONPATH', '') and not more_folders():  # noqa: F821
+        return False
+    same = {k: v for k, v in ENV.items() if k != 'PYTHONPATH'}  # noqa: F821
     limits = [resource.getrlimit(getattr(resource, n)) for n in ('RLIMIT_AS', 'RLIMIT_FSIZE')]
     more = {f for f in os.listdir('/proc/self/fd') if int(f) > 2 and is_open(int(f))}
-    return known == ENV and limits == LIMITS and not more  # noqa: F821
+    return known == same and limits == LIMITS and not more  # noqa: F821
+
+
+def more_folders():
+    "Folders that PYTHONPATH names before those of the server; none where they hold what it imported"
+    known, path = ENV.get('PYTHONPATH', ''), os.environ.get('PYTHONPATH', '')  # noqa: F821
+    if path == known or (known and not path.endswith(os.pathsep + known)):
+        return []
+    folders = path.removesuffix(os.pathsep + known if known else '').split(os.pathsep)
+    folders = [os.path.abspath(f) for f in folders]
+    names = {n.split('.')[0] for f in folders if os.path.isdir(f) for n in os.listdir(f)}
+    return [] if names & IMPORTED else folders  # noqa: F821
 
 
 def is_open(fd):
@@ -49,7 +63,8 @@ def ask(kind, words):
     os.umask(umask)
     ignored = [s for s in PASSED if signal.getsignal(getattr(signal, s)) == signal.SIG_IGN]
     about = dict(kind=kind, words=words, env=dict(os.environ), cwd=os.getcwd())
-    body = json.dumps(about | dict(umask=umask, ignored=ignored)).encode()
+    about |= dict(umask=umask, ignored=ignored, folders=more_folders())
+    body = json.dumps(about).encode()
     server = socket.socket(socket.AF_UNIX)
     server.connect(SOCKET)  # noqa: F821
     socket.send_fds(server, [struct.pack('I', len(body))], [0, 1, 2])
