@@ -294,8 +294,12 @@ def _chi_moments(theta, n):
     z = theta**2 / 2
     far = z > 1e4 * n
     zf, zn = np.where(far, z, 1.0), np.where(far, 0.0, z)
-    gammas = np.exp(special.gammaln(n + 0.5) - special.gammaln(n))
-    mean = np.sqrt(2) * gammas * special.hyp1f1(-0.5, n, -zn)
+    if n == 1:  # 1F1 in Bessel functions, which are quicker
+        half = zn / 2
+        mean = np.sqrt(np.pi / 2) * ((1 + zn) * special.i0e(half) + zn * special.i1e(half))
+    else:
+        gammas = np.exp(special.gammaln(n + 0.5) - special.gammaln(n))
+        mean = np.sqrt(2) * gammas * special.hyp1f1(-0.5, n, -zn)
     a1, a2, a3 = (
         special.poch(-0.5, k) * special.poch(0.5 - n, k) / special.factorial(k) for k in (1, 2, 3)
     )
@@ -361,7 +365,9 @@ def noise_moments(
     if kind not in KINDS:
         raise InputError(f'kind: {kind!r} is not known; choose from {", ".join(KINDS)}')
     if kind in ('rician', 'ncchi'):
-        return ncchi_mean(clean, sigma, n_coils), ncchi_var(clean, sigma, n_coils) ** 0.5
+        theta, s = _scaled(clean, sigma)
+        mean, var = _chi_moments(theta, n_coils)
+        return _back(s * mean, clean), _back(s * var**0.5, clean)
     x, s = _arrays(clean, sigma)
     std = {'gaussian': s + 0 * x, 'poisson': s * np.sqrt(np.abs(x)), 'gamma': s * np.abs(x)}[kind]
     return _back(x + 0 * s, clean), _back(std, clean)
