@@ -1,12 +1,15 @@
 "Complex data from files, arrays and BIDS folders to a denoised image, and what is refused."
 
 import json
+import os
+import signal
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 import mri_diffusion as mri
+from mri_diffusion.app.batch import batch_scans
 from mri_diffusion.app.cli import main
 from mri_diffusion.app.jobs import denoise_scan
 from mri_diffusion.core import InputError
@@ -283,6 +286,157 @@ def test_batch_pairs_magnitude_and_phase(tmp_path):
     assert not list(real.glob('sub-02/anat/*.nii.gz'))
 
 
+def test_a_phase_laid_beside_later_is_another_request(tmp_path):
+    "It costs the row of its scan and no other, and one that is taken away does so too"
+    root, out = tmp_path / 'bids', tmp_path / 'out'
+    names = [root / f'sub-{n}' / 'anat' / f'sub-{n}_part-mag_T2starw.nii.gz' for n in ('01', '02')]
+    for k, p in enumerate(names):
+        Scan.from_array(abs(noisy(seed=k)), AFFINE).save(p)
+    run = lambda **how: [
+        (r['status'], r['message']) for r in batch_scans(root, out, 'participant', 'blur', **how)
+    ]
+    assert run() == [('done', None)] * 2 and run() == [('skipped', None)] * 2
+    phase = names[0].with_name(names[0].name.replace('part-mag', 'part-phase'))
+    Scan.from_array(np.angle(noisy(seed=0)), AFFINE).save(phase, sidecar={'Units': 'rad'})
+    (status, said), other = run()
+    assert status == 'failed' and other == ('skipped', None)
+    assert f'phase None, not {phase.name}; use another folder, or --force' in said
+    record = out / 'sub-01' / 'anat' / 'sub-01_part-mag_desc-denoised_T2starw.json'
+    assert 'Part' not in json.loads(record.read_text())
+    assert run(force=True) == [('done', None)] * 2 and run() == [('skipped', None)] * 2
+    assert 'Part' in json.loads(record.read_text())
+    phase.unlink()
+    assert f'phase {phase.name}, not None' in run()[0][1]
+    field = batch_scans(root, tmp_path / 'f', 'participant', 'blur', bias_field='correct')
+    Scan.from_array(np.angle(noisy(seed=0)), AFFINE).save(phase, True, {'Units': 'rad'})
+    again = batch_scans(root, tmp_path / 'f', 'participant', 'blur', bias_field='correct')
+    assert [r['status'] for r in field + again] == ['done'] * 2 + ['skipped'] * 2  # No phase used
+
+
+# Methods that learn from the scan itself
+
+LEARNERS = dict(
+    r2r=dict(ensemble=False), n2n=dict(repeats='all'), noise2score={}, diffdenoise={}, dip={}
+)
+
+
+@pytest.mark.parametrize('method', LEARNERS)
+def test_one_training_gives_every_part(method):
+    "The real channel is that of --part real, and the imaginary one loses noise too"
+    z = noisy(6 if method in ('r2r', 'n2n') else 0)
+    d = mri.Denoiser(method, 'tiny', quiet=True, **LEARNERS[method])
+    made = {part: d.denoise(z, part=part) for part in ('magnitude', 'real')}
+    whole, real = made['magnitude'], made['real']
+    found = demodulate(ComplexScan.from_array(z))
+    back = whole.complex.data * found.turn.conj()
+    assert np.allclose(back.real, real.denoised.data, atol=1e-2)
+    assert np.allclose(abs(back), whole.denoised.data, atol=1e-2)
+    assert whole.level == real.level and abs(whole.level / SIGMA - 1) < 0.1
+    assert whole.meta['sigma_from'] == 'measured in the imaginary channel'
+    assert (whole.std is None) == (real.std is None) == (not d.method.gives_std)
+    assert whole.std is None or whole.std.shape == whole.denoised.shape
+    assert back.imag.std() < 0.98 * found.imaginary.data.std()  # After a dozen steps
+    said = [n for n in whole.meta['notes'] if n.startswith('imaginary channel')]
+    own = 'weights of step' if method == 'dip' else 'learned from the real channel'
+    assert len(said) >= 1 and own in said[0]
+
+
+def test_a_real_channel_is_told_to_the_method():
+    "Of high SNR and without air it has no negative value: nothing is taken off as Rician bias"
+    x = 200 + SIGMA * np.random.default_rng(0).normal(size=(24, 24, 8)).astype(np.float32)
+    scan = ComplexScan.from_array(x + 0j).channel(x)
+    for method in ('noise2score', 'corruption2self', 'diffdenoise', 'dip'):
+        d = mri.Denoiser(method, 'tiny', quiet=True).fit(scan, sigma=SIGMA)
+        assert d.learned['kind'] == 'additive' and d.learned['signed'] is True
+
+
+def test_fit_then_denoise_is_one_call():
+    z = ComplexScan.from_array(noisy())
+    d = mri.Denoiser('noise2score', 'tiny', quiet=True).fit(z)
+    apart, one = d.denoise(z), mri.denoise(z, method='noise2score', preset='tiny', quiet=True)
+    assert np.array_equal(apart.complex.data, one.complex.data)
+    assert not any('not this scan' in n for n in apart.meta['notes'])
+    from_magnitude = mri.Denoiser('noise2score', 'tiny', quiet=True).fit(z.magnitude)
+    assert 'learned from a magnitude' in line(from_magnitude.denoise, z)
+    assert 'learned from a real channel' in line(d.denoise, z.magnitude)
+    assert 'together' in line(d.fit, [z, z.magnitude])
+
+
+def test_interrupted_or_in_two_commands_the_same_bits(pair, tmp_path, monkeypatch, capsys):
+    from mri_diffusion.methods import selfsup
+
+    mag, phase, z = pair
+    how = ['--method', 'noise2score', '--preset', 'tiny', '--quiet']
+    run = lambda name, *more: main(['denoise', str(mag), str(tmp_path / f'{name}.nii.gz'), *more])
+    read = lambda name: np.asarray(nib.load(tmp_path / f'{name}.nii.gz').dataobj)
+    assert run('whole', *how) == 0
+    loss, steps = selfsup.residual_score, []
+
+    def stops(*args):
+        steps.append(1)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(*args)
+
+    monkeypatch.setattr(selfsup, 'residual_score', stops)
+    assert run('cut', *how) == 130 and 'after step 4' in capsys.readouterr().err
+    assert not (tmp_path / 'cut.nii.gz').exists()
+    assert run('cut', *how) == 0 and len(steps) == 12
+    model = str(tmp_path / 'model')
+    train = ['train', 'noise2score', str(mag), '--out', model, '--preset', 'tiny', '--quiet']
+    assert main(train) == 0 and len(steps) == 24
+    assert main(train) == 0 and run('two', '--model', model, '--quiet') == 0
+    assert run('real', '--model', model, '--part', 'real', '--quiet') == 0 and len(steps) == 24
+    assert np.array_equal(read('cut'), read('whole')) and np.array_equal(read('two'), read('whole'))
+    records = [
+        json.loads((tmp_path / m / 'training' / 'settings.json').read_text()) | dict(finished=None)
+        for m in ('cut_noise2score', 'model')
+    ]
+    assert records[0] == records[1]  # Either command goes on with what the other began
+    no_phase = ['--phase', 'none', '--model', str(tmp_path / 'm')]
+    assert main([*train[:4], str(tmp_path / 'm'), *train[5:], '--phase', 'none']) == 0
+    assert run('plain', *no_phase, '--quiet') == 0
+    capsys.readouterr()
+    assert run('found', '--model', str(tmp_path / 'm')) == 0  # Its phase was only found
+    assert 'only the magnitude is used' in capsys.readouterr().err
+    assert np.array_equal(read('found'), read('plain'))
+    named = ['--phase', str(phase), '--model', str(tmp_path / 'm')]
+    assert run('named', *named) == 2 and 'train it on complex data' in capsys.readouterr().err
+
+
+def test_dip_keeps_a_network_of_each_channel(pair, tmp_path):
+    mag, _, z = pair
+    d = lambda: mri.Denoiser('dip', 'tiny', quiet=True, steps=4)
+    first = d().denoise(z, model=tmp_path / 'm')
+    assert (tmp_path / 'm' / 'imaginary' / 'model.safetensors').is_file()
+    again = d().denoise(z, model=tmp_path / 'm')
+    assert np.array_equal(first.complex.data, again.complex.data)
+
+
+def test_ddm2_takes_magnitudes_only(tmp_path):
+    z = noisy(4)
+    assert 'divides each volume by its maximum' in line(mri.denoise, z, method='ddm2')
+    assert 'divides each volume' in line(mri.denoise, z, method='ddm2', part='real')
+    assert 'divides each volume' in line(mri.Denoiser('ddm2', 'tiny').fit, z)
+
+
+def test_shared_models_keep_complex_scans_and_magnitudes_apart(tmp_path):
+    root, out = tmp_path / 'bids', tmp_path / 'out'
+    for n, has_phase in (('01', True), ('02', True), ('03', False)):
+        z, folder = noisy(seed=int(n)), root / f'sub-{n}' / 'anat'
+        mag = folder / f'sub-{n}_part-mag_T2starw.nii.gz'
+        Scan.from_array(abs(z), AFFINE).save(mag)
+        if has_phase:
+            phase = mag.with_name(mag.name.replace('part-mag', 'part-phase'))
+            Scan.from_array(np.angle(z), AFFINE).save(phase, sidecar={'Units': 'rad'})
+    rows = batch_scans(root, out, 'participant', 'noise2score', per_field=True, preset='tiny')
+    assert [(r['status'], r['message']) for r in rows] == [('done', None)] * 3
+    names = [p.name for p in sorted((out / 'models').iterdir())]
+    assert names == ['field-unknown_T2starw', 'field-unknown_T2starw_complex']
+    trained = [out / 'models' / n / 'training' / 'settings.json' for n in names]
+    assert [len(json.loads(p.read_text())['noisy']) for p in trained] == [1, 2]
+
+
 # Bad input
 
 
@@ -344,9 +498,6 @@ def test_bad_parts(pair, tmp_path):
     Scan.from_array(abs(z), AFFINE).save(plain)
     assert 'has no phase' in line(denoise_scan, plain, out, method='nlmeans', part='real')
     assert 'unknown' in line(denoise_scan, mag, out, method='nlmeans', part='imag')
-    assert 'learns from the scan' in line(
-        denoise_scan, mag, out, method='n2n', part='complex', preset='tiny'
-    )
     wish = dict(method='nlmeans', part='complex', bias_field='restore')
     assert '--bias-field' in line(denoise_scan, mag, out, **wish)
     assert 'complex scans' in line(mri.Denoiser('unet', 'tiny').fit, z)

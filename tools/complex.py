@@ -9,9 +9,15 @@ seeds. Ways: `magnitude` as it is, `corrected` (the method's own Rician correcti
 channels as one series of twice the volumes). Magnitudes are told the true sigma; complex data
 measure their own. `bias` is the mean of denoised - truth in the inner brain, `floor` that in the
 air, both in sigma; `psnr` is in the brain.
+
+`complex.py learn [CSV]` compares what a method that learns from the scan itself may learn from, with
+small networks and short trainings, at SNR 2 and 5: the real channel, applied to both (`one`), both
+channels (`both`), or each channel by itself (`two`); `real` is the real channel of `one`, beside
+methods that learn nothing. `seconds` are those of the processor, training and denoising together.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +25,7 @@ import pandas as pd
 from scipy.ndimage import binary_erosion, zoom
 
 from mri_diffusion.app.denoiser import Denoiser
-from mri_diffusion.core import environment, write_json
+from mri_diffusion.core import InputError, environment, write_json
 from mri_diffusion.noise.phase import demodulate
 from mri_diffusion.phantoms.heads import load_t1, make_gradients, shared_data, simulate_dmri
 from mri_diffusion.scans.complex import ComplexScan
@@ -135,6 +141,87 @@ def write(done, path, left):
     write_json(path.with_suffix('.json'), facts | dict(environment=environment()), force=True)
 
 
+_SMALL = dict(steps=120, patch=48, batch=4, size='tiny')
+_STAGES = dict(steps1=100, steps2=0, steps=100, blind_size='tiny', student='tiny')
+_DRAWN = dict(channels=(8, 16, 32, 32), steps=100, batch=4, look=10)
+_BLOCKS = dict(features=(16, 16, 32), block=(16, 16, 8), steps=200, probes=0, ensemble=False)
+LEARN = dict(
+    series=dict(r2r=_BLOCKS, pca=None, wiener=None, unet_pca=None),
+    volume=dict(
+        noise2score=_SMALL,
+        diffdenoise=dict(_STAGES, patch=48, batch=4),
+        dip=_DRAWN,
+        nlmeans=None,
+        unet=None,
+    ),
+)  # Truth -> method -> its settings; None: it learns nothing from the scan
+WAYS = dict(dip=('two',))  # It knows the one image that it learned
+
+
+def smaller(truth, rng):
+    "A truth cut to what short trainings can learn in a few seconds"
+    s, phi, brain, air, wanted, table = globals()[truth](rng)
+    at = np.s_[:, :, 6:14] if truth == 'volume' else np.s_[:, :, 1:7]
+    return s[at], phi[at], brain[at], air[at], wanted, table
+
+
+def channels(d, scan, found, way):
+    "Real and imaginary channel as a denoiser gives them that has learned in this way"
+    if way == 'one':
+        z = d.denoise(scan, part='complex').complex.data * found.turn.conj()
+        return z.real, z.imag
+    a, b = found.real, found.imaginary
+    if way == 'both':
+        d.fit([a, b], sigma=[found.sigma] * 2)
+        return tuple(d.apply(x, found.sigma).denoised.data for x in (a, b))
+    fresh = lambda: Denoiser(d.method.name, seed=d.seed, quiet=True, **d.config)
+    return tuple(fresh().denoise(x, found.sigma).denoised.data for x in (a, b))
+
+
+def learned_rows(truth, snr, seed):
+    "One row for each method and way to learn; the first way of each gives its real channel too"
+    rng = np.random.default_rng([seed, snr])
+    s, phi, brain, air, wanted, table = smaller(truth, rng)
+    sigma = float(np.median((s if wanted is None else s[..., wanted])[brain])) / snr
+    a = rng.normal(size=(2, *s.shape)) * sigma
+    z = (s * np.exp(1j * phi) + a[0] + 1j * a[1]).astype(np.complex64)
+    scan = ComplexScan.from_array(z, None, *(table or (None, None)))
+    found = demodulate(scan)
+    for method, settings in LEARN[truth].items():
+        ways = WAYS.get(method, ('one', 'both', 'two') if settings else ('one',))
+        for way in ways:
+            about = dict(truth=truth, snr=snr, seed=seed, method=method)
+            d = Denoiser(method, seed=seed, quiet=True, **(settings or {}))
+            start = time.process_time()
+            try:
+                x, y = channels(d, scan, found, way)
+            except InputError as e:
+                yield about | dict(way=way, psnr=np.nan, said=str(e))
+                continue
+            spent = dict(seconds=time.process_time() - start)
+            known = s, sigma, brain, air, wanted
+            if way == ways[0]:
+                yield about | dict(way='real') | scores(x, *known)
+            yield about | dict(way=way) | scores(np.hypot(x, y), *known) | spent
+
+
+def learn(path='results/complex_learn.csv'):
+    "Write the table of what a network learns from; what refuses has no numbers, and says why"
+    done = []
+    for truth in LEARN:
+        for snr in (2, 5):
+            for seed in range(SEEDS):
+                for row in learned_rows(truth, snr, seed):
+                    done.append(row)
+                    print(row, file=sys.stderr)
+    said = [{k: r[k] for k in ('method', 'way', 'snr', 'said')} for r in done if 'said' in r]
+    frame = pd.DataFrame(done).drop(columns='said', errors='ignore')
+    frame.round(4).to_csv(path, index=False)
+    facts = dict(command=f'python tools/complex.py learn {path}', settings=LEARN, refused=said)
+    facts |= dict(cpu_seconds=round(time.process_time()), environment=environment())
+    write_json(Path(path).with_suffix('.json'), facts, force=True)
+
+
 def main(path='results/complex.csv', *truths):
     "Write the table; a truth whose data are not there is left out and said"
     path, done, left = Path(path), [], []
@@ -149,4 +236,4 @@ def main(path='results/complex.csv', *truths):
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    learn(*sys.argv[2:]) if sys.argv[1:2] == ['learn'] else main(*sys.argv[1:])

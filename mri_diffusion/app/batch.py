@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .cluster import check_cluster, submit_options
+from .complex import complex_obstacle
 from .denoiser import check_dims
 from .experiments import Interrupted, run_all
 from .jobs import denoise_scan, is_quiet, train_method
@@ -39,6 +40,7 @@ from mri_diffusion.core import (
 from ..methods.method import Method, make_config
 from ..methods.registry import get_method
 from ..scans.bids import ScanFile, load_bids, sort_bids
+from ..scans.complex import ComplexScan, join_phase
 from ..scans.derivatives import link_dataset, write_bidsignore
 from ..scans.nifti import Scan, bids_name, load_bvals, stem
 from ..scans.tables import same_protocol, shells
@@ -96,6 +98,7 @@ def _left_out(others):
 # %% ../../nbs/app/62_batch.ipynb #66da29fc
 def _group_of(
     scan: ScanFile,  # Where it lies and what its sidecar says
+    learns: bool = False,  # A network learns from it: complex data and magnitudes are two groups
 ) -> str:  # Such as field-3T_dwi_b0x2_b1000x6
     "Field strength and protocol of a scan, as a name for a folder"
     t = scan.field_strength
@@ -103,7 +106,8 @@ def _group_of(
     if t is not None and t < 0.1:
         tesla = f'{1000 * t:g}mT'
     found = [] if scan.bval is None else shells(load_bvals(scan.bval))
-    parts = [f'field-{tesla}', scan.suffix, *(f'b{b:.0f}x{n}' for b, n in found)]
+    kind = ['complex'] * bool(learns and scan.phase)
+    parts = [f'field-{tesla}', scan.suffix, *kind, *(f'b{b:.0f}x{n}' for b, n in found)]
     name = '_'.join(parts)
     short = f'{name[:60]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
     return name if len(name) <= 80 else short
@@ -120,7 +124,7 @@ def _with_table(
     return scan
 
 
-def _groups_of(scans):
+def _groups_of(scans, learns=False):
     "`_group_of` each scan; one name for scans of one protocol whose b-values jitter"
     first, names = [], []
     for s in scans:
@@ -128,7 +132,8 @@ def _groups_of(scans):
             names.append('')
             continue
         b = None if s.bval is None else load_bvals(s.bval)
-        key, name = (s.field_strength, s.suffix), _group_of(s)
+        name = _group_of(s, learns)
+        key = s.field_strength, s.suffix, learns and bool(s.phase)
         like = [n for k, c, n in first if k == key and same_protocol(b, c)]
         if not like:
             first.append((key, b, name))
@@ -159,7 +164,7 @@ def _model_folders(
     good = [s for s in scans if not s.problem]
     to_train = model and method.needs == 'scan' and not (Path(model) / 'config.json').is_file()
     grouped = per_field or to_train
-    groups = _groups_of(good) if grouped else [''] * len(good)
+    groups = _groups_of(good, method.needs == 'scan') if grouped else [''] * len(good)
     if not per_field and len(set(groups)) > 1:
         raise InputError(
             f'{model}: one model cannot learn {len(set(groups))} field strengths and protocols '
@@ -223,16 +228,26 @@ class _BatchJob:
 
     def finished(self) -> bool:
         "Whether an earlier start has done this; `InputError` if it was done with other settings"
-        old = _read_record(self.record)
-        if not (old['status'] == 'done' and Path(self.out).exists()):
+        if not self.was_done():
             return False
-        was, now = old['settings'], plain(self.settings)
-        differ = [f'{k} {was.get(k)}, not {v}' for k, v in now.items() if was.get(k) != v]
-        if differ:
-            raise InputError(
-                f'{self.out}: was made with {"; ".join(differ)}; use another folder, or --force'
-            )
+        other = self.other(list(self.settings))
+        if other:
+            raise InputError(other)
         return True
+
+    def was_done(self) -> bool:
+        "Whether an earlier start has written the result, with whatever settings"
+        return _read_record(self.record)['status'] == 'done' and Path(self.out).exists()
+
+    def other(
+        self,
+        names: Sequence[str],  # Settings that are compared
+    ) -> str:
+        "How the result that is there was made otherwise, in one line; '': as it is wanted now"
+        was, now = _read_record(self.record)['settings'], plain(self.settings)
+        differ = [f'{k} {was.get(k)}, not {now[k]}' for k in names if was.get(k) != now[k]]
+        said = f'{self.out}: was made with {"; ".join(differ)}; use another folder, or --force'
+        return said if differ else ''
 
     def checkpoint(self) -> object:
         "The same job again, for a cluster that takes its machine away"
@@ -325,9 +340,9 @@ def run_batch(
     check_cluster(cluster, jobs, submit)
     _check_place(bids, out)
     scans, others = _find_scans(bids, m, suffix, participants)
-    scans = [_with_table(s) for s in scans]
-    folders, shared = _model_folders(m, scans, out, model, per_field)
     options = options or {}
+    scans = [_with_table(_as_used(s, m, options.get('bias_field', 'keep'))) for s in scans]
+    folders, shared = _model_folders(m, scans, out, model, per_field)
     kept = dict(method=method, model=str(model) if model else None, per_field=per_field)
     settings = plain({**kept, **options})
     todo = _scan_jobs(denoise, bids, out, method, scans, folders, options, settings)
@@ -341,10 +356,16 @@ def run_batch(
         failed |= {j: lost[f] for j, f in left.items() if f in lost}
         _run_jobs([j for j in left if j not in failed], **how)
     finally:
-        named = zip(scans, _groups_of(scans), todo)
+        named = zip(scans, _groups_of(scans, m.needs == 'scan'), todo)
         rows = [_row(s, g, j, j in before, failed.get(j)) for s, g, j in named]
         _write_summary(rows, out)
     return rows
+
+
+def _as_used(scan, method, bias_field):
+    "A scan without its phase where that cannot be used"
+    unused = scan.phase and complex_obstacle(method, 'magnitude', bias_field)
+    return replace(scan, phase=None) if unused else scan
 
 
 def _check_place(bids, out):
@@ -441,7 +462,8 @@ def _scan_jobs(
         noise = _noise_of(s, get_method(method), options)
         arguments = dict(**files, method=method, model=f, force=True, **options, **noise)
         record = str(out / '.batch' / f'{_record_name(where, stem(target))}.json')
-        made.append(_BatchJob(denoise, arguments, str(target), record, settings | noise))
+        own = dict(noise_scan=noise.get('noise_scan'), phase=s.phase and s.phase.name)
+        made.append(_BatchJob(denoise, arguments, str(target), record, settings | own))
     return made
 
 
@@ -463,6 +485,9 @@ def _record_name(where, name):
     return name if set(labels) <= set(name.split('_')) else '_'.join([*where.parts, name])
 
 
+_OWN = 'noise_scan', 'phase'  # Files that come and go beside one scan, and decide its result alone
+
+
 def _obstacles(
     scans: Sequence[ScanFile],  # What will be denoised
     todo: Sequence[_BatchJob],  # The job of each
@@ -479,6 +504,8 @@ def _obstacles(
                 f'{s.path.name}: its result would have the name of that of {same[0]}; take one of '
                 f'them by --suffix, or rename it'
             )
+        elif not force and j.was_done() and j.other(_OWN):
+            said[j] = j.other(_OWN)
         elif not force and os.path.exists(j.out) and not Path(j.record).is_file():
             said[j] = f'{j.out}: exists and was not made by this command; use --force to replace it'
     return {j: dict(status='failed', code=2, message=m, seconds=None) for j, m in said.items()}
@@ -587,7 +614,7 @@ def _batch_train(
             raise
     return train_method(method, fit, out, **{**options, 'resume': False})
 
-
+# %% ../../nbs/app/62_batch.ipynb #9e1a0072
 def _can_learn(method, scan, options):
     "Whether a method takes this scan by itself: one step of a training that is thrown away"
     config = make_config(method, options['preset'], **options['settings'])
@@ -605,10 +632,12 @@ def _ready(
     scan: ScanFile,  # One of a group
     method: Method,  # What will learn from it
     bias_field: str,  # keep: as it is; else without its field
-) -> Scan:
+) -> Scan | ComplexScan:
     "A scan as a shared model learns from it; refused where the method cannot take it"
     loaded = scan.load()
     check_dims(method, loaded)
+    if scan.phase is not None:
+        return join_phase(loaded, scan.phase)
     return loaded if bias_field == 'keep' else without_field(loaded)[0]
 
 # %% ../../nbs/app/62_batch.ipynb #62300003

@@ -374,6 +374,12 @@ _FROM = (
 )
 
 
+_TRAINING_PHASE = (
+    'Phase of a NOISY magnitude, for methods that learn from the scan itself: they learn from the '
+    'real channel. Without it the part-phase beside a BIDS part-mag; none leaves it out.'
+)
+
+
 @_command('train')
 def _train(
     method: _arg(str, 'METHOD', 'A method that learns (mri-diffusion methods).'),
@@ -386,6 +392,7 @@ def _train(
     bvec: _Bvec = None,
     mask: _file('--mask', 'Where to learn, for methods that learn from the scan itself.') = None,
     sigma: _Sigma = None,
+    phase: _file('--phase', _TRAINING_PHASE) = None,
     begin: _opt(str | None, '--from', _FROM, 'shipped|scratch') = None,
     seed: _Seed = 0,
     device: _Device = 'auto',
@@ -397,7 +404,8 @@ def _train(
 ):
     "Train a method on scans and keep it in a folder."
     how = preset, steps, seed, device, _pairs(set, '--set'), resume, force
-    found = train_method(method, noisy, out, clean, *how, bval, bvec, mask, sigma, begin)
+    tables = bval, bvec, mask, sigma
+    found = train_method(method, noisy, out, clean, *how, *tables, begin, phase)
     done = 'has finished before; nothing done' if found['finished_before'] else 'trained'
     said = (
         f'{out}: {method} ({preset}, {found["steps"]} steps, seed {seed}, '

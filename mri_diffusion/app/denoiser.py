@@ -12,7 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .complex import check_part, denoise_complex
+from mri_diffusion.app.complex import (
+    check_part,
+    complex_obstacle,
+    denoise_complex,
+    real_channels,
+)
 from mri_diffusion.app.model_folder import (
     _digest,
     fill_network,
@@ -123,13 +128,25 @@ def choose_device(
 
 
 def _scans(x):
-    "A list of Scans, or None"
+    "A list of scans, or None"
     if x is None:
         return None
-    found = [_as_scan(v) for v in (x if isinstance(x, (list, tuple)) else [x])]
-    if any(isinstance(s, ComplexScan) for s in found):
-        raise InputError('fit: takes no complex scans; give magnitudes, or real channels')
-    return found
+    return [_as_scan(v) for v in (x if isinstance(x, (list, tuple)) else [x])]
+
+
+def _learnable(method, noisy, clean, sigma):
+    "What to learn from: of complex data the real channel, if from the scan itself"
+    if not any(isinstance(s, ComplexScan) for s in [*(noisy or ()), *(clean or ())]):
+        return noisy, sigma
+    if method.needs != 'scan':
+        raise InputError(
+            f'{method.name}: learns from magnitudes or real channels; complex scans are denoised '
+            f'with the network that it then has'
+        )
+    obstacle = complex_obstacle(method, 'magnitude')
+    if obstacle:
+        raise InputError(obstacle)
+    return real_channels(noisy, sigma)
 
 # %% ../../nbs/app/60_denoiser.ipynb #a0316a26
 def _training_facts(
@@ -150,7 +167,13 @@ def _training_facts(
             f'{method.name}: {len(noisy)} scans, but {len(each[0])} noise levels and '
             f'{len(each[1])} masks; give one a scan'
         )
-    return [_facts_of(method, scan, s, m) for scan, s, m in zip(noisy, *each)]
+    facts = [_facts_of(method, scan, s, m) for scan, s, m in zip(noisy, *each)]
+    if len({f['signed'] for f in facts} - {None}) > 1:
+        raise InputError(
+            f'{method.name}: magnitudes and real channels (complex data) together; train on each '
+            f'kind by itself'
+        )
+    return facts
 
 
 def _facts_of(method, scan, sigma, mask):
@@ -204,7 +227,9 @@ class Denoiser:
 
     def fit(
         self,
-        noisy: object = None,  # Scan, array, or a list; None: noise is simulated on `clean`
+        # Scan, array, or a list; complex too for a method that learns from the scan itself; None:
+        # noise is simulated on `clean`
+        noisy: object = None,
         clean: object = None,  # The same for the clean partners
         folder: Path | str | None = None,  # Where the training keeps its checkpoint; None: nowhere
         resume: bool = True,  # Go on from that checkpoint
@@ -292,6 +317,7 @@ def _fit(d, noisy, clean, sigma, mask, run):
             f'{m.name}: {len(noisy or [])} noisy and {len(clean or [])} clean scans; give '
             f'them in pairs'
         )
+    noisy, sigma = _learnable(m, noisy, clean, sigma)
     if m.needs == 'scan':
         run['facts'] = _training_facts(m, noisy, clean, sigma, mask)
     elif sigma is not None or mask is not None:
@@ -303,6 +329,8 @@ def _fit(d, noisy, clean, sigma, mask, run):
     how = dict(config=d.config, seed=d.seed, device=d.device, quiet=d.quiet)
     net, learned, d.history = m.fit(*arrays, **how, **run)
     d.net, d.learned, d._begun = net.eval(), plain(learned), False
+    if m.needs == 'scan':
+        d.learned = {**(d.learned or {}), 'signed': run['facts'][0]['signed']}
     d.notes = [*d.notes, *d.learned.get('tuning', [])]
     d._source = [(_digest(s.data), _name(s)) for s in noisy] if m.needs == 'scan' else []
     return _note_precision(d)
@@ -338,6 +366,7 @@ def _denoise(d, scan, sigma, model, reuse, force, bias_field, choose, needs_std,
     noise = ScanNoise(flat, known)
     elsewhere = _learned_elsewhere(d, scan, flat) if d.net is not None else []
     _learn(d, flat, level, model, finished, force)
+    _check_kind(d, scan)
     if needs_std:
         d.method.check_std(d.config)
     ready, known, told, said = _chosen(d, flat, level, choose, noise)
@@ -365,6 +394,17 @@ def _learn(d, scan, sigma, model, finished, force):
     elif finished or train_model(d, model, [scan], sigma=sigma, force=force, keep=True):
         _open(d, model)
         d._source = [] if finished else [(_digest(scan.data), _name(scan))]
+
+
+def _check_kind(d, scan):
+    "Refuse a network that learned from the scan itself for another kind of data"
+    taught, kind = (d.learned or {}).get('signed'), _is_signed(scan)
+    if d.method.needs == 'scan' and None not in (taught, kind) and taught != kind:
+        words = {True: 'a real channel (complex data)', False: 'a magnitude'}
+        raise InputError(
+            f'{d.method.name}: the network learned from {words[taught]}, and this is '
+            f'{words[kind]}; train on such a scan'
+        )
 
 
 def _begin(d):

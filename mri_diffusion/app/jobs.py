@@ -363,22 +363,27 @@ def _with_its_phase(scan, phase, asked_for, part):
         joined.notes.append(f'{phase}: taken as its phase (BIDS); --phase none leaves it out')
     return joined
 
-
-def _usable(scan, method, asked_for, wish):
+# %% ../../nbs/app/62_jobs.ipynb #60c1a002
+def _usable(scan, denoiser, asked_for, wish, source):
     "The scan as the method takes it, its magnitude if need be; what a request says of its part"
+    from dataclasses import replace
+
     from mri_diffusion.app.complex import check_part, complex_obstacle
     from mri_diffusion.core import InputError
     from mri_diffusion.scans.complex import ComplexScan
 
     is_complex = isinstance(scan, ComplexScan)
     check_part(wish['part'], is_complex)
-    obstacle = complex_obstacle(method, **wish) if is_complex else ''
+    how = dict(**wish, learned=denoiser.learned)
+    obstacle = complex_obstacle(denoiser.method, **how) if is_complex else ''
     if not obstacle:
         return scan, dict(part=wish['part']) if is_complex else {}
     found = '_part-mag' in str(scan.path) or _is_raw(scan.path)  # Its phase, and not told
     if asked_for or wish['part'] != 'magnitude' or not found:
         raise InputError(obstacle)
-    scan = scan.magnitude
+    no_phase = None, False, 'magnitude'
+    alone = scan.magnitude if _is_raw(scan.path) else _open_scan(*source, no_phase)[0]
+    scan = replace(alone, notes=scan.notes)
     scan.notes.append(f'only the magnitude is used, its phase is not ({obstacle})')
     return scan, {}
 
@@ -663,19 +668,22 @@ def _training_scans(
     bval: Path | str | None = None,  # b-values of a single scan; None: those beside each
     bvec: Path | str | None = None,  # Directions, the same
     mask: Path | str | None = None,  # Where to learn, the same
-) -> tuple[list['Scan'], list['Scan']]:  # Noisy, clean
+    phase: Path | str | None = None,  # Phase of a single magnitude, as for `denoise_scan`
+) -> tuple[list['Scan'], list['Scan']]:  # Noisy (of these some may be complex), clean
     "Load what a method learns from, each pair on one grid"
     from mri_diffusion.core import InputError
-    from mri_diffusion.scans.nifti import Scan, load_like
+    from mri_diffusion.scans.nifti import load_like
 
     noisy, clean, tables = list(noisy or ()), list(clean or ()), (bval, bvec, mask)
-    _check_training(method, noisy, clean, dict(bval=bval, bvec=bvec, mask=mask))
+    named = phase if str(phase) != 'none' else None
+    _check_training(method, noisy, clean, dict(bval=bval, bvec=bvec, mask=mask, phase=named))
     if not noisy:
         return [], [_load_input(c) for c in clean]
-    for n in tables:
+    for n in (*tables, named):
         if n is not None and not Path(n).exists():
             raise InputError(f'{n}: no such file; check the name and the folder')
-    scans = [n if isinstance(n, Scan) else _load_input(n, *tables) for n in noisy]
+    read = lambda n: _load_for(method, n, tables, phase)
+    scans = [read(n) if isinstance(n, (Path, str)) else n for n in noisy]
     partners = [s.with_data(load_like(c, s, 'clean')) for c, s in zip(clean, scans)]
     for c, s in zip(clean, partners):
         if not s.data.max() > s.data.min():
@@ -683,6 +691,23 @@ def _training_scans(
     return scans, partners
 
 # %% ../../nbs/app/62_jobs.ipynb #ddabaf3b
+def _load_for(method, path, tables, phase):
+    "One scan to learn from, complex where a denoising by this method would use its phase"
+    from mri_diffusion.app.complex import complex_obstacle
+    from mri_diffusion.core import InputError
+
+    obstacle = complex_obstacle(method, 'magnitude')
+    if method.needs != 'scan' or (obstacle and phase is None):
+        return _load_input(path, *tables)
+    if _is_raw(path) and phase is None:
+        return _raw_input(path, tables[2], complex_too=True)[0]
+    phase, asked_for = _phase_of(path, phase)
+    if obstacle and asked_for:
+        raise InputError(obstacle)
+    scan = _load_input(path, *tables, complex_too=True)
+    return _with_its_phase(scan, phase, asked_for, 'magnitude')
+
+
 def _check_training(method, noisy, clean, tables):
     "Refuse what a method cannot learn from"
     from mri_diffusion.core import InputError
@@ -733,8 +758,12 @@ def train_method(
     sigma: float | str | None = None,
     # shipped: the weights in the package, scratch: random; None: the first where these fit
     begin: str | None = None,
+    # Of a method that learns from the scan itself, as for `denoise_scan`: its phase, or 'none';
+    # complex data are learned from by their real channel
+    phase: Path | str | None = None,
 ) -> dict:  # What was trained, and whether it had finished before
     "Train a method and keep it in a folder"
+    from mri_diffusion.app.complex import real_channels
     from mri_diffusion.app.denoiser import Denoiser, check_dims
     from mri_diffusion.app.model_folder import train_model
     from mri_diffusion.app.noise_checks import read_sigma
@@ -751,7 +780,7 @@ def train_method(
     check_names(settings)
     settings = _beginning(m, preset, settings, begin)
     denoiser = Denoiser(method, preset, seed, device, is_quiet(), **settings)
-    noisy, clean = _training_scans(m, noisy, clean, bval, bvec, mask)
+    noisy, clean = _training_scans(m, noisy, clean, bval, bvec, mask, phase)
     for s in noisy:
         check_dims(m, s)
     if sigma is not None and (m.needs != 'scan' or len(noisy) != 1):
@@ -759,6 +788,7 @@ def train_method(
             f'{method}: a noise level can be given where a method learns from one scan itself'
         )
     sigma = None if sigma is None else read_sigma(sigma, noisy[0])
+    noisy, sigma = real_channels(noisy, sigma)
     before = train_model(denoiser, out, noisy, clean, sigma, resume, force)
     config = denoiser.config
     steps = config.get('steps') or sum(config[k] for k in m.stages(config))
@@ -884,7 +914,7 @@ def denoise_scan(
     settings = _told_coils(settings or {}, method, source)
     denoiser = _open_with_probes(std, method, model, preset, seed, device, settings)
     how = dict(bias_field=bias_field, choose=choices)
-    scan, told = _usable(scan, denoiser.method, asked_for, dict(part=part, **how))
+    scan, told = _usable(scan, denoiser, asked_for, dict(part=part, **how), (files, *shows))
     coils = coils or denoiser.config.get('n_coils') or 1
     given = _given(bias_field, choices, noise_scan, coils, combine, noise_volumes)
     asked = dict(files=inputs, sigma=level, model=model, **given, **told)

@@ -289,7 +289,7 @@ def _training_record(
     denoiser: object,  # A `Denoiser`: method, settings, seed
     noisy: Sequence[Scan],  # What it learns from
     clean: Sequence[Scan],  # Their clean partners
-    sigma: float | np.ndarray | None,  # Noise level that was given, or None
+    sigma: float | np.ndarray | list | None,  # Noise level that was given; a list: one a scan
 ) -> dict:  # Plain values
     "What makes a training this very training; settings that only the inference reads are left out"
     m, d = denoiser.method, denoiser
@@ -302,7 +302,8 @@ def _training_record(
         clean=[_digest(s.data) for s in clean],
     )
     if m.needs == 'scan':
-        record['given'] = [_digest(s.bvals, s.bvecs, s.mask, sigma) for s in noisy]
+        each = sigma if isinstance(sigma, list) else [sigma] * len(noisy)
+        record['given'] = [_digest(s.bvals, s.bvecs, s.mask, v) for s, v in zip(noisy, each)]
     return plain(record)
 
 # %% ../../nbs/app/60_model_folder.ipynb #07924413
@@ -312,7 +313,7 @@ def train_model(
     folder: Path | str,  # Model folder
     noisy: Sequence[Scan],  # What it learns from; empty: noise is simulated on `clean`
     clean: Sequence[Scan] = (),  # Their clean partners
-    sigma: float | np.ndarray | None = None,  # Noise level that was given
+    sigma: float | np.ndarray | list | None = None,  # Level that was given; a list: one a scan
     resume: bool = True,  # False: start afresh
     force: bool = False,  # Replace the model that is there
     keep: bool = False,  # But not if it is this very one

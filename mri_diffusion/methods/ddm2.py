@@ -349,15 +349,18 @@ DDM2_PRESETS = dict(
 )
 
 # %% ../../nbs/methods/42_ddm2.ipynb #5d2a0014
+_NO_CHANNELS = 'divides each volume by its maximum and needs magnitudes'
+
+
 def _fit(noisy, clean, config, folder=None, seed=0, callbacks=(), facts=None, **run):
     "`fit_published` as a Method calls it; there is no clean scan, and callbacks are not called"
     if len(noisy) != 1:
         raise InputError(f'ddm2: it learns from one scan, {len(noisy)} were given')
     x, f = noisy[0], facts[0]
-    if is_signed(x):
+    if is_signed(x, told=f.get('signed')):
         raise InputError(
-            'ddm2: it divides each volume by its maximum and needs magnitudes, but the series is '
-            'signed (its negative values are noise); use r2r'
+            f'ddm2: it {_NO_CHANNELS}, but the series is signed (its negative values are noise); '
+            f'use r2r'
         )
     n = None if f['mask'] is None else np.sum(f['mask'])
     if config['match'] in ('mask', 'sigma') and n is not None and not n >= 50:
@@ -469,4 +472,5 @@ DDM2 = Method(
     at_inference=_AT_INFERENCE,
     stages=lambda config: ('steps1',) if config['stage1_only'] else ('steps1', 'steps3'),
     assumes=('volumes',),
+    magnitudes_only=_NO_CHANNELS,
 )

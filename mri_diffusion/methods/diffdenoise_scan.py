@@ -330,7 +330,8 @@ def _prepare(data, facts, config):
             f'smaller one'
         )
     sigma = facts.get('sigma')
-    unit, _ = unit_of(data, sigma, config, mask, bvals, kernel, name='diffdenoise')
+    how = dict(name='diffdenoise', signed=facts.get('signed'))
+    unit, _ = unit_of(data, sigma, config, mask, bvals, kernel, **how)
     states = standardised('diffdenoise', unit, data)
     return dict(
         unit=unit,
@@ -491,7 +492,7 @@ def fit_diffdenoise(
     folder: Path | str | None = None,  # Checkpoints
     seed: int = 0,  # All randomness
     callbacks: Sequence[Callable] = (),  # For the student
-    # One dict a scan: mask, sigma, bvals, and kernel if the noise's correlation is known
+    # One dict a scan: mask, sigma, bvals, signed; kernel if the noise's correlation is known
     facts: Sequence[dict] | None = None,
     **run: object,  # device, quiet, resume for `fit`
 ) -> tuple:  # (networks, what must be remembered, history of the student)
@@ -552,6 +553,7 @@ def denoise_diffdenoise(
     seed: int = 0,  # Of samples
     device: str = 'cpu',  # Where the networks run
     quiet: bool | None = None,  # No progress bar
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     **facts: object,  # bvecs, voxel size: not used
 ) -> dict:  # denoised, std, sigma_found, notes, pictures
     "Denoise with trained stages"
@@ -564,7 +566,7 @@ def denoise_diffdenoise(
     kernel = None if learned['kernel'] is None else np.asarray(learned['kernel'], np.float32)
     as_trained = {**config, 'noise': learned['kind']}
     unit, notes = unit_of(
-        data, sigma, as_trained, mask, bvals, kernel, learned['curve'], 'diffdenoise'
+        data, sigma, as_trained, mask, bvals, kernel, learned['curve'], 'diffdenoise', signed
     )
     states = with_context(unit.states(as_slices(data)), side_slices, shape[2])
     net, how = net.eval().to(device), dict(window=c['window'], device=device, quiet=quiet)
@@ -575,7 +577,7 @@ def denoise_diffdenoise(
     notes += _story(learned, c, float(max(np.percentile(np.abs(z), 99.9), 1)) / learned['top'])
     notes += _doubts(found, c, z, out, slice_weights(data, mask) == 1)
     return dict(
-        image_of(out, unit, data),
+        image_of(out, unit, data, signed),
         std=None if std is None else from_slices(unit.std(out, std), shape),
         notes=notes,
         pictures=_pictures(found, z, out),

@@ -221,7 +221,7 @@ def fit_dip(
     folder: Path | str | None = None,  # Checkpoints
     seed: int = 0,  # Code, weights, probe
     callbacks: Sequence[Callable] = (),  # For `fit`
-    # One dict: mask, sigma, and kernel if the noise's correlation is known
+    # One dict: mask, sigma, signed; kernel if the noise's correlation is known
     facts: Sequence[dict] | None = None,
     **run: object,  # device, quiet, resume for `fit`
 ) -> tuple:  # (network, what must be remembered, history with the risk)
@@ -265,6 +265,7 @@ def denoise_dip(
     learned: dict | None = None,  # From `fit_dip`
     device: str = 'cpu',  # Where the network runs
     quiet: bool | None = None,  # No progress bar
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     **facts: object,  # mask
 ) -> dict:  # denoised, sigma_found, notes
     "The image that the network draws, for the scan it was fitted to and no other"
@@ -274,7 +275,8 @@ def denoise_dip(
             'train again) to fit this one'
         )
     as_trained = {**config, 'noise': learned['kind']}
-    part = scan_of('dip', data, dict(facts, sigma=sigma), as_trained, learned['curve'])
+    known = dict(facts, sigma=sigma, signed=signed)
+    part = scan_of('dip', data, known, as_trained, learned['curve'])
     if not abs(top_of([part['states']]) / learned['top'] - 1) < 1e-3:
         raise InputError(
             'dip: this model was fitted with another noise level; denoise with the --sigma and '
@@ -289,7 +291,7 @@ def denoise_dip(
     ]
     if learned['stop'] >= learned['steps']:
         notes.append('the risk was still falling at the last step: more steps may help')
-    return dict(image_of(out, part['unit'], data), notes=part['notes'] + notes)
+    return dict(image_of(out, part['unit'], data, signed), notes=part['notes'] + notes)
 
 # %% ../../nbs/methods/44_dip.ipynb #50725cd2
 DIP = Method(
@@ -305,4 +307,5 @@ DIP = Method(
     build=_build,
     assumes=('voxels',),
     checks_noise=True,
+    for_one_scan=True,
 )

@@ -79,6 +79,10 @@ class Method(OneLine):
     # steps2, …
     stages: Callable | None = None
     parameters: Callable | None = None  # () -> trained numbers of a method that fits nothing itself
+    # Why it takes magnitudes and no real channel of complex data, as in 'it ...'; '': it takes both
+    magnitudes_only: str = ''
+    # A network denoises the scan that it learned from and no other, not even its other channel
+    for_one_scan: bool = False
 
     def __post_init__(self):
         _check_method(self)

@@ -489,11 +489,15 @@ def _probe(shape, kernel, rng, gen):
     return b
 
 # %% ../../nbs/methods/42_r2r.ipynb #e137d375
+_LEAST = 0.1  # Signal of a channel, of that in training; with less it holds noise
+
+
 def _scores_as_trained(ready, trained_signal, reach, notes):
     "Noise level, components and scores at the signal strength that the network knows"
     modes = ready['modes']
     ratio = _signal_level(ready) / trained_signal
-    if abs(ratio - 1) < 0.1:
+    noise_alone = not ready['magnitude'] and ratio < _LEAST  # It has no brightness to be brought to
+    if abs(ratio - 1) < 0.1 or noise_alone:
         return 1.0, modes, ready['amplitudes']
     level, top = 1 / ratio, (1 + reach**2) ** 0.5
     notes.append(

@@ -96,7 +96,7 @@ _REMEDY = (
 def scan_of(
     name: str,  # Of the method
     data: np.ndarray,  # (X, Y, Z) or (X, Y, Z, V), image units
-    facts: dict,  # mask, sigma, bvals; kernel (k, k) if the correlation of the noise is known
+    facts: dict,  # mask, sigma, bvals, signed; kernel (k, k) if the noise's correlation is known
     config: dict,  # Settings
     curve: Sequence[float] | None = None,  # (a, b, c) of an earlier training
 ) -> dict:  # unit, states (X, Y, Z*V), kernel (None: white), weights, notes
@@ -337,7 +337,7 @@ def fit_selfsup(
     folder: Path | str | None = None,  # Checkpoints
     seed: int = 0,  # All randomness
     callbacks: Sequence[Callable] = (),  # For `fit`
-    # One dict a scan: mask, sigma, bvals, bvecs, and kernel if the noise's correlation is known
+    # One dict a scan: mask, sigma, bvals, bvecs, signed; kernel if the noise's correlation is known
     facts: Sequence[dict] | None = None,
     **run: object,  # device, quiet, resume for `fit`
 ) -> tuple:  # network, what must be remembered, history
@@ -368,11 +368,13 @@ def denoise_selfsup(
     learned: dict | None = None,  # From `fit_selfsup`
     device: str = 'cpu',  # Where the network runs
     quiet: bool | None = None,  # No progress bar
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
     **facts: object,  # mask, bvals, bvecs
 ) -> dict:  # denoised, sigma_found, notes
     "Denoise with a trained network"
     as_trained = {**config, 'noise': learned['kind']}
-    part = scan_of(name, data, dict(facts, sigma=sigma), as_trained, learned['curve'])
+    known = dict(facts, sigma=sigma, signed=signed)
+    part = scan_of(name, data, known, as_trained, learned['curve'])
     net, z, notes = net.eval().to(device), part['states'], part['notes']
     out = apply_slices(net, z, window=config['window'], device=device, quiet=quiet)
     notes += [n for n in learned['notes'] if n not in notes]
@@ -384,7 +386,7 @@ def denoise_selfsup(
         )
     if name == 'n2n':
         out = _alone(out, z, data, config, facts, notes)
-    return dict(image_of(out, part['unit'], data), notes=notes)
+    return dict(image_of(out, part['unit'], data, signed), notes=notes)
 
 # %% ../../nbs/methods/44_selfsup.ipynb #77cbe2a9
 def _alone(out, z, data, config, facts, notes):
@@ -417,7 +419,9 @@ def _method(name, use, presets, dims=(3, 4), at_inference=('window',)):
         use,
         'scan',
         'about five minutes of training on a CPU (laptop), then one pass',
-        lambda data, sigma, **how: denoise_selfsup(name, data, sigma, **how),
+        lambda data, sigma, signed=None, **how: denoise_selfsup(
+            name, data, sigma, signed=signed, **how
+        ),
         dims=dims,
         presets=presets,
         fit=lambda noisy, clean, config, **how: fit_selfsup(name, noisy, config, **how),

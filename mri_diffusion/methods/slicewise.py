@@ -149,11 +149,12 @@ def check_correlation(
 def noise_kind(
     data: np.ndarray,  # (X, Y, Z[, V]) image units
     config: dict,  # noise: 'auto', 'magnitude', 'additive' or 'curve'
+    signed: bool | None = None,  # One real channel, Gaussian noise; None: judged by `is_signed`
 ) -> str:  # 'magnitude', 'additive' or 'curve'
     "The kind of noise that the settings name, or that the data show"
     if config['noise'] != 'auto':
         return config['noise']
-    return 'additive' if is_signed(data) else 'magnitude'
+    return 'additive' if is_signed(data, told=signed) else 'magnitude'
 
 
 def _background_level(data, mask):
@@ -228,10 +229,11 @@ def unit_of(
     kernel: np.ndarray | None = None,  # (k, k) autocorrelation of the noise; None: white
     curve: Sequence[float] | None = None,  # (a, b, c) of an earlier training
     name: str = 'scan',  # Said first in an error: the method
+    signed: bool | None = None,  # As in `noise_kind`
 ) -> tuple:  # Standardisation for the stacked slices, notes
     "The scale on which the noise of a scan has std one; what is not given is measured"
-    kind, x, notes = noise_kind(data, config), as_slices(data), []
-    if kind == 'magnitude' and is_signed(data):
+    kind, x, notes = noise_kind(data, config, signed), as_slices(data), []
+    if kind == 'magnitude' and is_signed(data, told=signed):
         raise InputError(
             f'{name}: a signed scan (negative values are noise) for noise of a magnitude; train '
             f'on such a scan, with --set noise additive'
@@ -299,7 +301,7 @@ def standardised(
 def ready(
     name: str,  # Of the method
     data: np.ndarray,  # (X, Y, Z) or (X, Y, Z, V), image units
-    facts: dict,  # mask, sigma, bvals; kernel (k, k) if the correlation of the noise is known
+    facts: dict,  # mask, sigma, bvals, signed; kernel (k, k) if the noise's correlation is known
     config: dict,  # noise, n_coils
     curve: Sequence[float] | None = None,  # (a, b, c) of an earlier training
     remedy: str = '',  # What to do about correlated noise; '': it does not matter
@@ -309,7 +311,8 @@ def ready(
     mask, bvals = facts.get('mask'), facts.get('bvals')
     only_warn = dict(side=0, gate='warn')
     _, kernel, said = check_correlation(data, only_warn, mask, bvals, facts.get('kernel'))
-    unit, notes = unit_of(data, facts.get('sigma'), config, mask, bvals, kernel, curve, name)
+    known = config, mask, bvals, kernel, curve, name, facts.get('signed')
+    unit, notes = unit_of(data, facts.get('sigma'), *known)
     states = standardised(name, unit, data)
     if kernel is None:
         notes += said
@@ -326,13 +329,14 @@ def image_of(
     out: np.ndarray,  # (X, Y, Z*V) denoised, noise of std one
     unit: Standardisation,  # From `ready`
     data: np.ndarray,  # (X, Y, Z[, V]) the noisy scan
+    signed: bool | None = None,  # As in `noise_kind`
 ) -> dict:  # denoised, sigma_found
     "The denoised image in the scan's shape and units, and the noise level used"
     shape, image = np.shape(data), unit.image(out)
     level = unit._std(image) if unit.kind == 'curve' else unit.sigma
     if np.ndim(level):
         level = from_slices(np.asarray(level, np.float32), shape)
-    if unit.kind == 'magnitude' or not is_signed(data):
+    if unit.kind == 'magnitude' or not is_signed(data, told=signed):
         image = np.maximum(image, 0)
     return dict(denoised=from_slices(image, shape), sigma_found=level)
 

@@ -20,8 +20,8 @@ from mri_diffusion.scans.nifti import (
     _check_finite,
     _check_grid,
     _check_type,
+    _Image,
     _open,
-    _save,
     _sidecar_of,
     load_like,
     load_mask,
@@ -90,18 +90,10 @@ def to_radians(
     return ((x - np.float32(centre)) * np.float32(np.pi / half)), f'{path}: phase read as {words}'
 
 # %% ../../nbs/scans/15_complex.ipynb #15c00010
-@dataclass
-class ComplexScan:
-    "A complex image with its geometry and, for diffusion, its gradient table"
+@dataclass(repr=False)
+class ComplexScan(_Image):
+    "A complex image with its geometry and, for diffusion, its gradient table; complex64"
 
-    data: np.ndarray  # (X, Y, Z) or (X, Y, Z, V) complex64
-    affine: np.ndarray  # (4, 4) voxel index to mm
-    header: object = None  # nibabel header, kept for what `save` writes back
-    bvals: np.ndarray | None = None  # (V,) s/mm²
-    bvecs: np.ndarray | None = None  # (V, 3) unit
-    mask: np.ndarray | None = None  # (X, Y, Z) bool
-    path: Path | None = None  # Where it came from: the magnitude, or the complex file
-    notes: list = field(default_factory=list)  # What reading had to change, in words
     sidecar: dict = field(default_factory=dict)  # The source's own .json
     # Noise std of one real channel, image units, if it is known: number, (V,), (X, Y, Z) or
     # (X, Y, Z, V); None: `denoise` estimates it
@@ -145,19 +137,6 @@ class ComplexScan:
         return replace(_join(scan, phase, 'phase'), sigma=sigma)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def n_volumes(self) -> int:
-        return self.data.shape[3] if self.data.ndim == 4 else 1
-
-    @property
-    def voxel_size(self) -> tuple[float, ...]:
-        "Along the three axes, mm"
-        return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
-
-    @property
     def magnitude(self) -> Scan:
         "Its magnitude"
         return self.channel(abs(self.data), signed=False)
@@ -180,15 +159,6 @@ class ComplexScan:
             raise InputError(f'array of shape {z.shape} for a scan of {self.shape}')
         same = z.shape[3:] == self.shape[3:]
         return replace(self, data=z, **({} if same else dict(bvals=None, bvecs=None)))
-
-    def save(
-        self,
-        path: Path | str,  # .nii or .nii.gz
-        force: bool = False,  # Replace existing files
-        sidecar: dict | None = None,  # Written beside as .json; None: no sidecar
-    ) -> Path:  # The image's path
-        "Write complex64 NIfTI and its gradient table, whole or not at all"
-        return _save(self, path, force, sidecar)
 
     images = None  # It never comes from a folder of images
 

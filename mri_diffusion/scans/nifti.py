@@ -234,19 +234,61 @@ def _fill(mask):
     mask = binary_fill_holes(mask)
     return np.stack([binary_fill_holes(mask[..., k]) for k in range(mask.shape[-1])], -1)
 
-# %% ../../nbs/scans/01_nifti.ipynb #491a1368
-@dataclass
-class Scan:
-    "An image with its geometry and, for diffusion, its gradient table"
+# %% ../../nbs/scans/01_nifti.ipynb #491a1367
+@dataclass(repr=False)
+class _Image:
+    "Values on a grid: what a `Scan` and a `ComplexScan` have in common"
 
-    data: np.ndarray  # (X, Y, Z) or (X, Y, Z, V) float32
+    data: np.ndarray  # (X, Y, Z) or (X, Y, Z, V), real or complex
     affine: np.ndarray  # (4, 4) voxel index to mm
     header: object = None  # nibabel header, kept for what `save` writes back
     bvals: np.ndarray | None = None  # (V,) s/mm²
     bvecs: np.ndarray | None = None  # (V, 3) unit, zero where none; see `gradient_notes`
     mask: np.ndarray | None = None  # (X, Y, Z) bool
-    path: Path | None = None  # Where it came from
+    path: Path | None = None  # Where it came from; of magnitude and phase the magnitude
     notes: list = field(default_factory=list)  # What reading had to change, in words
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def n_volumes(self) -> int:
+        return self.data.shape[3] if self.data.ndim == 4 else 1
+
+    @property
+    def voxel_size(self) -> tuple[float, ...]:
+        "Along the three axes, mm"
+        return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def is_b0(self) -> np.ndarray | None:
+        "(V,) bool: b at most 50 s/mm², or a weak lowest shell; None without b-values"
+        return None if self.bvals is None else is_b0(self.bvals)
+
+    def save(
+        self,
+        path: Path | str,  # .nii or .nii.gz; of a scan that came from PNG also a folder or a .png
+        force: bool = False,  # Replace existing files
+        sidecar: dict | None = None,  # Written beside as .json; None: no sidecar
+    ) -> Path:  # The image's path
+        "Write the image (float32, complex64; PNG rounded) and its table, whole or not at all"
+        return _save(self, path, force, sidecar)
+
+    def __repr__(self):
+        said = [' x '.join(map(str, self.shape))]
+        said.append(' x '.join(f'{v:.3g}' for v in self.voxel_size) + ' mm')
+        if self.bvals is not None:
+            said.append('b = ' + ', '.join(f'{b:g} ({n})' for b, n in shells(self.bvals)))
+        if self.mask is not None:
+            said.append(f'mask of {int(self.mask.sum())} voxels')
+        return f'{type(self).__name__}({", ".join(said)})'
+
+# %% ../../nbs/scans/01_nifti.ipynb #491a1368
+@dataclass(repr=False)
+class Scan(_Image):
+    "An image with its geometry and, for diffusion, its gradient table; its data are float32"
+
     images: object = None  # ImageFacts where it came from a folder of images
     sidecar: dict = field(default_factory=dict)  # The source's own .json; {} if there is none
 
@@ -280,37 +322,10 @@ class Scan:
         "The same scan with other values"
         return _with_data(self, data)
 
-    def save(
-        self,
-        path: Path | str,  # .nii or .nii.gz; of a scan that came from PNG also a folder or a .png
-        force: bool = False,  # Replace existing files
-        sidecar: dict | None = None,  # Written beside as .json; None: no sidecar
-    ) -> Path:  # The image's path
-        "Write the image (float32; PNG rounded) and its gradient table, whole or not at all"
-        return _save(self, path, force, sidecar)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def n_volumes(self) -> int:
-        return self.data.shape[3] if self.data.ndim == 4 else 1
-
-    @property
-    def voxel_size(self) -> tuple[float, ...]:
-        "Along the three axes, mm"
-        return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
-
     @cached_property
     def kind(self) -> str:
         "'magnitude', 'rippled magnitude' or 'signed': what its noise is like, see `kind_of`"
         return kind_of(self.data, self.path or '', self.sidecar)[0]
-
-    @property
-    def is_b0(self) -> np.ndarray | None:
-        "(V,) bool: b at most 50 s/mm², or a weak lowest shell; None without b-values"
-        return None if self.bvals is None else is_b0(self.bvals)
 
     @property
     def b0(self) -> np.ndarray:
@@ -320,15 +335,6 @@ class Scan:
     def foreground(self) -> np.ndarray:
         "(X, Y, Z) bool: the mask, or Otsu's of `b0` if there is none"
         return self.mask if self.mask is not None else auto_mask(self.b0)
-
-    def __repr__(self):
-        said = [' x '.join(map(str, self.shape))]
-        said.append(' x '.join(f'{v:.3g}' for v in self.voxel_size) + ' mm')
-        if self.bvals is not None:
-            said.append('b = ' + ', '.join(f'{b:g} ({n})' for b, n in shells(self.bvals)))
-        if self.mask is not None:
-            said.append(f'mask of {int(self.mask.sum())} voxels')
-        return f'Scan({", ".join(said)})'
 
 # %% ../../nbs/scans/01_nifti.ipynb #f5479ec3
 def _b0(scan):
