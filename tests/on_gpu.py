@@ -17,7 +17,7 @@ SIGMA = 0.06
 
 
 def head():
-    x = mri.load_t1().data[60:80, 60:80, 60:72].astype(np.float32)
+    x = mri.load_t1().data[60:80, 60:80, 60:64].astype(np.float32)
     return x / x.max()
 
 
@@ -32,7 +32,7 @@ def volume():
 
 
 def series(repeated=False):
-    bvals, bvecs = mri.make_gradients({1000: 7})
+    bvals, bvecs = mri.make_gradients({1000: 2 if repeated else 4})
     if repeated:
         bvals, bvecs = np.r_[bvals, bvals], np.r_[bvecs, bvecs]
     clean = head()[..., None] * np.where(bvals > 0, np.linspace(0.4, 0.8, len(bvals)), 1)
@@ -40,7 +40,8 @@ def series(repeated=False):
 
 
 def learned(name, scan, **settings):
-    "A method with its tiny preset; trained, saved, opened and applied"
+    "A method with its tiny preset and three steps; trained, saved, opened and applied"
+    settings |= dict(steps1=3, steps3=3, T=6) if name == 'ddm2' else dict(steps=3)
     d = Denoiser(name, 'tiny', device='cuda', quiet=True, **settings)
     pair = get_method(name).needs == 'pairs'
     d.fit(scan, mri.Scan.from_array(head())) if pair else d.fit(scan)
@@ -65,7 +66,9 @@ CASES = dict(
     nafnet=lambda: learned('nafnet', volume()),
     unet_pca=lambda: shipped('unet_pca', series(), probes=1),
     ddm2=lambda: learned('ddm2', series(), flips=True, samples=2, batch=16),
-    ddm2_blocks=lambda: learned('ddm2', series(), dims=3, patch=16, sampler='ddim', flips=False),
+    ddm2_blocks=lambda: learned(
+        'ddm2', series(), dims=3, patch=16, sampler='ddim', flips=False, batch=16
+    ),
     ddm2_gaussian=lambda: learned('ddm2', series(), shuffle=False, sampler='one-step', batch=16),
     r2r=lambda: learned('r2r', series()),
     n2n=lambda: learned('n2n', series(repeated=True)),

@@ -8,7 +8,6 @@ import torch
 import torch._dynamo  # now: it cannot be imported where torch.Generator is another class
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 CUDA, REAL = torch.device('cuda', 0), 'pretended:0'
@@ -60,13 +59,25 @@ class OnGpu(torch.Tensor):
 
 
 def _tensors(x):
-    return [a for a in tree_flatten(x)[0] if isinstance(a, torch.Tensor)]
+    "All tensors in nested lists, tuples and dicts; a few times as fast as torch's `tree_flatten`"
+    if isinstance(x, torch.Tensor):
+        return [x]
+    if not isinstance(x, (list, tuple, dict)):
+        return []
+    return [t for a in (x.values() if isinstance(x, dict) else x) for t in _tensors(a)]
+
+
+def _each(f, x):
+    "f of everything in nested lists, tuples and dicts"
+    if isinstance(x, dict):
+        return {k: _each(f, a) for k, a in x.items()}
+    return type(x)(_each(f, a) for a in x) if isinstance(x, (list, tuple)) else f(x)
 
 
 def _check_devices(op, args, kwargs):
     "Refuse tensors of both devices; a number from the CPU and its indices may join"
     aten, flat = torch.ops.aten, _tensors((args, kwargs))
-    if op in (aten._to_copy.default, aten.copy_.default) or not any(_is_gpu(a) for a in flat):
+    if not any(map(_is_gpu, flat)) or op in (aten._to_copy.default, aten.copy_.default):
         return
     if op in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default):
         flat = _tensors((args[0], args[2:3])) if _is_gpu(args[0]) else flat
@@ -90,13 +101,13 @@ def _compute(op, args, kwargs):
     to_gpu = some if asked is None else torch.device(asked).type == 'pretended'
     _check_generator(kwargs, to_gpu)
     bare = lambda x: x.held if _is_gpu(x) else x
-    ours, kw = tree_map(bare, args), tree_map(bare, kwargs)
+    ours, kw = _each(bare, args), _each(bare, kwargs)
     if asked is not None:
         kw['device'] = torch.device('cpu')
     if op is torch.ops.aten._fused_sdp_choice.default:
         return 0  # the plain form
     out = op(*ours, **kw)
-    out = tree_map(lambda x: OnGpu(x) if to_gpu and isinstance(x, torch.Tensor) else x, out)
+    out = _each(lambda x: OnGpu(x) if to_gpu and isinstance(x, torch.Tensor) else x, out)
     return return_and_correct_aliasing(op, args, kwargs, out) if some and to_gpu else out
 
 
@@ -135,7 +146,7 @@ class _Named(TorchFunctionMode):
         if f in _HALF and torch.is_autocast_enabled('cuda'):
             half = torch.get_autocast_dtype('cuda')
             low = lambda a: a.to(half) if _is_gpu(a) and a.dtype == torch.float32 else a
-            args = tree_map(low, args)
+            args = _each(low, args)
         return f(*args, **kwargs)
 
 
