@@ -30,18 +30,18 @@ def test_make_lab_opens_a_page_that_links_to_pages_that_exist():
 
 
 @pytest.fixture
-def run(chromium, lab, tmp_path):  # noqa: F811
+def run(chromium, lab):  # noqa: F811
     "`run(notebook file)`: the page of a notebook that was opened in the lab and run"
     from playwright.sync_api import sync_playwright
 
-    url, token = lab
+    url, token, work = lab
     with sync_playwright() as p:
         browser = p.chromium.launch(
             executable_path=chromium, args=['--no-sandbox', '--disable-gpu']
         )
 
         def open_and_run(path):
-            shutil.copy(path, tmp_path / 'work' / path.name)
+            shutil.copy(path, work / path.name)
             page = browser.new_page(viewport=dict(width=1500, height=1800))
             page.set_default_timeout(120_000)
             page.goto(f'{url}/doc/tree/{path.name}?token={token}')
@@ -60,7 +60,7 @@ def run(chromium, lab, tmp_path):  # noqa: F811
 
 
 @pytest.mark.browser
-def test_the_app_denoises_moves_and_saves(run, tmp_path):
+def test_the_app_denoises_moves_and_saves(run, lab):  # noqa: F811
     page = run(ROOT / APP)
     box = page.locator('.widget-vbox').first
     box.scroll_into_view_if_needed()
@@ -90,7 +90,7 @@ def test_the_app_denoises_moves_and_saves(run, tmp_path):
     )
     box.locator('button', has_text='Save').click()
     box.get_by_text('written: denoised.nii.gz, denoised.html').wait_for()
-    written = {p.name for p in (tmp_path / 'work').iterdir()}
+    written = {p.name for p in lab[2].iterdir()}
     assert {'denoised.nii.gz', 'denoised.json', 'denoised.html'} <= written
     box.locator('button', has_text='Save').click()
     box.get_by_text('Not done:').wait_for()

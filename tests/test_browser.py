@@ -25,7 +25,7 @@ def find_browser():
     return next((shutil.which(n) for n in names if n and shutil.which(n)), None)
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def chromium():
     pytest.importorskip(
         'playwright.sync_api', reason="playwright is not installed (pip install -e '.[dev]')"
@@ -36,10 +36,11 @@ def chromium():
     return path
 
 
-@pytest.fixture
-def lab(tmp_path):
-    "(url, token) of a jupyter lab on a free port of the loopback, over copies of the tutorials"
+@pytest.fixture(scope='module')
+def lab(chromium, tmp_path_factory):
+    "(url, token, folder) of a jupyter lab on a free port of the loopback, over copies of tutorials"
     pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
+    tmp_path = tmp_path_factory.mktemp('lab')
     for notebook in SLIDERS:
         copy = tmp_path / 'work' / notebook
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def lab(tmp_path):
             except OSError:
                 time.sleep(0.5)
         assert server.poll() is None, (tmp_path / 'lab.log').read_text()[-2000:]
-        yield url, token
+        yield url, token, tmp_path / 'work'
     finally:
         if server.poll() is None:
             server.send_signal(signal.SIGINT)
@@ -139,7 +140,7 @@ def move(page, k):
 def test_every_slider_moves_the_picture(chromium, lab, notebook):
     from playwright.sync_api import sync_playwright
 
-    url, token = lab
+    url, token, _ = lab
     with sync_playwright() as p:
         browser = p.chromium.launch(
             executable_path=chromium, args=['--no-sandbox', '--disable-gpu']
