@@ -63,8 +63,9 @@ def test_what_was_removed_of_the_signal_comes_back():
     assert crop(wide(z)) > 20 * best and best < crop(better) < 1.6 * best
 
 
-@pytest.mark.parametrize('told', [0.85, 1.0, 1.3])
+@pytest.mark.parametrize('told', [0.85, 1.3])
 def test_a_wrong_level_brings_no_noise_back(told):
+    "The right one is that of `test_a_blurred_object_gains`"
     y = denoise_volume(NET, X, told * SIGMA, half=True)
     after, _ = correct_bands(NET, X, y, told * SIGMA, half=True)
     assert psnr(after, CLEAN, INSIDE) > psnr(y, CLEAN, INSIDE) - 0.03

@@ -29,17 +29,41 @@ def networks(tmp_path_factory):
     return {k: (d / f'{k}.onnx', export.export_network(k, d / f'{k}.onnx')) for k in KINDS}
 
 
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('shape', [(4, 4, 4), (16, 16, 16), (28, 12, 40), (8, 64, 20)])
-@pytest.mark.parametrize('levels', [(1.0,), (0.05, 0.5, 1.0)])
-def test_the_file_computes_what_torch_computes(networks, kind, shape, levels):
-    net, run = load_shipped(kind)[0], export.open_onnx(networks[kind][0], threads=1)
+@pytest.fixture(scope='module')
+def opened(networks):
+    "Both, as onnxruntime computes them"
+    return {k: export.open_onnx(path, threads=1) for k, (path, _) in networks.items()}
+
+
+@pytest.fixture
+def graphs_at_hand(networks, monkeypatch):
+    "The exporter of torch gives the graph that it gave before: for tests of what happens to it"
+
+    def graph(net):
+        model = onnx.load(networks[kinds[sum(p.sum().item() for p in net.parameters())]][0])
+        del model.metadata_props[:]
+        return model
+
+    kinds = {sum(p.sum().item() for p in load_shipped(k)[0].parameters()): k for k in KINDS}
+    monkeypatch.setattr(export, '_graph', graph)
+
+
+SHAPES = (4, 4, 4), (16, 16, 16), (28, 12, 40), (8, 64, 20)
+LEVELS = (1.0,), (0.05, 0.5, 1.0)
+
+
+@pytest.mark.parametrize('i', range(len(SHAPES)), ids=lambda i: str(SHAPES[i]))
+@pytest.mark.parametrize('k', range(len(KINDS)), ids=lambda k: KINDS[k])
+def test_the_file_computes_what_torch_computes(opened, i, k):
+    "Each network at each shape; each number of levels with each network and with each shape"
+    net, run = load_shipped(KINDS[k])[0], opened[KINDS[k]]
+    shape, levels = SHAPES[i], LEVELS[(i + k) % 2]
     for snr in (1.0, 20.0, 100.0):
         assert export.largest_difference(net, run, shape, levels, snr) < 1e-4
 
 
-def test_the_level_is_used(networks):
-    run = export.open_onnx(networks['diffusion'][0], threads=1)
+def test_the_level_is_used(opened):
+    run = opened['diffusion']
     x = np.random.default_rng(0).normal(10, 1, (1, 1, 16, 16, 16)).astype(np.float32)
     full, none = (run(x, np.full(1, v, np.float32)) for v in (1.0, 0.01))
     assert np.abs(full - none).max() > 0.1
@@ -145,13 +169,15 @@ def test_a_missing_package_names_the_extra(cli, tmp_path, monkeypatch, package):
     assert not (tmp_path / 'new' / 'a.onnx').exists()
 
 
-def test_a_file_that_computes_something_else_is_not_kept(cli, tmp_path, monkeypatch):
+def test_a_file_that_computes_something_else_is_not_kept(
+    cli, tmp_path, monkeypatch, graphs_at_hand
+):
     monkeypatch.setattr(export, 'largest_difference', lambda *_: 0.01)
     got = cli('export', 'unet', tmp_path / 'a.onnx')
     assert got.code == 1 and 'differs from torch' in got.err and not list(tmp_path.iterdir())
 
 
-def test_force_replaces_and_json_says_what_was_made(cli, tmp_path):
+def test_force_replaces_and_json_says_what_was_made(cli, tmp_path, graphs_at_hand):
     (tmp_path / 'a.onnx').write_text('old')
     got = cli('export', 'diffusion', tmp_path / 'a.onnx', '--force', '--json')
     said = json.loads(got.out)

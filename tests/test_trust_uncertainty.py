@@ -33,10 +33,16 @@ def bars(head, seed, sigma=0.08):
     return d, runs.std(0, ddof=1).astype(float), d - head.data
 
 
+@pytest.fixture(scope='module')
+def two(head):
+    "The bars of two seeds"
+    return bars(head, 0), bars(head, 1)
+
+
 @pytest.mark.parametrize('level', [0.5, 0.8, 0.9, 0.95])
 @pytest.mark.parametrize('bins', [1, 8])
-def test_coverage_on_another_seed_and_other_slices(head, level, bins):
-    (_, s0, e0), (_, s1, e1) = bars(head, 0), bars(head, 1)
+def test_coverage_on_another_seed_and_other_slices(head, two, level, bins):
+    (_, s0, e0), (_, s1, e1) = two
     even = head.mask & (np.arange(head.shape[2]) % 2 == 0)
     assert (
         abs(
@@ -47,8 +53,8 @@ def test_coverage_on_another_seed_and_other_slices(head, level, bins):
 
 
 @pytest.mark.parametrize('R', [2, 4])
-def test_repeats_as_labels(head, R):
-    (d0, s0, _), (_, s1, e1) = bars(head, 0), bars(head, 1)
+def test_repeats_as_labels(head, two, R):
+    (d0, s0, _), (_, s1, e1) = two
     reps = np.stack(
         [np.asarray(add_noise(head.data, 0.08, gen=generator(50 + r)), float) for r in range(R)], -1
     )
