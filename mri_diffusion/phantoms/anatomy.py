@@ -9,9 +9,20 @@ __all__ = ['smooth_field', 'head', 'leaves', 'add_vessels', 'add_lesions', 'anat
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
 # %% ../../nbs/phantoms/03_anatomy.ipynb #c936f6fa
+def _stretched(f, sides):
+    "A field (X, Y, Z) on a grid with more voxels: linear between its own, ends on ends"
+    for axis, side in enumerate(sides):
+        at = np.linspace(0, f.shape[axis] - 1, side)
+        low = np.minimum(at.astype(int), f.shape[axis] - 2)
+        share = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        near, far = (np.take(f, low + k, axis) for k in (0, 1))
+        f = near + share * (far - near)
+    return f
+
+
 def smooth_field(
     shape: Sequence[int],  # (X, Y, Z)
     width: float,  # Std of the Gaussian filter, voxels
@@ -22,7 +33,7 @@ def smooth_field(
     small = [max(-(-n // k) + 2, 3) for n in shape]
     f = gaussian_filter(rng.standard_normal(small, np.float32), width / k)
     if k > 1:
-        f = zoom(f, [(n + 2 * k) / s for n, s in zip(shape, small)], order=1)
+        f = _stretched(f, [n + 2 * k for n in shape])
     f = f[tuple(slice(k if k > 1 else 0, None) for _ in shape)][tuple(slice(n) for n in shape)]
     return ((f - f.mean()) / max(f.std(), 1e-6)).astype(np.float32)
 
