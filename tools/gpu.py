@@ -756,14 +756,14 @@ def resumed(run, report, about):
 
     _, noisy, _ = run.cut(*run.use['crop'][:2], 2)
     config = DDM2_PRESETS[run.use['preset']] | run.use['published']
-    config |= dict(steps1=6, batch=4, checkpoint_every=3, log_every=1)
+    config |= dict(steps1=4, batch=4, checkpoint_every=2, log_every=1)
     ready = prepare_series(noisy.data, noisy.bvals, noisy.bvecs, config)
     for precision in run.precisions:
         one = partial(trained, run, ready, config | dict(precision=precision))
         with tempfile.TemporaryDirectory() as folder:
             first, again = one(None, 0), one(None, 0)
             with suppress(Enough):
-                one(folder, 4)
+                one(folder, 3)
             after = one(folder, 0)
         where = dict(about, precision=PRECISIONS[precision])
         for what, other in (('repeated', again), ('interrupted and resumed', after)):
