@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+from test_leaderboard import run_here
 
 from mri_diffusion.app.experiments import run_experiment
 from mri_diffusion.core import InputError, read_json
@@ -100,7 +101,7 @@ def test_report_and_leaderboard_take_files(place, tmp_path):
     page = (tmp_path / 'r/report.html').read_text()
     assert page.count('Programs side by side') == 1 and '<th scope="row">DIPY</th>' in page
     board = dict(truth='chain', data=bids, seeds=2, methods='identity', others=f'DIPY={mppca}')
-    run_experiment('leaderboard', tmp_path / 'b', {k: str(v) for k, v in board.items()}, True)
+    run_here('leaderboard', tmp_path / 'b', **board)
     rows = pd.read_csv(tmp_path / 'b/metrics.csv').set_index(['method', 'seed'])
     assert set(rows.index) == {(m, s) for m in ('identity', 'DIPY') for s in (0, 1)}
     assert (rows.psnr['DIPY'] > rows.psnr['identity'] + 1).all()

@@ -1,21 +1,30 @@
 "The leaderboard on scans of one's own: kinds of truth, interruption, other packages, refusals"
 
+import os
 import shutil
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
+from unittest import mock
 
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
 from mri_diffusion.app.denoiser import Result
-from mri_diffusion.app.experiments import run_experiment
+from mri_diffusion.app.experiments import experiments_folder, run_experiment
 from mri_diffusion.core import InputError, generator, read_json
 from mri_diffusion.judge.leaderboard import ties
 from mri_diffusion.judge.report import judge_result, scan_coils
 from mri_diffusion.noise.models import add_noise
 from mri_diffusion.phantoms.heads import load_t1
 from mri_diffusion.scans.nifti import Scan
+
+matplotlib.use('agg')
 
 PACKAGE = """import numpy as np
 from mri_diffusion.methods.method import PRESET_NAMES, Method
@@ -40,6 +49,28 @@ def board(out, **parameters):
         {k: str(v) for k, v in (dict(seeds=2, budget=4) | parameters).items()},
         quiet=True,
     )
+
+
+def run_here(experiment, out, largest=96, **parameters):
+    "An experiment in this process, without a kernel: its cells one by one; a T1 cut to `largest`"
+    nb = nbformat.read(experiments_folder() / f'{experiment}.ipynb', 4)
+    given = dict(parameters, out=out)
+    given |= {k: str(v) for k, v in given.items() if isinstance(v, Path)}
+    names = dict(__name__=experiment)
+    with mock.patch.dict(os.environ, MRI_DIFFUSION_QUIET='1'), mock.patch.dict(plt.rcParams):
+        for c in (c for c in nb.cells if c.cell_type == 'code'):
+            exec(c.source, names)
+            if 'parameters' in c.metadata.get('tags', []):
+                assert not set(given) - set(names)
+                names |= given
+            if 'import t1_task' in c.source:
+                names['t1_task'] = partial(names['t1_task'], largest=largest)
+    plt.close('all')
+    return read_json(Path(out) / 'result.json')
+
+
+def board_here(out, **parameters):
+    return run_here('leaderboard', out, **dict(seeds=2, budget=4) | parameters)
 
 
 @pytest.fixture
@@ -111,7 +142,7 @@ def test_clean_scan_interruption_and_a_method_of_another_package(made, tmp_path,
 
 def test_coils_are_told_to_the_judge(made, tmp_path):
     "The truth itself, from eight coils; judged by the distribution of one coil it would be accused"
-    r = board(
+    r = board_here(
         tmp_path / 'x',
         data=made / 'clean.nii.gz',
         truth='given',
@@ -143,7 +174,7 @@ def test_repeats_series_and_a_scan_without_truth(made, tmp_path, package):
     )
     r = {
         b['method']: b
-        for b in board(
+        for b in board_here(
             tmp_path / 'a',
             data=tmp_path / 'repeats.nii.gz',
             truth='repeats',
@@ -173,14 +204,16 @@ def test_repeats_series_and_a_scan_without_truth(made, tmp_path, package):
         m['flat']['doubt'] == 2 and m['flat']['rank'] == 3
     )  # one volume for all, constant: judged like the others
     with pytest.raises(InputError, match='4 repeats for 5 seeds'):
-        board(
+        board_here(
             tmp_path / 'd',
             data=tmp_path / 'repeats.nii.gz',
             truth='repeats',
             methods='identity',
             seeds=5,
         )
-    n = board(tmp_path / 'c', data=made / 'noisy.nii.gz', truth='none', methods='identity,blur')
+    n = board_here(
+        tmp_path / 'c', data=made / 'noisy.nii.gz', truth='none', methods='identity,blur'
+    )
     page = (tmp_path / 'c/leaderboard.html').read_text()
     assert (
         page.count('<tr') == 3
@@ -211,7 +244,7 @@ def test_refused(made, tmp_path, parameters, said):
     if '.nii' in parameters['data']:
         parameters = parameters | dict(data=made / parameters['data'])
     with pytest.raises(InputError, match=said):
-        board(tmp_path / 'x', **parameters)
+        board_here(tmp_path / 'x', **parameters)
     assert not (tmp_path / 'x/result.json').exists()
 
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from test_leaderboard import run_here
 
 from mri_diffusion.app.experiments import run_experiment
 from mri_diffusion.core import InputError
@@ -38,4 +39,4 @@ def test_an_entry_from_a_file_stands_on_the_board(tmp_path):
 )
 def test_an_entry_that_cannot_be_is_refused(tmp_path, params, said):
     with pytest.raises(InputError, match=said):
-        run_experiment('speedrun', tmp_path / 'run', params, quiet=True)
+        run_here('speedrun', tmp_path / 'run', **params)

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
+from test_leaderboard import board_here
 
-from mri_diffusion.app.experiments import run_experiment
 from mri_diffusion.core import InputError, read_json
 from mri_diffusion.judge.leaderboard import _chances, summarise_board, ties
 from mri_diffusion.judge.lesions import lesion_test
@@ -110,8 +110,8 @@ def test_the_best_method_is_seldom_called_behind(spreads):
 
 
 def test_shipped_networks_are_rows_with_lesions_and_seconds(tmp_path):
-    how = dict(data='t1', methods='identity,nlmeans,shipped', seeds='2')
-    result = run_experiment('leaderboard', tmp_path / 'run', how, quiet=True)
+    how = dict(data='t1', methods='identity,nlmeans,shipped', seeds=2, budget=0, largest=30)
+    result = board_here(tmp_path / 'run', **how)
     rows = pd.read_csv(tmp_path / 'run/metrics.csv').set_index(['method', 'seed'])
     names = [f'{kind}, shipped' for kind in shipped()]
     assert names and set(rows.index.levels[0]) == {'identity', 'nlmeans', *names}
@@ -119,7 +119,7 @@ def test_shipped_networks_are_rows_with_lesions_and_seconds(tmp_path):
     assert (rows.denoise_seconds > 0).all() and (abs(rows.kept['identity'] - 1) < 0.1).all()
     for name in names:
         net = load_shipped(name.split(',')[0])[0]
-        task = t1_task(10.0, 1001, 'rician', 1, downsample=4)
+        task = t1_task(10.0, 1001, 'rician', 1, downsample=4, largest=30)
         apply = lambda x, n=net, s=task.sigma: denoise_unit(x, s, n, quiet=True)['denoised']
         kind = dict(n=6, radius=1.5, contrast=2.5 * task.sigma, seed=1)
         test = lesion_test(
@@ -135,7 +135,7 @@ def test_shipped_networks_are_rows_with_lesions_and_seconds(tmp_path):
     same.write_text(json.dumps(dict.fromkeys(read_json(same), 'other')))
     (tmp_path / 'run/result.json').unlink()
     with pytest.raises(InputError, match='begun with other weights'):
-        run_experiment('leaderboard', tmp_path / 'run', how, quiet=True)
+        board_here(tmp_path / 'run', **how)
 
 
 def test_the_lesions_of_the_board_are_those_of_the_lesion_experiment():
