@@ -227,6 +227,7 @@ def test_several_scans_of_several_sizes(where, small, cli, tmp_path):
             '--out',
             tmp_path / 'm',
             *TINY,
+            *SHORT,
         ).code
         == 0
     )
@@ -249,7 +250,8 @@ def pngs(folder, data, bits):
 @pytest.mark.parametrize('bits', [8, 16])
 def test_slices_of_png(small, cli, tmp_path, monkeypatch, bits):
     pngs(tmp_path / 'in', noisy_of(small)[..., :3], bits)
-    got = cli('train', 'diffdenoise', tmp_path / 'in', '--out', tmp_path / 'm', *TINY, '--quiet')
+    words = ['train', 'diffdenoise', tmp_path / 'in', '--out', tmp_path / 'm', *TINY, *SHORT]
+    got = cli(*words, '--quiet')
     assert got.code == 0, got.err
     no_training(monkeypatch)
     for out in ('out', 'out.nii.gz'):
@@ -288,7 +290,7 @@ def test_slices_of_png(small, cli, tmp_path, monkeypatch, bits):
 
 def test_folder_of_png_without_a_model(small, cli, tmp_path):
     pngs(tmp_path / 'in', noisy_of(small)[..., :2], 16)
-    got = cli('denoise', tmp_path / 'in', tmp_path / 'out', *DENOISE)
+    got = cli('denoise', tmp_path / 'in', tmp_path / 'out', *DENOISE, *SHORT)
     assert (
         got.code == 0
         and sorted(os.listdir(tmp_path)) == ['in', 'out', 'out.json', 'out_diffdenoise']
@@ -298,7 +300,7 @@ def test_folder_of_png_without_a_model(small, cli, tmp_path):
 
 def test_one_png(small, cli, tmp_path):
     pngs(tmp_path / 'in', noisy_of(small)[..., 2:3], 16)
-    got = cli('denoise', tmp_path / 'in' / NAMES[0], tmp_path / 'one.png', *DENOISE)
+    got = cli('denoise', tmp_path / 'in' / NAMES[0], tmp_path / 'one.png', *DENOISE, *SHORT)
     assert (
         got.code == 0
         and np.asarray(Image.open(tmp_path / 'one.png')).shape == (44, 37)
@@ -328,6 +330,7 @@ def test_odd_and_small_sizes(brain, cli, tmp_path, shape):
         tmp_path / 'in.nii',
         tmp_path / 'out.nii',
         *DENOISE,
+        *SHORT,
         '--sigma',
         0.05,
         '--quiet',
@@ -420,7 +423,7 @@ def test_published_form(where, cli, tmp_path):
         where / 'noisy.nii.gz',
         tmp_path / 'out.nii',
         *DENOISE,
-        *set_(form='published', use='mean', pairs=2),
+        *set_(form='published', use='mean', pairs=2, steps1=4, steps2=4, steps=4),
         '--std',
         tmp_path / 'std.nii',
     )
@@ -496,7 +499,13 @@ def test_seeds(where, small, cli, tmp_path):
     for name, seed in dict(a=4, b=4, c=5).items():
         assert (
             cli(
-                'denoise', tmp_path / 'in.nii', tmp_path / f'{name}.nii', *DENOISE, '--seed', seed
+                'denoise',
+                tmp_path / 'in.nii',
+                tmp_path / f'{name}.nii',
+                *DENOISE,
+                *set_(steps1=2, steps2=2, steps=2),
+                '--seed',
+                seed,
             ).code
             == 0
         )
@@ -1179,7 +1188,7 @@ def test_python_save_and_load(where, tmp_path, monkeypatch):
 
 def test_python_of_arrays_and_errors(small):
     x = noisy_of(small)
-    d = Denoiser('diffdenoise', 'tiny', quiet=True, device='cpu')
+    d = Denoiser('diffdenoise', 'tiny', quiet=True, device='cpu', steps1=2, steps2=2, steps=2)
     with pytest.raises(InputError, match='has not learned yet'):
         d.apply(Scan.from_array(x))
     with pytest.raises(InputError, match='without clean'):
