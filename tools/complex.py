@@ -218,8 +218,7 @@ def learn(path='results/complex_learn.csv'):
     frame = pd.DataFrame(done).drop(columns='said', errors='ignore')
     frame.round(4).to_csv(path, index=False)
     facts = dict(command=f'python tools/complex.py learn {path}', settings=LEARN, refused=said)
-    facts |= dict(cpu_seconds=round(time.process_time()), environment=environment())
-    write_json(Path(path).with_suffix('.json'), facts, force=True)
+    write_json(Path(path).with_suffix('.json'), facts | dict(environment=environment()), force=True)
 
 
 def main(path='results/complex.csv', *truths):
