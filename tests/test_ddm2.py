@@ -30,6 +30,7 @@ from mri_diffusion.scans.nifti import Scan, read_nifti
 
 METHODS = ('r2r', 'ddm2')
 TINY = ['--preset', 'tiny', '--device', 'cpu', '--method']
+CHAIN = ['--set', 'T', 50]  # A walk of ddm2 of a few steps instead of hundreds
 START = [
     sys.executable,
     '-c',
@@ -172,8 +173,8 @@ def interrupted(words, total):
 
 STOPS = {
     'r2r': ('r2r', ['--set', 'steps', 40], 40, ''),
-    'stage I': ('ddm2', ['--set', 'steps1', 40, '--set', 'steps3', 4], 40, 'stage1'),
-    'stage III': ('ddm2', ['--set', 'steps1', 4, '--set', 'steps3', 40], 40, 'stage3'),
+    'stage I': ('ddm2', ['--set', 'steps1', 40, '--set', 'steps3', 2, *CHAIN], 40, 'stage1'),
+    'stage III': ('ddm2', ['--set', 'steps1', 2, '--set', 'steps3', 40, *CHAIN], 40, 'stage3'),
 }
 
 
