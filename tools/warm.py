@@ -26,9 +26,10 @@ import tempfile
 import types
 from pathlib import Path
 
-HEAVY = """torch monai.networks.nets monai.inferers accelerate safetensors.torch matplotlib.pyplot
-pandas scipy.ndimage scipy.signal scipy.stats nibabel skimage.metrics tqdm.auto IPython ipykernel.ipkernel
-ipykernel.kernelapp ipykernel.zmqshell papermill nbdev.test execnb.shell""".split()
+HEAVY = """torch torch._dynamo monai.networks.nets monai.inferers accelerate safetensors.torch
+matplotlib.pyplot pandas scipy.ndimage scipy.signal scipy.stats nibabel skimage.metrics tqdm.auto
+IPython ipykernel.ipkernel ipykernel.kernelapp ipykernel.zmqshell papermill nbdev.test
+execnb.shell""".split()
 # Read when a process or a library starts: where one of these differs, the real Python is started
 AT_START = """OMP_ MKL_ OPENBLAS_ KMP_ NUMEXPR_ PYTHON LD_ LC_ LANG HOME XDG_ MPLCONFIGDIR TORCH_LOGS CUDA_
 COVERAGE_ TQDM_""".split()
