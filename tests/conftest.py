@@ -31,6 +31,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: FIRST.get(item.path.stem, len(FIRST)))
 
 
+@pytest.fixture(autouse=True)
+def quiet_as_before():
+    "Who asks for quiet ends that: the notes of the next test would be missing"
+    before = os.environ.get('MRI_DIFFUSION_QUIET')
+    yield
+    assert os.environ.get('MRI_DIFFUSION_QUIET') == before
+
+
 @pytest.fixture
 def cold(monkeypatch):
     "Processes begin from nothing: for tests of what is imported, of memory, of missing packages"

@@ -52,6 +52,7 @@ def lab(chromium, tmp_path_factory):
     env = dict(
         os.environ,
         OMP_NUM_THREADS='1',
+        COLD_PYTHON='1',  # a kernel as a student starts it
         IPYTHONDIR=str(tmp_path / 'ipython'),
         PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
         **{

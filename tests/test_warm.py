@@ -64,7 +64,9 @@ except KeyboardInterrupt:
     time.sleep(.3)
     print('once')
 """
-    run = subprocess.Popen([sys.executable, '-c', code], stdout=-1, text=True)
+    # a run in the background would hand on a Ctrl-C that is ignored
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen([sys.executable, '-c', code], stdout=-1, text=True, preexec_fn=heard)
     assert run.stdout.readline() == 'begun\n'
     run.send_signal(signal.SIGINT)
     assert run.communicate(timeout=60)[0] == 'once\n' and run.returncode == 0

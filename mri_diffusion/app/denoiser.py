@@ -399,7 +399,8 @@ def _learn(d, scan, sigma, model, finished, force):
 def _check_kind(d, scan):
     "Refuse a network that learned from the scan itself for another kind of data"
     taught, kind = (d.learned or {}).get('signed'), _is_signed(scan)
-    if d.method.needs == 'scan' and None not in (taught, kind) and taught != kind:
+    told = taught or scan.sidecar.get('DataKind') == 'signed'  # else a method sees it by itself
+    if d.method.needs == 'scan' and None not in (taught, kind) and taught != kind and told:
         words = {True: 'a real channel (complex data)', False: 'a magnitude'}
         raise InputError(
             f'{d.method.name}: the network learned from {words[taught]}, and this is '
