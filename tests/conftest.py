@@ -9,6 +9,7 @@ for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
 import shutil
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -56,9 +57,9 @@ def made(tmp_path_factory):
     series, _ = simulate_dmri(*make_gradients({1000: 6}, 2), shape=(14, 16, 12), voxel_size=None)
     series.save(d / 'series_clean.nii.gz')
     simulate_scan(d / 'series_clean.nii.gz', d / 'series.nii.gz', snr=20)
-    os.environ['MRI_DIFFUSION_QUIET'] = '1'
-    train_method('unet', [d / 'noisy.nii.gz'], d / 'model', [d / 'clean.nii.gz'], 'tiny', steps=3)
-    del os.environ['MRI_DIFFUSION_QUIET']
+    with mock.patch.dict(os.environ, MRI_DIFFUSION_QUIET='1'):
+        pair = [d / 'noisy.nii.gz'], d / 'model', [d / 'clean.nii.gz']
+        train_method('unet', *pair, 'tiny', steps=3)
     return d
 
 

@@ -2,16 +2,19 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
 
 root = Path(__file__).parents[1]
 sys.path.insert(0, str(root / 'tools'))
-import gpu  # noqa: E402
+with mock.patch.dict(os.environ):  # it asks for quiet, which the tests after these do not
+    import gpu
 
 TINY = ['--device', 'cpu', '--tiny']
 
