@@ -18,7 +18,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv v
-v/bin/pip install --quiet torch==2.13.0 monai==1.6.1 numpy==2.4.6
+v/bin/pip install --quiet torch==2.13.0 monai==1.6.1 numpy==2.4.6 einops==0.8.2
 OMP_NUM_THREADS=1 v/bin/python - <<'EOF'
 import torch
 from monai.networks.nets import DiffusionModelUNet
