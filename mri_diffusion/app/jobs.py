@@ -289,7 +289,8 @@ def _doubts(found, scan, factor=2):
         if np.iscomplexobj(volume):
             low = high = first_level(volume)
         else:
-            own = estimate_sigma(volume, mask=scan.mask, signed=scan.kind == 'signed' or None)
+            told = dict(n_coils=found.n_coils, signed=scan.kind == 'signed' or None)
+            own = estimate_sigma(volume, mask=scan.mask, **told)
             low, high = own.low or own.number, own.high or own.number
     except InputError:
         return []  # it shows no level
